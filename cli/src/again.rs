@@ -11,10 +11,10 @@ use serde_json::json;
 
 use super::full::{Interrupted, Room, same_command};
 use super::{Client, Shown, complain};
-use dispatcher::api::again::Requeued;
-use dispatcher::api::tasks::TaskList;
+use dispatcher::api::resubmit::Requeued;
 use dispatcher::dead::retry::Retried;
-use dispatcher::figures::counted;
+use dispatcher::format::counted;
+use dispatcher::views::tasks::TaskList;
 
 /// The exit status that shells give to a process ended by SIGINT.
 const INTERRUPTED: u8 = 130;

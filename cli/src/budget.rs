@@ -10,8 +10,8 @@ use pool_telemetry::clock::wall_clock;
 use super::Shown;
 use crate::tables::{lines, table};
 use dispatcher::api::budget::{NewLimit, Span};
-use dispatcher::figures::clock;
-use dispatcher::pool_view::llms::BudgetStatus;
+use dispatcher::format::clock;
+use dispatcher::views::llms::BudgetStatus;
 
 #[derive(Debug, clap::Args)]
 #[command(

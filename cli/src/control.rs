@@ -11,9 +11,9 @@ use pool_telemetry::clock::wall_clock;
 use super::{Client, Format, Shown, complain};
 use crate::tables::{lines, table};
 use dispatcher::api::control::{EndOfPause, NewPause, PauseList};
-use dispatcher::api::tasks::{TaskList, TaskView};
-use dispatcher::figures::clock;
-use dispatcher::pool_view::PoolStatus;
+use dispatcher::format::clock;
+use dispatcher::views::pool_status::PoolStatus;
+use dispatcher::views::tasks::{TaskList, TaskView};
 
 /// The interval at which `drain` checks the programmer.
 const LOOK_EVERY: Duration = Duration::from_millis(500);

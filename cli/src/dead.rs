@@ -9,9 +9,9 @@ use super::full::Room;
 use super::{Client, Shown};
 use crate::tables::{lines, plain, table};
 use dispatcher::api::dead::{AllRetried, DeadList, DeadMessage, Dropped};
-use dispatcher::dead::letter::Letter;
+use dispatcher::dead::letter::DeadLetter;
 use dispatcher::dead::retry::Retried;
-use dispatcher::figures::{clock, counted, with_clocks};
+use dispatcher::format::{clock, counted, with_clocks};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
@@ -206,7 +206,7 @@ fn listed(list: &DeadList) -> String {
     rows.align_right(&[4]);
     rows.spare(&[4, 2, 1, 3]);
     let now = wall_clock();
-    for Letter {
+    for DeadLetter {
         id,
         reason,
         task_id,

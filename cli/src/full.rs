@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use super::client::in_words;
 use super::{Client, status};
 use dispatcher::api::problem::Problem;
-use dispatcher::pool_view::PoolStatus;
-use dispatcher::room::NoRoom;
+use dispatcher::intake::queue_limits::QueueFull;
+use dispatcher::views::pool_status::PoolStatus;
 
 pub(super) const DEFAULT_WAIT_S: u32 = 2;
 /// The interval between two lines about waiting, where they do not replace each other.
@@ -120,7 +120,7 @@ impl Drop for Shown {
     }
 }
 
-pub(super) fn full(no_room: &NoRoom) -> String {
+pub(super) fn full(no_room: &QueueFull) -> String {
     let routes = no_room
         .full
         .iter()
@@ -133,7 +133,7 @@ pub(super) fn full(no_room: &NoRoom) -> String {
 
 /// Why no full queue gets shorter: no programmer takes tasks from it. None if one does, or if the
 /// dispatcher cannot tell.
-pub(super) async fn stuck(client: &Client, no_room: &NoRoom) -> Option<String> {
+pub(super) async fn stuck(client: &Client, no_room: &QueueFull) -> Option<String> {
     let status: PoolStatus = client.get("/programmer_pool/status").await.ok()?;
     let names: BTreeSet<&str> = no_room
         .full

@@ -7,7 +7,7 @@ use reqwest::Url;
 
 use super::{Client, PoolUrl, print};
 use crate::tables::{lines, table};
-use dispatcher::figures::{counted, dollars, duration, tokens};
+use dispatcher::format::{counted, dollars, duration, tokens};
 use dispatcher::report::query::{By, Since};
 use dispatcher::report::{Group, Percentiles, Report, csv, html};
 

@@ -9,8 +9,8 @@ use serde_json::json;
 
 use super::Shown;
 use crate::tables::plain;
-use dispatcher::api::tasks::TaskView;
-use dispatcher::figures::{counted, duration, tokens};
+use dispatcher::format::{counted, duration, tokens};
+use dispatcher::views::tasks::TaskView;
 use dispatcher::why::Why;
 
 #[derive(Debug, clap::Args)]

@@ -13,9 +13,9 @@ use tokio::time::Instant;
 
 use super::{Client, Shown};
 use crate::tables::{Cell, Tone, lines, table};
-use dispatcher::figures::{age, clock, counted, with_clocks};
-use dispatcher::pool_view::PoolStatus;
-use dispatcher::pool_view::llms::{BreakerState, BudgetStatus};
+use dispatcher::format::{age, clock, counted, with_clocks};
+use dispatcher::views::llms::{BreakerState, BudgetStatus};
+use dispatcher::views::pool_status::PoolStatus;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -297,7 +297,7 @@ mod tests {
                 "queue": "tasks.fast", "name": "fast", "waiting": messages, "waiting_tasks": tasks, "running": 0,
                 "oldest_waiting": null, "programmers": []
             });
-            serde_json::from_value::<dispatcher::pool_view::RouteStatus>(route)
+            serde_json::from_value::<dispatcher::views::pool_status::RouteStatus>(route)
                 .expect("a route")
                 .waiting_in_words()
         };

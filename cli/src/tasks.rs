@@ -8,8 +8,8 @@ use pool_telemetry::clock::wall_clock;
 
 use super::Shown;
 use crate::tables::{Cell, Tone, lines, table};
-use dispatcher::api::tasks::{TaskList, TaskView};
-use dispatcher::figures::{age, counted};
+use dispatcher::format::{age, counted};
+use dispatcher::views::tasks::{TaskList, TaskView};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \

@@ -6,7 +6,7 @@ use pool_core::id::TaskId;
 
 use super::Shown;
 use crate::tables::{lines, table};
-use dispatcher::figures::clock;
+use dispatcher::format::clock;
 use dispatcher::why::{Availability, ProgrammerWhy, Why};
 
 #[derive(Debug, clap::Args)]

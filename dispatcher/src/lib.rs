@@ -4,30 +4,19 @@
 //! It keeps nothing on disk: a new dispatcher reads the event log and continues the work of one
 //! that was killed. Several can run at once.
 
-mod acknowledge;
-mod again;
 pub mod api;
-pub mod bodies;
-pub mod configure;
 mod consumer;
 pub mod dashboard;
 pub mod dead;
-pub mod deadlines;
-mod depths;
-pub mod figures;
+pub mod format;
 pub mod history;
 pub mod intake;
-mod numbers;
-pub mod pool_view;
-mod postman;
+pub mod maintenance;
+mod pool_metrics;
+mod queue_depths;
 pub mod reissue;
-pub mod repair;
-pub mod replies;
 pub mod report;
-pub mod restate;
-pub mod retired;
-pub mod retries;
-pub mod room;
+mod results;
 pub mod serve;
-pub mod unroutable;
+pub mod views;
 pub mod why;

@@ -9,26 +9,32 @@ use std::time::Duration;
 use anyhow::Context;
 use pool_broker::process::{Process, called};
 use pool_config::{Env, load};
-use pool_core::config_hash::config_hash;
 use pool_core::pool::Pool;
-use pool_telemetry::{self, LogFormat, init_logs, init_metrics};
+use pool_telemetry::{self, LogFormat, init_logs, install_metrics};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::token::Access;
 use crate::api::{self, App, events};
-use crate::dashboard::{Hub, Journal, Outputs};
-use crate::dead::{DeadLetters, rescue};
-use crate::history::History;
+use crate::dashboard::Hub;
+use crate::dead::DeadLetters;
+use crate::history::{History, Outputs};
 use crate::intake::Intake;
-use crate::pool_view::Beats;
-use crate::repair::{self, Watchman};
-use crate::{configure, deadlines, numbers, replies, restate, retired, retries, unroutable};
+use crate::maintenance::rescuer::PresenceTracker;
+use crate::maintenance::supervisor::Services;
+use crate::maintenance::{self, Maintenance, configuration};
+use crate::views::Reader;
+use crate::views::journal::Journal;
+use crate::views::presence::Presence;
+use crate::{pool_metrics, results};
 
 /// Time for open requests to finish when the process ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(10);
+/// The name of the service that answers requests.
+const HTTP_API: &str = "http_api";
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct PoolFile {
@@ -39,7 +45,7 @@ pub struct PoolFile {
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit status: 0 a signal ended it; 1 it cannot run, and waiting would not help; 2 the pool file has mistakes.\n\nExamples:\n  \
+    after_help = "Exit status: 0 a signal ended it; 1 it cannot run, and waiting would not help, or one of its services has failed; 2 the pool file has mistakes.\n\nExamples:\n  \
     dispatcher serve --pool config/pool.yaml\n  \
     dispatcher serve --listen 127.0.0.1:7000"
 )]
@@ -77,110 +83,179 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
             )
         })?;
     let told = CancellationToken::new();
-    end_on_signals(told.clone())?;
-    serve(pool, (args.name, args.url_file), (listener, access), told).await?;
-    Ok(ExitCode::SUCCESS)
+    let _signals = end_on_signals(told.clone())?;
+    let door = Door {
+        listener,
+        access,
+        url_file: args.url_file,
+    };
+    serve(pool, called("dispatcher", args.name), door, told).await
+}
+
+/// The listener of the API, its token and the file for its URL.
+struct Door {
+    listener: TcpListener,
+    access: Access,
+    /// The URL is written to it once the API is served.
+    url_file: Option<PathBuf>,
 }
 
 async fn serve(
     pool: Pool,
-    (name, url_file): (Option<String>, Option<PathBuf>),
-    (listener, access): (TcpListener, Access),
+    name: String,
+    door: Door,
     told: CancellationToken,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<ExitCode> {
     // Cancelled after the last request is answered, not at the signal: a submission in progress
     // needs all parts of the process.
     let shutdown = CancellationToken::new();
-    let metrics = init_metrics("dispatcher", env!("CARGO_PKG_VERSION"))
+    let mut services = Services::default();
+    let (metrics, upkeep) = install_metrics("dispatcher", env!("CARGO_PKG_VERSION"))
         .context("failed to set up metrics")?;
-    let (beats, watchman) = (Beats::default(), Watchman::default());
+    services.start("metrics_upkeep", upkeep);
+    let (presence, presence_tracker) = (Presence::default(), PresenceTracker::default());
     let hear = {
-        let (beats, watchman) = (beats.clone(), watchman.clone());
+        let (presence, presence_tracker) = (presence.clone(), presence_tracker.clone());
         move |heartbeat| {
-            watchman.hear(&heartbeat);
-            beats.hear(heartbeat);
+            presence_tracker.hear(&heartbeat);
+            presence.hear(heartbeat);
         }
     };
+    let preparing = Process::prepare(&pool, name, hear, shutdown.clone());
+    let (process, of_process) = tokio::select! {
+        prepared = preparing => prepared?,
+        () = told.cancelled() => return Ok(ExitCode::SUCCESS),
+    };
     let journal = Journal::default();
-    let starting = async {
-        let process =
-            Process::start(&pool, called("dispatcher", name), hear, shutdown.clone()).await?;
-        process.log.observe(Arc::new(journal.clone()));
-        process.log.ready().await?;
-        configure::put_in_force(&process, &pool).await;
-        anyhow::Ok(process)
+    process.log.observe(Arc::new(journal.clone()));
+    services.start_all(of_process);
+    tokio::select! {
+        in_force = put_in_force(&process, &pool, &mut services) => in_force?,
+        () = told.cancelled() => return Ok(ExitCode::SUCCESS),
+    }
+    let url = format!("http://{}", door.listener.local_addr()?);
+    let base = Base {
+        process: process.clone(),
+        pool: Arc::new(pool),
+        presence,
+        presence_tracker,
+        journal,
     };
-    let process = tokio::select! {
-        process = starting => process?,
-        () = told.cancelled() => return Ok(()),
-    };
-    let outputs = Outputs::default();
-    let history = History::start(&process, outputs.clone());
-    tokio::spawn(replies::run(
-        process.clone(),
-        history.clone(),
-        pool.dispatcher.reply_patience,
-    ));
-    tokio::spawn(retries::run(process.clone()));
-    tokio::spawn(deadlines::run(process.clone()));
-    let dead = DeadLetters::new(process.clone());
-    tokio::spawn(rescue::run(process.clone(), dead.clone()));
-    let intake = Intake::new(
-        process.clone(),
-        history.clone(),
-        pool.load_balancing.max_queue_per_programmer,
-    );
-    let url = format!("http://{}", listener.local_addr()?);
-    let pool = Arc::new(pool);
-    tokio::spawn(pool_broker::pool_metrics::watch(
-        process.clone(),
-        Arc::clone(&pool),
-    ));
-    tokio::spawn(unroutable::run(process.clone(), Arc::clone(&pool)));
-    tokio::spawn(retired::run(process.clone(), Arc::clone(&pool)));
-    tokio::spawn(configure::keep_in_force(process.clone(), Arc::clone(&pool)));
-    tokio::spawn(restate::run(process.clone(), Arc::clone(&pool)));
-    tokio::spawn(repair::run(
-        process.clone(),
-        Arc::clone(&pool),
-        history.clone(),
-        watchman,
-    ));
+    let (reader, outputs, dead) = start_services(base, &mut services);
     let app = App {
-        config_hash: config_hash(&pool).into(),
+        intake: intake(&reader),
         hub: Hub::new(uuid::Uuid::now_v7().simple().to_string()),
         streams: Arc::new(Semaphore::new(events::STREAMS)),
         ending: told.clone(),
-        process: process.clone(),
-        pool,
-        history,
-        intake,
+        access: door.access,
+        reader,
         dead,
-        beats,
         metrics,
-        access,
-        journal,
         outputs,
     };
-    tokio::spawn(numbers::run(app.clone()));
-    tokio::spawn(app.hub.clone().run(app.clone()));
-    if let Some(file) = url_file {
+    services.start("pool_metrics", pool_metrics::run(app.reader.clone()));
+    services.start("hub", app.hub.clone().run(app.reader.clone()));
+    if let Some(file) = door.url_file {
         std::fs::write(&file, &url)
             .with_context(|| format!("failed to write {}", file.display()))?;
     }
     tracing::info!(%url, broker = %process.consume.endpoint().address(), "the dispatcher serves its API");
-    let ended = told.clone();
-    let serving =
-        axum::serve(listener, api::router(app)).with_graceful_shutdown(told.cancelled_owned());
-    tokio::select! {
-        served = async { serving.await } => served?,
-        // For a client that stopped in the middle of its request.
-        () = async { ended.cancelled().await; tokio::time::sleep(LAST_ANSWERS).await } => {}
-    }
+    let serving = axum::serve(door.listener, api::router(app))
+        .with_graceful_shutdown(told.clone().cancelled_owned());
+    services.start(HTTP_API, async {
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "the HTTP API stopped");
+        }
+    });
+    let code = until_told(&mut services, &told).await;
+    // A client may have stopped in the middle of its request.
+    let answered = tokio::time::timeout(LAST_ANSWERS, services.end_of(HTTP_API));
+    let _ = answered.await;
     shutdown.cancel();
     process.consume.close().await;
     tracing::info!("the dispatcher has ended");
-    Ok(())
+    Ok(code)
+}
+
+/// The parts that exist before the dispatcher's own services start.
+struct Base {
+    process: Process,
+    pool: Arc<Pool>,
+    presence: Presence,
+    presence_tracker: PresenceTracker,
+    journal: Journal,
+}
+
+/// Starts the services that do not need HTTP. Returns the parts that the API uses.
+fn start_services(base: Base, services: &mut Services) -> (Reader, Outputs, DeadLetters) {
+    let Base {
+        process,
+        pool,
+        presence,
+        presence_tracker,
+        journal,
+    } = base;
+    let outputs = Outputs::default();
+    let (history, of_history) = History::new(&process, outputs.clone());
+    services.start_all(of_history);
+    services.start_all(results::services(
+        process.clone(),
+        history.clone(),
+        pool.dispatcher.reply_patience,
+    ));
+    let pool_watch = pool_broker::pool_metrics::watch(process.clone(), Arc::clone(&pool));
+    services.start("pool_watch", pool_watch);
+    let dead = DeadLetters::new(process.clone());
+    let maintenance = Maintenance {
+        process: process.clone(),
+        pool: Arc::clone(&pool),
+        history: history.clone(),
+        dead: dead.clone(),
+        presence_tracker,
+    };
+    maintenance::start(services, maintenance);
+    (
+        Reader::new(process, pool, history, presence, journal),
+        outputs,
+        dead,
+    )
+}
+
+fn intake(reader: &Reader) -> Intake {
+    Intake::new(
+        reader.process.clone(),
+        reader.history.clone(),
+        reader.pool.load_balancing.max_queue_per_programmer,
+    )
+}
+
+/// Waits for a signal or for the end of a service. After the end of a service the process ends, with status 1.
+async fn until_told(services: &mut Services, told: &CancellationToken) -> ExitCode {
+    let ended = tokio::select! {
+        biased;
+        () = told.cancelled() => return ExitCode::SUCCESS,
+        ended = services.first_end() => ended,
+    };
+    ended.tell();
+    told.cancel();
+    ExitCode::FAILURE
+}
+
+/// Waits until the event log has been read, and puts this pool file in force.
+async fn put_in_force(
+    process: &Process,
+    pool: &Pool,
+    services: &mut Services,
+) -> anyhow::Result<()> {
+    let in_force = async {
+        process.log.ready().await?;
+        configuration::put_in_force(process, pool).await;
+        Ok(())
+    };
+    tokio::select! {
+        in_force = in_force => in_force,
+        ended = services.first_end() => Err(ended.into()),
+    }
 }
 
 pub async fn topology(file: PoolFile) -> anyhow::Result<ExitCode> {
@@ -190,15 +265,11 @@ pub async fn topology(file: PoolFile) -> anyhow::Result<ExitCode> {
     };
     logs();
     let shutdown = CancellationToken::new();
-    let process = Process::start(
-        &pool,
-        called("dispatcher topology", None),
-        |_| (),
-        shutdown.clone(),
-    )
-    .await?;
-    process.log.ready().await?;
-    configure::put_in_force(&process, &pool).await;
+    let name = called("dispatcher topology", None);
+    let (process, of_process) = Process::prepare(&pool, name, |_| (), shutdown.clone()).await?;
+    let mut services = Services::default();
+    services.start_all(of_process);
+    put_in_force(&process, &pool, &mut services).await?;
     let routes = process.routes.all().len();
     tracing::info!(routes, "declared the topology and bound the routes");
     shutdown.cancel();
@@ -223,10 +294,10 @@ fn logs() {
 }
 
 /// SIGTERM and SIGINT end the process in order; a second signal ends it at once.
-fn end_on_signals(told: CancellationToken) -> anyhow::Result<()> {
+fn end_on_signals(told: CancellationToken) -> anyhow::Result<AbortOnDropHandle<()>> {
     let mut term = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
-    tokio::spawn(async move {
+    let listening = tokio::spawn(async move {
         for first in [true, false] {
             tokio::select! { _ = term.recv() => {} _ = interrupt.recv() => {} }
             if !first {
@@ -236,5 +307,5 @@ fn end_on_signals(told: CancellationToken) -> anyhow::Result<()> {
             told.cancel();
         }
     });
-    Ok(())
+    Ok(AbortOnDropHandle::new(listening))
 }

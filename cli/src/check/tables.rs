@@ -10,7 +10,7 @@ use pool_core::routing::{Route, Routes};
 
 use crate::llm_probe::LlmReport;
 use crate::tables::{Rows, lines, table};
-use dispatcher::figures::counted;
+use dispatcher::format::counted;
 
 /// How many routing keys of a queue are shown.
 const NAMED_KEYS: usize = 4;

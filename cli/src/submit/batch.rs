@@ -14,8 +14,8 @@ use pool_core::result::Status;
 
 use super::{Client, Format};
 use crate::tables::{Cell, Tone, lines, table};
-use dispatcher::api::tasks::{TaskList, TaskView};
-use dispatcher::figures::{counted, duration};
+use dispatcher::format::{counted, duration};
+use dispatcher::views::tasks::{TaskList, TaskView};
 
 const POLL: Duration = Duration::from_millis(300);
 /// How many results are requested at the same time.

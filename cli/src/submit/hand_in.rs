@@ -18,7 +18,7 @@ use crate::client::in_words;
 use crate::full::{DEFAULT_WAIT_S, Interrupt, Interrupted, Shown, full, stuck};
 use dispatcher::api::extract::MAX_REQUEST_BYTES;
 use dispatcher::api::problem::Problem;
-use dispatcher::api::tasks::TaskView;
+use dispatcher::views::tasks::TaskView;
 
 /// At most this many tasks with the same requirements are offered at a time: the others wait behind
 /// them anyway.
@@ -314,7 +314,7 @@ mod tests {
     use super::*;
     use axum::http::StatusCode;
     use dispatcher::intake::new_id;
-    use dispatcher::room::NoRoom;
+    use dispatcher::intake::queue_limits::QueueFull;
 
     #[test]
     fn every_task_has_an_id_before_it_is_sent() {
@@ -373,7 +373,7 @@ mod tests {
             "the answer has no places"
         );
         let problem = Problem {
-            no_room: Some(Box::new(NoRoom {
+            no_room: Some(Box::new(QueueFull {
                 full: vec![],
                 fits: vec![0, 2],
             })),

@@ -18,10 +18,10 @@ use serde_json::{Map, Value, json};
 use super::{Client, Format, PoolUrl, complain, print};
 use crate::full::same_command;
 use crate::tables::{lines, table};
-use dispatcher::api::tasks::TaskView;
-use dispatcher::figures::counted;
+use dispatcher::format::counted;
 use dispatcher::intake::new_id;
 use dispatcher::serve::PoolFile;
+use dispatcher::views::tasks::TaskView;
 use hand_in::{HandedIn, Left, Manner, give_ids, hand_in};
 
 /// The exit status that shells give to a process ended by SIGINT.

@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::Format;
 use crate::check::ranges;
 use crate::tables::{lines, table};
-use dispatcher::figures::counted;
+use dispatcher::format::counted;
 use dispatcher::serve::pool;
 
 /// One row of the plan.

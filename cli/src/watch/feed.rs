@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use super::Which;
 use crate::Client;
 use crate::client::innermost;
-use dispatcher::api::tasks::{TaskList, TaskView};
 use dispatcher::dashboard::hub::{Changed, Live};
+use dispatcher::views::tasks::{TaskList, TaskView};
 
 /// The most tasks that the API returns at once.
 const PAGE: usize = 5_000;

@@ -10,9 +10,9 @@ use serde::Serialize;
 
 use super::Which;
 use super::feed::Heard;
-use dispatcher::api::tasks::TaskView;
 use dispatcher::dashboard::hub::Live;
-use dispatcher::pool_view::llms::{BreakerState, BreakerStatus};
+use dispatcher::views::llms::{BreakerState, BreakerStatus};
+use dispatcher::views::tasks::TaskView;
 
 /// How many of the newest finished tasks are shown.
 const ENDED: usize = 100;

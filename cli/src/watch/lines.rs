@@ -6,8 +6,8 @@ use serde_json::json;
 use super::follow::{Connection, News};
 use crate::status::{breaker_word, word};
 use crate::tables::plain;
-use dispatcher::api::tasks::TaskView;
-use dispatcher::figures::{clock, duration};
+use dispatcher::format::{clock, duration};
+use dispatcher::views::tasks::TaskView;
 
 /// `{"at": …, "event": "task", "task": {…}}`; the nested object is that of the HTTP API.
 pub(super) fn json(at: Timestamp, news: &News) -> anyhow::Result<String> {

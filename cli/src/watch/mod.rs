@@ -18,7 +18,7 @@ use pool_telemetry::clock::wall_clock;
 use tokio::sync::mpsc::Receiver;
 
 use super::{Format, Shown, print};
-use dispatcher::api::filter::Label;
+use dispatcher::views::filter::Label;
 use feed::Heard;
 use follow::Follow;
 

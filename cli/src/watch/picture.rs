@@ -12,11 +12,11 @@ use super::follow::Follow;
 use super::lines::details;
 use crate::status::{breaker_word, budget, tone, word};
 use crate::tables::{Tone, plain};
-use dispatcher::api::tasks::TaskView;
 use dispatcher::dashboard::hub::Live;
-use dispatcher::figures::{age, counted, with_clocks};
-use dispatcher::pool_view::PoolStatus;
-use dispatcher::pool_view::llms::BreakerState;
+use dispatcher::format::{age, counted, with_clocks};
+use dispatcher::views::llms::BreakerState;
+use dispatcher::views::pool_status::PoolStatus;
+use dispatcher::views::tasks::TaskView;
 
 /// Lines for the title, tasks, money, and a blank.
 const HEAD: u16 = 4;
@@ -218,7 +218,7 @@ impl Picture<'_> {
     }
 
     fn pauses(&self, live: &Live) -> Vec<Line<'static>> {
-        let pause = |pause: &dispatcher::api::control::PauseView| {
+        let pause = |pause: &dispatcher::views::pauses::PauseView| {
             let words = format!(
                 "paused: {} for {}",
                 pause.target,
@@ -322,7 +322,7 @@ impl Picture<'_> {
     }
 
     fn routes(&self, live: &Live, area: Rect) -> Table<'static> {
-        let row = |route: &dispatcher::pool_view::RouteStatus| {
+        let row = |route: &dispatcher::views::pool_status::RouteStatus| {
             let oldest = route
                 .oldest_waiting
                 .map(|since| span(self.now, since))
@@ -357,7 +357,7 @@ impl Picture<'_> {
             .breakers
             .iter()
             .filter(|breaker| breaker.state != BreakerState::Closed);
-        let row = |breaker: &dispatcher::pool_view::llms::BreakerStatus| {
+        let row = |breaker: &dispatcher::views::llms::BreakerStatus| {
             let why = breaker
                 .reason
                 .map(|fault| format!("{} × {}", breaker.failures, fault.as_str()));

@@ -8,11 +8,10 @@ use pool_core::money::MicroUsd;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::App;
-use super::decide::decide;
+use super::app::App;
 use super::extract::{Body, read};
 use super::problem::Problem;
-use crate::pool_view::llms::{self, BudgetStatus};
+use crate::views::llms::{self, BudgetStatus};
 
 /// How long a limit applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -33,7 +32,12 @@ pub struct NewLimit {
 }
 
 pub async fn show(State(app): State<App>) -> Json<BudgetStatus> {
-    Json(app.process.log.read(|fold| llms::budget(&app.pool, fold)))
+    Json(
+        app.reader
+            .process
+            .log
+            .read(|fold| llms::budget(&app.reader.pool, fold)),
+    )
 }
 
 pub async fn set(State(app): State<App>, Body(body): Body) -> Result<Json<BudgetStatus>, Problem> {
@@ -41,17 +45,20 @@ pub async fn set(State(app): State<App>, Body(body): Body) -> Result<Json<Budget
         &body,
         r#"for example {"limit_usd": "60.00", "for": "today"}"#,
     )?;
-    if app.process.log.read(|fold| fold.budget.limit()).is_none() {
+    if app
+        .reader
+        .process
+        .log
+        .read(|fold| fold.budget.limit())
+        .is_none()
+    {
         let detail = "the pool has no budget: cost_optimization.enabled is false in the pool file";
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
     let Span::Today = new.span;
-    decide(
-        &app,
-        Decision::BudgetSet {
-            limit_usd: new.limit_usd,
-        },
-    )
+    app.append_event(Decision::BudgetSet {
+        limit_usd: new.limit_usd,
+    })
     .await?;
     tracing::warn!(limit_usd = %new.limit_usd, "an operator set today's budget");
     Ok(show(State(app)).await)

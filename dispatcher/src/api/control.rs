@@ -9,16 +9,16 @@ use pool_core::id::TaskId;
 use pool_core::object::object;
 use pool_core::pause::{Pause, Target};
 use pool_core::result::Status;
-use pool_core::state::{Fold, Refusal, Verdict};
-use pool_core::time::Timestamp;
+use pool_core::state::{Refusal, Verdict};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::App;
-use super::decide::decide;
+use super::app::App;
 use super::extract::{Body, Path, read};
 use super::problem::Problem;
-use super::tasks::{TaskView, known};
+use super::tasks::known;
+use crate::views::pauses::PauseView;
+use crate::views::tasks::TaskView;
 
 const EXAMPLE: &str = r#"for example {"target": {"what": "programmer", "id": "001"}}; others are {"what": "route", "name": "fast"} and {"what": "all"}"#;
 
@@ -44,14 +44,6 @@ pub struct EndOfPause {
     pub target: Target,
 }
 
-/// An active pause.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct PauseView {
-    pub target: Target,
-    pub pause: Pause,
-    pub since: Timestamp,
-}
-
 /// The answer of `pause`, `resume` and `pauses`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct PauseList {
@@ -61,18 +53,8 @@ pub struct PauseList {
 /// `GET /programmer_pool/pauses`.
 pub async fn pauses(State(app): State<App>) -> Json<PauseList> {
     Json(PauseList {
-        pauses: app.process.log.read(paused),
+        pauses: app.reader.pauses(),
     })
-}
-
-/// All pauses at this place of the log.
-pub(crate) fn paused(fold: &Fold) -> Vec<PauseView> {
-    let view = |(target, paused): (&Target, &pool_core::state::pauses::Paused)| PauseView {
-        target: target.clone(),
-        pause: paused.pause,
-        since: paused.since,
-    };
-    fold.pauses.iter().map(view).collect()
 }
 
 pub async fn pause(State(app): State<App>, Body(body): Body) -> Result<Json<PauseList>, Problem> {
@@ -82,14 +64,11 @@ pub async fn pause(State(app): State<App>, Body(body): Body) -> Result<Json<Paus
         let detail = "a route cannot be drained, only paused: drain the programmers that work on its tasks, or cancel the tasks";
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
     }
-    decide(
-        &app,
-        Decision::Paused {
-            target: target.clone(),
-            pause,
-            since_ms: None,
-        },
-    )
+    app.append_event(Decision::Paused {
+        target: target.clone(),
+        pause,
+        since_ms: None,
+    })
     .await?;
     tracing::warn!(%target, ?pause, "paused by an operator");
     Ok(pauses(State(app)).await)
@@ -98,6 +77,7 @@ pub async fn pause(State(app): State<App>, Body(body): Body) -> Result<Json<Paus
 pub async fn resume(State(app): State<App>, Body(body): Body) -> Result<Json<PauseList>, Problem> {
     let EndOfPause { target } = read(&body, EXAMPLE)?;
     if !app
+        .reader
         .process
         .log
         .read(|fold| fold.pauses.iter().any(|(paused, _)| *paused == target))
@@ -107,12 +87,9 @@ pub async fn resume(State(app): State<App>, Body(body): Body) -> Result<Json<Pau
         );
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
-    decide(
-        &app,
-        Decision::Resumed {
-            target: target.clone(),
-        },
-    )
+    app.append_event(Decision::Resumed {
+        target: target.clone(),
+    })
     .await?;
     tracing::warn!(%target, "resumed by an operator");
     Ok(pauses(State(app)).await)
@@ -124,13 +101,11 @@ pub async fn cancel(
     Path(id): Path<String>,
 ) -> Result<Json<TaskView>, Problem> {
     let view = known(&app, &id)?;
-    match decide(
-        &app,
-        Decision::Cancelled {
+    match app
+        .append_event(Decision::Cancelled {
             task: view.id.clone(),
-        },
-    )
-    .await?
+        })
+        .await?
     {
         Verdict::Accepted => tracing::info!(task_id = %view.id, "cancelled by an operator"),
         Verdict::Refused(Refusal::Finished) => is_cancelled(&app, &view.id)?,
@@ -145,7 +120,7 @@ pub async fn cancel(
 }
 
 fn is_cancelled(app: &App, id: &TaskId) -> Result<(), Problem> {
-    let status = app.process.log.read(|fold| {
+    let status = app.reader.process.log.read(|fold| {
         fold.tasks
             .get(id)?
             .outcome
@@ -170,12 +145,18 @@ fn exists(app: &App, target: &Target) -> Result<(), Problem> {
         Err(Problem::new(StatusCode::NOT_FOUND, detail))
     };
     match target {
-        Target::Programmer { id } if app.pool.programmer(id).is_none() => missing(
+        Target::Programmer { id } if app.reader.pool.programmer(id).is_none() => missing(
             "programmers",
-            app.pool.programmers.iter().map(|p| p.id.as_str()).collect(),
+            app.reader
+                .pool
+                .programmers
+                .iter()
+                .map(|p| p.id.as_str())
+                .collect(),
         ),
         Target::Route { name }
             if app
+                .reader
                 .process
                 .routes
                 .all()
@@ -184,7 +165,8 @@ fn exists(app: &App, target: &Target) -> Result<(), Problem> {
         {
             missing(
                 "routes",
-                app.process
+                app.reader
+                    .process
                     .routes
                     .all()
                     .iter()

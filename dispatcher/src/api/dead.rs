@@ -11,11 +11,10 @@ use pool_broker::headers::{self, text_header};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::App;
+use super::app::{App, detached};
 use super::extract::{Body, Path, read};
 use super::problem::Problem;
-use super::uncut::uncut;
-use crate::dead::letter::Letter;
+use crate::dead::letter::DeadLetter;
 use crate::dead::retry::{NotRetried, Retried, retry as retry_letter};
 use crate::dead::{DeadError, Look, MOST};
 use crate::intake::NotTaken;
@@ -28,13 +27,13 @@ const RETRIED_AT_ONCE: usize = 200;
 pub struct DeadList {
     /// How many dead letters there are, including those not listed.
     pub total: usize,
-    pub letters: Vec<Letter>,
+    pub letters: Vec<DeadLetter>,
 }
 
 /// `GET /dead/{id}`.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct DeadMessage {
-    pub letter: Letter,
+    pub letter: DeadLetter,
     pub routing_key: String,
     /// Properties and headers whose values are text.
     pub properties: BTreeMap<String, String>,
@@ -91,7 +90,7 @@ fn nothing(id: &str) -> Problem {
 }
 
 pub async fn list(State(app): State<App>) -> Result<Json<DeadList>, Problem> {
-    uncut(async move {
+    detached(async move {
         let (letters, total) = app.dead.list().await.map_err(|error| problem(&error))?;
         Ok(Json(DeadList { total, letters }))
     })
@@ -102,7 +101,7 @@ pub async fn show(
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<Json<DeadMessage>, Problem> {
-    uncut(async move {
+    detached(async move {
         let found = app.dead.find(&id).await.map_err(|error| problem(&error))?;
         let (look, delivery) = found.ok_or_else(|| nothing(&id))?;
         let message = message(&delivery);
@@ -136,7 +135,7 @@ fn message(delivery: &Delivery) -> DeadMessage {
         });
     let body = String::from_utf8_lossy(&delivery.data);
     DeadMessage {
-        letter: Letter::of(delivery),
+        letter: DeadLetter::of(delivery),
         routing_key: delivery.routing_key.as_str().to_owned(),
         properties: known.chain(others).collect(),
         is_utf8: matches!(body, std::borrow::Cow::Borrowed(_)),
@@ -152,10 +151,10 @@ pub async fn retry(
     if !body.is_empty() {
         let Nothing {} = read(&body, "{} or nothing")?;
     }
-    uncut(async move {
+    detached(async move {
         let found = app.dead.find(&id).await.map_err(|error| problem(&error))?;
         let (look, delivery) = found.ok_or_else(|| nothing(&id))?;
-        let retried = match retry_letter(&app.process, &app.intake, &id, &delivery).await {
+        let retried = match retry_letter(&app.reader.process, &app.intake, &id, &delivery).await {
             Ok(retried) => {
                 point(Point::DeadRetried);
                 look.take_out(&delivery)
@@ -180,7 +179,7 @@ pub async fn retry_all(
     if !body.is_empty() {
         let Nothing {} = read(&body, "{} or nothing")?;
     }
-    uncut(async move {
+    detached(async move {
         let mut look = app.dead.look(MOST).await.map_err(|error| problem(&error))?;
         let done = retry_each(&app, &mut look).await;
         look.end().await;
@@ -197,8 +196,8 @@ async fn retry_each(app: &App, look: &mut Look) -> Result<AllRetried, Problem> {
     while done.retried.len() < RETRIED_AT_ONCE
         && let Some(delivery) = look.next().await.map_err(|error| problem(&error))?
     {
-        let Letter { id, task_id, .. } = Letter::of(&delivery);
-        match retry_letter(&app.process, &app.intake, &id, &delivery).await {
+        let DeadLetter { id, task_id, .. } = DeadLetter::of(&delivery);
+        match retry_letter(&app.reader.process, &app.intake, &id, &delivery).await {
             Ok(retried) => {
                 point(Point::DeadRetried);
                 look.take_out(&delivery)
@@ -255,7 +254,7 @@ pub async fn drop_one(
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<Json<Dropped>, Problem> {
-    uncut(async move {
+    detached(async move {
         let found = app.dead.find(&id).await.map_err(|error| problem(&error))?;
         let (look, delivery) = found.ok_or_else(|| nothing(&id))?;
         let dropped = look.take_out(&delivery).await;
@@ -271,7 +270,7 @@ pub async fn drop_one(
 }
 
 pub async fn drop_all(State(app): State<App>) -> Result<Json<Dropped>, Problem> {
-    uncut(async move {
+    detached(async move {
         let (dropped, left) = app.dead.drop_all().await.map_err(|error| problem(&error))?;
         tracing::warn!(dropped, left, "an operator dropped dead letters");
         Ok(Json(Dropped {

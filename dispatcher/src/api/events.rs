@@ -21,15 +21,16 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use tokio::time::interval;
 
-use super::App;
+use super::app::App;
 use super::extract::Path;
 use super::problem::Problem;
-use super::tasks::{TaskView, known};
+use super::tasks::known;
 use super::token::MayAct;
 use crate::dashboard::hub::{Hub, Joined, Message};
-use crate::dashboard::older::{self, Span};
-use crate::dashboard::output::{Output, Section};
-use crate::dashboard::timeline::{self, Line};
+use crate::history::output::{Output, Section};
+use crate::views::older::{self, Span};
+use crate::views::tasks::TaskView;
+use crate::views::timeline::{self, Line};
 
 /// A comment is sent after this long without an event, to show that the connection lives.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -128,7 +129,7 @@ pub async fn pool(
         state,
         missed,
         then,
-    } = app.hub.join(&app, last);
+    } = app.hub.join(&app.reader, last);
     let hello = Hello {
         time: wall_clock(),
         may_act: may_act.0,
@@ -209,7 +210,7 @@ pub async fn task(State(app): State<App>, Path(id): Path<String>) -> Result<Even
 impl Told {
     async fn next(&mut self) -> Event {
         loop {
-            let version = self.app.journal.version_of(&self.view.id);
+            let version = self.app.reader.journal.version_of(&self.view.id);
             if self.version != Some(version) {
                 self.version = Some(version);
                 return self.timeline().await;
@@ -223,12 +224,12 @@ impl Told {
     }
 
     async fn timeline(&self) -> Event {
-        let mut entries = self.app.journal.entries(&self.view.id);
+        let mut entries = self.app.reader.journal.entries(&self.view.id);
         let mut problem = None;
         if entries.is_empty() {
             let to = self.view.finished_at.unwrap_or_else(wall_clock);
             match older::entries(
-                &self.app.process,
+                &self.app.reader.process,
                 &self.view.id,
                 Span {
                     from: self.view.submitted_at,

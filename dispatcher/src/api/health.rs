@@ -9,7 +9,8 @@ use pool_broker::status::BrokerStatus;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::App;
+use super::app::App;
+use crate::views::pool_status::PoolStatus;
 
 /// The condition of this dispatcher.
 #[derive(Serialize, JsonSchema)]
@@ -41,44 +42,23 @@ pub async fn ready(State(app): State<App>) -> Response {
 }
 
 fn look(app: &App) -> Health {
-    let detail = trouble(app);
+    let detail = app.reader.trouble();
     Health {
         status: if detail.is_none() { "ok" } else { "degraded" },
         version: env!("CARGO_PKG_VERSION"),
-        broker: app.process.broker(),
-        programmers: app.pool.programmers.len(),
-        config_hash: app.config_hash.to_string(),
+        broker: app.reader.process.broker(),
+        programmers: app.reader.pool.programmers.len(),
+        config_hash: app.reader.config_hash.to_string(),
         detail,
     }
 }
 
-/// Why this dispatcher cannot do its work, or cannot see the pool.
-pub(crate) fn trouble(app: &App) -> Option<String> {
-    if let Some(trouble) = app.process.broker().trouble() {
-        return Some(trouble);
-    }
-    if !app.process.log.is_fresh() {
-        return Some(
-            "the event log cannot be read to its end; check that the broker is reachable"
-                .to_owned(),
-        );
-    }
-    if let Err(off) = app.process.clock.now() {
-        return Some(off.to_string());
-    }
-    let in_force = app.process.log.read(|fold| {
-        fold.configuration()
-            .map(|configuration| configuration.hash.clone())
-    });
-    let file = app.pool.file.display();
-    match in_force {
-        None => Some(format!(
-            "no configuration is in force yet; this dispatcher is putting {file} into force"
-        )),
-        Some(hash) if *hash != *app.config_hash => Some(format!(
-            "{file} is not the configuration in force: another dispatcher was started later with a different file. The last
-                     start counts: restart the dispatcher that has the right file"
-        )),
-        Some(_) => None,
-    }
+/// `GET /programmer_pool/status`.
+pub(super) async fn status(State(app): State<App>) -> Json<PoolStatus> {
+    Json(app.reader.pool_status().await)
+}
+
+/// `GET /metrics`.
+pub(super) async fn metrics(State(app): State<App>) -> String {
+    app.metrics.render()
 }

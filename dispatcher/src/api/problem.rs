@@ -6,7 +6,7 @@ use pool_core::id::TaskId;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::room::{FullRoute, NoRoom};
+use crate::intake::queue_limits::{FullRoute, QueueFull};
 
 const UNAVAILABLE_FOR_S: u32 = 5;
 /// A queue gets shorter when a programmer takes a task, and most tasks take longer than this.
@@ -36,7 +36,7 @@ pub struct Problem {
     pub ids: Vec<TaskId>,
     /// The routes that are full, and what would fit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub no_room: Option<Box<NoRoom>>,
+    pub no_room: Option<Box<QueueFull>>,
     /// Seconds until it is worth trying again; also in the header `Retry-After`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_s: Option<u32>,
@@ -76,8 +76,8 @@ impl Problem {
 }
 
 /// A full queue, whichever request wanted to add a task to it.
-impl From<NoRoom> for Problem {
-    fn from(no_room: NoRoom) -> Self {
+impl From<QueueFull> for Problem {
+    fn from(no_room: QueueFull) -> Self {
         let never = no_room.full.iter().any(FullRoute::never_fits);
         let what = if never {
             "too many tasks in one request"
@@ -97,7 +97,7 @@ impl From<NoRoom> for Problem {
     }
 }
 
-fn waiting(no_room: &NoRoom) -> String {
+fn waiting(no_room: &QueueFull) -> String {
     let words = |FullRoute {
                      route,
                      waiting,
@@ -118,7 +118,7 @@ fn waiting(no_room: &NoRoom) -> String {
 }
 
 /// A list that is longer than a queue's limit never fits as a whole.
-fn advice(no_room: &NoRoom) -> String {
+fn advice(no_room: &QueueFull) -> String {
     let too_long = no_room.full.iter().filter(|route| route.never_fits());
     let most: Vec<String> = too_long
         .map(|route| format!("{} for `{}`", route.limit, route.route))

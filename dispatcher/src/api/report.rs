@@ -4,18 +4,14 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use pool_core::id::TaskId;
-use pool_core::state::TaskState;
-use pool_telemetry::clock::wall_clock;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::App;
+use super::app::App;
 use super::extract::Query;
 use super::problem::Problem;
 use crate::report::query::{By, Since};
-use crate::report::tally::{self, Ended};
-use crate::report::{Report, csv, html};
+use crate::report::{Report, csv, html, reading};
 
 /// The page loads and runs nothing, whatever the names of tasks and LLMs contain.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
@@ -58,50 +54,18 @@ pub async fn show(State(app): State<App>, Query(asked): Query<Asked>) -> Result<
         .by
         .map_or(Ok(By::default()), |text| text.parse())
         .map_err(|e| bad(e.to_string()))?;
-    app.history
+    app.reader
+        .history
         .whole()
         .map_err(|error| Problem::unavailable(error.to_string()))?;
-    let made =
-        tokio::task::spawn_blocking(move || render(&make(&app, since, &by), asked.format)).await;
+    let made = tokio::task::spawn_blocking(move || {
+        let report = reading::report(&app.reader, since, &by);
+        render(&report, asked.format)
+    })
+    .await;
     let failed = |detail: String| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail);
     made.map_err(|error| failed(error.to_string()))?
         .map_err(|error| failed(format!("failed to draw: {error:#}")))
-}
-
-fn make(app: &App, since: Since, by: &By) -> Report {
-    let until = app
-        .process
-        .log
-        .read(pool_core::state::Fold::now)
-        .max(wall_clock());
-    let since = since.at(until);
-    // The fold stands still during this closure, so it copies only what the report counts.
-    let ended: Vec<(TaskId, TaskState)> = app.process.log.read(|fold| {
-        let counted = |state: &TaskState| {
-            state
-                .outcome
-                .as_ref()
-                .is_some_and(|outcome| outcome.at >= since)
-        };
-        let ended = fold.tasks.iter().filter(|(_, state)| counted(state));
-        ended
-            .map(|(id, state)| (id.clone(), state.clone()))
-            .collect()
-    });
-    let details = |(id, state): (TaskId, TaskState)| {
-        let entry = app.history.entry(&id).unwrap_or_default();
-        let (attempts, route, labels, record) =
-            (state.attempts, state.route, entry.labels, entry.record);
-        state.outcome.map(|outcome| Ended {
-            outcome,
-            attempts,
-            route,
-            labels,
-            record,
-        })
-    };
-    let ended: Vec<Ended> = ended.into_iter().filter_map(details).collect();
-    tally::report(&ended, by, (since, until))
 }
 
 fn render(report: &Report, form: Form) -> anyhow::Result<Response> {

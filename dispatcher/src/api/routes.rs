@@ -1,27 +1,29 @@
 //! Every route of the API with its description.
 
+use axum::Json;
 use pool_core::id::TaskId;
 use pool_core::task::TaskMessage;
 use schemars::JsonSchema;
 use serde_json::Value;
 
-use super::again::{Force, Requeued};
+use super::app::App;
 use super::budget::NewLimit;
 use super::control::{EndOfPause, NewPause, PauseList};
 use super::dead::{AllRetried, DeadList, DeadMessage, Dropped, Nothing};
 use super::events::{Hello, Printed, Timeline};
-use super::filter::Filter;
 use super::health::Health;
 use super::openapi::{Api, SchemaOf, schema_of};
 use super::report::Asked;
-use super::tasks::{TaskList, TaskView};
-use super::{App, again, budget, control, dead, events, health, report, submit, tasks, why};
+use super::resubmit::{Force, Requeued};
+use super::{budget, control, dead, events, health, report, resubmit, submit, tasks};
 use crate::dashboard::hub::{Changed, Live};
 use crate::dashboard::page;
 use crate::dead::retry::Retried;
-use crate::pool_view::PoolStatus;
-use crate::pool_view::llms::BudgetStatus;
 use crate::report::Report;
+use crate::views::filter::Filter;
+use crate::views::llms::BudgetStatus;
+use crate::views::pool_status::PoolStatus;
+use crate::views::tasks::{TaskList, TaskView};
 use crate::why::Why;
 
 const ABOUT_A_TASK: [&str; 6] = [
@@ -64,6 +66,11 @@ enum Taken {
 
 pub(super) fn routes() -> Api<App> {
     process(pool(dead_letters(one_task(all_tasks(Api::new())))))
+}
+
+/// `GET /openapi.json`.
+async fn description() -> Json<Value> {
+    Json(document())
 }
 
 /// The document that `GET /openapi.json` gives.
@@ -116,7 +123,7 @@ fn one_task(api: Api<App>) -> Api<App> {
             .answers_text(200, "text/x-patch", "the patch")
             .problems(&[503])
     })
-    .get("/tasks/{id}/why", why::show, |route| {
+    .get("/tasks/{id}/why", tasks::why, |route| {
         let route = route
             .is(
                 "whyTaskWaits",
@@ -151,7 +158,7 @@ fn one_task(api: Api<App>) -> Api<App> {
             )
             .problems(&[503])
     })
-    .post("/tasks/{id}/retry", again::retry, |route| {
+    .post("/tasks/{id}/retry", resubmit::retry, |route| {
         let route = route
             .is("retryTask", "Submit a finished task again as a new one")
             .id::<TaskId>()
@@ -160,7 +167,7 @@ fn one_task(api: Api<App>) -> Api<App> {
             .answers::<Retried>(200, "the new task")
             .problems(&[409, 429, 503])
     })
-    .post("/tasks/{id}/requeue", again::requeue, |route| {
+    .post("/tasks/{id}/requeue", resubmit::requeue, |route| {
         let route = route
             .is("requeueTask", "Put an unfinished task back into its queue")
             .id::<TaskId>();
@@ -225,7 +232,7 @@ fn dead_letters(api: Api<App>) -> Api<App> {
 }
 
 fn pool(api: Api<App>) -> Api<App> {
-    api.get("/programmer_pool/status", super::status, |route| {
+    api.get("/programmer_pool/status", health::status, |route| {
         let route = route.is(
             "showPool",
             "Show programmers, queues, breakers and the budget",
@@ -325,14 +332,14 @@ fn process(api: Api<App>) -> Api<App> {
             .answers::<Health>(200, "it can")
             .answers::<Health>(503, "it cannot; `detail` says why")
     })
-    .get("/metrics", super::metrics, |route| {
+    .get("/metrics", health::metrics, |route| {
         route.is("metrics", "Metrics for Prometheus").answers_text(
             200,
             "text/plain",
             "in its text format",
         )
     })
-    .get("/openapi.json", super::description, |route| {
+    .get("/openapi.json", description, |route| {
         route
             .is("openapi", "This document")
             .answers::<Value>(200, "OpenAPI 3.1")

@@ -5,15 +5,14 @@ use std::collections::BTreeMap;
 use axum::http::StatusCode;
 use pool_core::id::TaskId;
 use pool_core::task::{Task, TaskMessage};
-use pool_core::time::Timestamp;
 use pool_core::wrong::in_words;
 use pool_telemetry::clock::wall_clock;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::App;
+use super::app::App;
 use super::problem::{Problem, TaskProblem};
-use crate::figures::counted;
+use crate::format::counted;
 use crate::intake::NotTaken;
 
 /// The body of a submission: one task, a list, or `{"tasks": […]}`.
@@ -72,7 +71,7 @@ pub(super) fn prepare(app: &App, submission: &Submission<'_>) -> Result<Vec<Task
     for (index, raw) in submission.tasks.iter().enumerate() {
         let body = raw.get().as_bytes();
         match TaskMessage::parse(body, wall_clock())
-            .or_else(|error| taken_before(app, body).ok_or(error))
+            .or_else(|error| app.intake.taken_before(body).ok_or(error))
         {
             Err(error) => {
                 let message = error.to_string();
@@ -107,18 +106,6 @@ pub(super) fn prepare(app: &App, submission: &Submission<'_>) -> Result<Vec<Task
         _ => format!("{} of {all} are wrong; none was taken", errors.len()),
     };
     Err(Problem::new(status, detail).with_errors(errors))
-}
-
-/// A task that was taken before its deadline passed. A submitter that got no answer and repeats it
-/// learns its state.
-fn taken_before(app: &App, body: &[u8]) -> Option<TaskMessage> {
-    let message = TaskMessage::parse(body, Timestamp::default()).ok()?;
-    let task = Task::new(message.id.clone()?, message.clone());
-    let known = app
-        .process
-        .log
-        .read(|fold| fold.tasks.get(&task.id)?.body_hash.clone())?;
-    (known == task.body_hash()).then_some(message)
 }
 
 /// Ids that occur twice in one request with different bodies.

@@ -1,29 +1,20 @@
 //! `POST /tasks`: one task or a list. Once the dispatcher has begun to submit a task it finishes,
 //! even if the client disconnects or another task of the list fails.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use futures_util::{StreamExt, stream};
-use pool_broker::headers::Reply;
 use pool_core::id::TaskId;
-use pool_core::task::{Priority, Task, TaskMessage};
+use pool_core::task::{Priority, TaskMessage};
 
-use super::App;
+use super::app::{App, detached};
 use super::extract::Body;
 use super::problem::{Problem, TaskProblem};
 use super::submission::{prepare, problem_of, read_submission};
-use super::tasks::{TaskView, view};
-use super::uncut::uncut;
-use crate::intake::{Intake, NotTaken, Taken};
-use crate::room::Place;
+use crate::intake::NotTaken;
+use crate::views::tasks::TaskView;
 
-/// How many tasks are submitted at the same time.
-const AT_ONCE: usize = 64;
 const MOST_IDS_IN_WORDS: usize = 10;
 
 /// `POST /tasks`.
@@ -32,14 +23,17 @@ pub async fn submit(State(app): State<App>, Body(body): Body) -> Result<Response
         read_submission(&body).map_err(|detail| Problem::new(StatusCode::BAD_REQUEST, detail))?;
     let tasks = prepare(&app, &submission)?;
     // Appends nothing while this process' clock is wrong.
-    app.process
+    app.reader
+        .process
         .clock
         .now()
         .map_err(|off| Problem::unavailable(off.to_string()))?;
-    let places = app.intake.places(&tasks)?;
+    let slots = app.intake.slots(&tasks)?;
     let ids: Vec<TaskId> = tasks.iter().map(|task| task.id.clone()).collect();
     let warnings: Vec<Vec<String>> = tasks.iter().map(|task| warnings(&task.message)).collect();
-    let answers = take_all(app.intake.clone(), tasks.into_iter().zip(places).collect()).await?;
+    // A client that disconnects does not stop it between `submitted` and `published`.
+    let (intake, tasks) = (app.intake.clone(), tasks.into_iter().zip(slots).collect());
+    let answers = detached(async move { Ok(intake.take_all(tasks).await) }).await?;
     let (mut taken, mut errors) = (Vec::with_capacity(ids.len()), Vec::new());
     for (index, (answer, id)) in answers.into_iter().zip(&ids).enumerate() {
         match answer {
@@ -55,7 +49,7 @@ pub async fn submit(State(app): State<App>, Body(body): Body) -> Result<Response
         .filter_map(|(taken, warnings)| {
             Some(TaskView {
                 warnings,
-                ..view(&app, &taken.id)?
+                ..app.reader.task(&taken.id)?
             })
         })
         .collect();
@@ -80,33 +74,6 @@ fn warnings(task: &TaskMessage) -> Vec<String> {
                 .to_owned(),
         ],
     }
-}
-
-/// Runs in a spawned task, so that a client that disconnects does not stop it between `submitted`
-/// and `published`. One failure does not stop the tasks that have begun. After the broker has
-/// failed to answer once, no further tasks are begun: each would wait as long as the first.
-async fn take_all(
-    intake: Intake,
-    tasks: Vec<(Task, Option<Place>)>,
-) -> Result<Vec<Result<Taken, NotTaken>>, Problem> {
-    let silent = Arc::new(AtomicBool::new(false));
-    let taking = stream::iter(tasks)
-        .map(move |(task, place)| {
-            let (intake, silent) = (intake.clone(), Arc::clone(&silent));
-            async move {
-                if silent.load(Ordering::Relaxed) {
-                    return Err(NotTaken::NotTried);
-                }
-                let taken = intake.take(task, place, &Reply::default()).await;
-                if let Err(NotTaken::Broker(_) | NotTaken::Log(_)) = &taken {
-                    silent.store(true, Ordering::Relaxed);
-                }
-                taken
-            }
-        })
-        .buffered(AT_ONCE)
-        .collect();
-    uncut(async { Ok(taking.await) }).await
 }
 
 /// Some tasks may have been taken, and at least one was not.

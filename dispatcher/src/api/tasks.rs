@@ -1,169 +1,39 @@
-//! `/tasks`: list, show, patch.
+//! `/tasks`: list, show, patch, why.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use pool_core::id::{AttemptId, LlmName, ProgrammerId, TaskId};
-use pool_core::money::MicroUsd;
+use pool_core::id::TaskId;
 use pool_core::result::{ResultMessage, Status};
-use pool_core::state::{Fold, TaskState};
-use pool_core::task::TaskMessage;
-use pool_core::time::Timestamp;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
-use super::App;
+use super::app::App;
 use super::extract::{Path, Query};
-use super::filter::{Filter, Found, Stage, newest, programmer, runs};
 use super::problem::Problem;
-use crate::history::Entry;
-use crate::pool_view::Snapshot;
+use crate::views::filter::Filter;
+use crate::views::tasks::{TaskList, TaskView};
+use crate::why::{Why, explain};
 
-/// Tasks that are searched before the history is released for others.
-const AT_ONCE: usize = 1_000;
 /// The event log has the outcome a moment before the history has the result.
 const RESULT_WITHIN: Duration = Duration::from_secs(2);
-
-/// A task in lists; with `result`, by itself.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct TaskView {
-    pub id: TaskId,
-    /// `queued`, `running`, or the status of its result.
-    #[schemars(with = "Stage")]
-    pub status: String,
-    pub route: String,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub summary: String,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
-    /// The task that this one repeats.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retry_of: Option<TaskId>,
-    pub submitted_at: Option<Timestamp>,
-    pub attempts: u32,
-    /// The programmer that works on the task, or that produced the result.
-    pub programmer: Option<ProgrammerId>,
-    /// The running attempt, or the attempt that produced the result.
-    pub attempt: Option<AttemptId>,
-    /// When that attempt began.
-    pub started_at: Option<Timestamp>,
-    pub finished_at: Option<Timestamp>,
-    pub cost_usd: Option<MicroUsd>,
-    /// The LLM that produced the result.
-    pub llm: Option<LlmName>,
-    /// The error's kind, if there is an error.
-    pub error: Option<String>,
-    /// The result without its patch; the patch is at `/tasks/{id}/patch`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub result: Option<ResultMessage>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub task: Option<TaskMessage>,
-    /// In the answer to a submission: the task was accepted, but may not do what its submitter
-    /// expects.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<String>,
-}
-
-impl TaskView {
-    fn new(id: &TaskId, state: &TaskState, runs: bool, entry: Entry) -> Self {
-        let outcome = state.outcome.as_ref();
-        // If the programmer is lost, the task waits again, so its attempt is not shown.
-        let owner = state.owner.as_ref().filter(|_| runs);
-        Self {
-            id: id.clone(),
-            status: Stage::of(state, runs).as_str().to_owned(),
-            route: state.route.clone(),
-            summary: entry.summary,
-            labels: entry.labels,
-            retry_of: entry.retry_of,
-            submitted_at: state.submitted_at,
-            attempts: state.attempts,
-            programmer: programmer(state, runs).cloned(),
-            attempt: owner.map(|o| o.attempt).or_else(|| outcome?.attempt),
-            started_at: owner.map(|o| o.since).or_else(|| outcome?.started_at),
-            finished_at: outcome.map(|o| o.at),
-            cost_usd: outcome.map(|o| o.cost),
-            llm: outcome.and_then(|o| o.llm.clone()),
-            error: outcome
-                .and_then(|o| o.error)
-                .map(|kind| kind.as_str().to_owned()),
-            result: None,
-            task: None,
-            warnings: Vec::new(),
-        }
-    }
-}
-
-pub(crate) fn view(app: &App, id: &TaskId) -> Option<TaskView> {
-    view_as_heard(app, id, &app.heard())
-}
-
-/// Like [`view`], with a snapshot that many tasks share.
-fn view_as_heard(app: &App, id: &TaskId, heard: &Snapshot) -> Option<TaskView> {
-    let entry = app.history.entry(id).unwrap_or_default();
-    let view = |fold: &Fold| {
-        fold.tasks
-            .get(id)
-            .map(|state| TaskView::new(id, state, runs(fold, state, heard), entry))
-    };
-    app.process.log.read(view)
-}
-
-/// The answer of `GET /tasks`: newest first.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
-pub struct TaskList {
-    /// How many tasks match, including those not listed.
-    pub total: usize,
-    pub tasks: Vec<TaskView>,
-}
 
 /// `GET /tasks`.
 pub async fn list(
     State(app): State<App>,
-    Query(mut filter): Query<Filter>,
+    Query(filter): Query<Filter>,
 ) -> Result<Json<TaskList>, Problem> {
-    filter.text = filter.text.map(|text| text.to_lowercase());
-    let found = tokio::task::spawn_blocking(move || find(&app, &filter)).await;
+    let found = tokio::task::spawn_blocking(move || app.reader.tasks(filter)).await;
     found
         .map(Json)
         .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }
 
-/// Searches all tasks. The fold stands still while the log is read, so only log fields are matched
-/// there. Words are matched in portions afterwards, and the matches sorted last.
-fn find(app: &App, filter: &Filter) -> TaskList {
-    let heard = app.heard();
-    let (mut total, mut found) = app
-        .process
-        .log
-        .read(|fold| filter.of_log(&app.pool, fold, &heard));
-    if filter.asks_for_words() {
-        let matching = |some: &[Found]| {
-            app.history.look(|entries| {
-                let matches = |(_, id): &&Found| filter.of_words(id, entries.get(id));
-                some.iter().filter(matches).cloned().collect::<Vec<_>>()
-            })
-        };
-        found = found.chunks(AT_ONCE).flat_map(matching).collect();
-        total = found.len();
-    }
-    TaskList {
-        total,
-        tasks: newest(found, filter)
-            .iter()
-            .filter_map(|id| view_as_heard(app, id, &heard))
-            .collect(),
-    }
-}
-
 pub(super) fn known(app: &App, id: &str) -> Result<TaskView, Problem> {
     let id = TaskId::new(id)
         .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
-    view(app, &id).ok_or_else(|| {
+    app.reader.task(&id).ok_or_else(|| {
         let detail = format!(
             "no task `{id}` (see `pool tasks`). A task that was published straight to the broker is listed once a \
              programmer has started it"
@@ -177,10 +47,18 @@ async fn result_of(app: &App, view: &TaskView) -> Result<Option<ResultMessage>, 
         return Ok(None);
     }
     if view.status == Status::Cancelled.as_str() {
-        let usage = app.process.log.read(|fold| fold.tasks.usage(&view.id));
+        let usage = app
+            .reader
+            .process
+            .log
+            .read(|fold| fold.tasks.usage(&view.id));
         return Ok(Some(ResultMessage::cancelled(view.id.clone(), usage)));
     }
-    let entry = app.history.wait_for_result(&view.id, RESULT_WITHIN).await;
+    let entry = app
+        .reader
+        .history
+        .wait_for_result(&view.id, RESULT_WITHIN)
+        .await;
     let entry = entry.map_err(|error| Problem::unavailable(error.to_string()))?;
     let Some(offset) = entry.and_then(|entry| entry.result_at) else {
         return Ok(None);
@@ -191,7 +69,7 @@ async fn result_of(app: &App, view: &TaskView) -> Result<Option<ResultMessage>, 
 }
 
 async fn body(app: &App, offset: u64) -> Result<Option<Vec<u8>>, Problem> {
-    let body = app.history.body(offset).await;
+    let body = app.reader.history.body(offset).await;
     body.map_err(|error| Problem::unavailable(error.to_string()))
 }
 
@@ -206,7 +84,11 @@ pub async fn show(
         .as_ref()
         .and_then(|result| result.task.clone())
         .map(|task| *task);
-    let offset = app.history.entry(&view.id).and_then(|entry| entry.task_at);
+    let offset = app
+        .reader
+        .history
+        .entry(&view.id)
+        .and_then(|entry| entry.task_at);
     view.task = match offset {
         Some(offset) => body(&app, offset)
             .await?
@@ -251,4 +133,19 @@ pub async fn patch(State(app): State<App>, Path(id): Path<String>) -> Result<Res
         patch,
     )
         .into_response())
+}
+
+/// `GET /tasks/{id}/why`: why a task waits, in one sentence, and the details.
+///
+/// # Errors
+/// 404 when the log has no such task.
+pub async fn why(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Why>, Problem> {
+    let view = known(&app, &id)?;
+    let gone = || {
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            format!("the event log no longer has task `{id}`"),
+        )
+    };
+    explain(&app.reader, &view.id).map(Json).ok_or_else(gone)
 }

@@ -13,10 +13,11 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::journal::Changes;
-use crate::api::tasks::TaskView;
-use crate::api::{App, tasks};
-use crate::pool_view::{self, Depths, PoolStatus};
+use crate::queue_depths::{Depths, queue_depths};
+use crate::views::Reader;
+use crate::views::journal::Changes;
+use crate::views::pool_status::PoolStatus;
+use crate::views::tasks::TaskView;
 
 /// The interval between two comparisons.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -117,12 +118,12 @@ impl Hub {
     }
 
     /// Subscribes a page to all further messages. `last` is the id of the last message it received.
-    pub fn join(&self, app: &App, last: Option<&str>) -> Joined {
+    pub fn join(&self, reader: &Reader, last: Option<&str>) -> Joined {
         let number = last
             .and_then(|id| id.split_once('.'))
             .filter(|(process, _)| *process == self.0.process);
         let number: Option<u64> = number.and_then(|(_, number)| number.parse().ok());
-        self.refresh(app);
+        self.refresh(reader);
         let sent = self.sent();
         let then = self.0.sender.subscribe();
         let oldest = sent
@@ -157,36 +158,36 @@ impl Hub {
     }
 
     /// Produces messages until the process ends.
-    pub async fn run(self, app: App) {
+    pub async fn run(self, reader: Reader) {
         let mut every = interval(LOOK_EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut version = app.journal.version();
+        let mut version = reader.journal.version();
         loop {
             tokio::select! {
-                () = app.process.shutdown.cancelled() => return,
+                () = reader.process.shutdown.cancelled() => return,
                 _ = every.tick() => {}
             }
             if self.0.sender.receiver_count() == 0 {
                 continue;
             }
-            self.count_queues(&app);
-            self.refresh(&app);
-            let now = app.journal.version();
+            self.count_queues(&reader);
+            self.refresh(&reader);
+            let now = reader.journal.version();
             if now != version {
-                self.say("tasks", changed_tasks(&app, version).into());
+                self.say("tasks", changed_tasks(&reader, version).into());
                 version = now;
             }
         }
     }
 
     /// Takes the pool's state, unless that was done a moment ago, and sends it if it has changed.
-    fn refresh(&self, app: &App) {
+    fn refresh(&self, reader: &Reader) {
         let fresh = |at: Instant| at.elapsed() < LOOK_EVERY / 2;
         if self.sent().looked_at.is_some_and(fresh) {
             return;
         }
         let counted = self.counted().clone();
-        let state: Arc<str> = serde_json::to_string(&look(app, &counted))
+        let state: Arc<str> = serde_json::to_string(&look(reader, &counted))
             .unwrap_or_default()
             .into();
         let mut sent = self.sent();
@@ -216,7 +217,7 @@ impl Hub {
     }
 
     /// Runs beside the producer, so that the producer never waits for the broker.
-    fn count_queues(&self, app: &App) {
+    fn count_queues(&self, reader: &Reader) {
         if self
             .counted()
             .at
@@ -225,10 +226,10 @@ impl Hub {
         {
             return;
         }
-        let (hub, process) = (self.clone(), app.process.clone());
+        let (hub, process) = (self.clone(), reader.process.clone());
         tokio::spawn(async move {
             let (depths, dead) = (
-                pool_view::queue_depths(&process).await,
+                queue_depths(&process).await,
                 crate::dead::count(&process).await,
             );
             let mut counted = hub.counted();
@@ -264,9 +265,9 @@ fn whole(sent: &Sent) -> Message {
     }
 }
 
-fn look(app: &App, counted: &Counted) -> Live {
-    let heard = app.heard();
-    let tasks: Vec<TaskId> = app.process.log.read(|fold| {
+fn look(reader: &Reader, counted: &Counted) -> Live {
+    let heard = reader.heard();
+    let tasks: Vec<TaskId> = reader.process.log.read(|fold| {
         let running = fold
             .tasks
             .running()
@@ -274,15 +275,20 @@ fn look(app: &App, counted: &Counted) -> Live {
         running.map(|(task, _)| task.clone()).collect()
     });
     let running = tasks.len() as u64;
-    let status = pool_view::status_with(app, &counted.depths);
+    let status = reader.pool_status_with(&counted.depths);
     let named = |(status, count): (Status, u64)| (status.as_str().to_owned(), count);
-    let mut counts: BTreeMap<String, u64> = app.journal.ended().into_iter().map(named).collect();
+    let mut counts: BTreeMap<String, u64> = reader.journal.ended().into_iter().map(named).collect();
     counts.insert(
         "queued".to_owned(),
         (status.open_tasks as u64).saturating_sub(running),
     );
     counts.insert("running".to_owned(), running);
-    let words = |task: TaskId| (app.history.entry(&task).unwrap_or_default().summary, task);
+    let words = |task: TaskId| {
+        (
+            reader.history.entry(&task).unwrap_or_default().summary,
+            task,
+        )
+    };
     let running = tasks
         .into_iter()
         .map(words)
@@ -296,14 +302,11 @@ fn look(app: &App, counted: &Counted) -> Live {
     }
 }
 
-fn changed_tasks(app: &App, version: u64) -> String {
-    let changed = match app.journal.changed_since(version) {
+fn changed_tasks(reader: &Reader, version: u64) -> String {
+    let changed = match reader.journal.changed_since(version) {
         Changes::These(tasks) if tasks.len() <= MOST_TASKS => Changed {
             many: false,
-            tasks: tasks
-                .iter()
-                .filter_map(|task| tasks::view(app, task))
-                .collect(),
+            tasks: tasks.iter().filter_map(|task| reader.task(task)).collect(),
         },
         Changes::These(_) | Changes::Many => Changed {
             many: true,

@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 
 /// One line of `GET /dead`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Letter {
+#[schemars(rename = "Letter")]
+pub struct DeadLetter {
     pub id: String,
     /// `kind: message`.
     pub reason: String,
@@ -28,7 +29,7 @@ pub struct Letter {
     pub bytes: usize,
 }
 
-impl Letter {
+impl DeadLetter {
     pub(crate) fn of(delivery: &Delivery) -> Self {
         Self::read(
             &delivery.data,
@@ -159,7 +160,7 @@ mod tests {
     #[test]
     fn ours_say_why_and_when() {
         let obituary = Obituary::new("poison: it was never started", "tasks.fast", Timestamp(7));
-        let letter = Letter::read(TASK, &obituary.properties(&BasicProperties::default()), "");
+        let letter = DeadLetter::read(TASK, &obituary.properties(&BasicProperties::default()), "");
         assert_eq!(
             (letter.id, letter.reason),
             (obituary.id, obituary.reason),
@@ -187,7 +188,7 @@ mod tests {
         let properties = BasicProperties::default()
             .with_headers(headers)
             .with_message_id("m".into());
-        let letter = Letter::read(b"no task", &properties, "fast");
+        let letter = DeadLetter::read(b"no task", &properties, "fast");
         assert!(
             letter.reason.starts_with("delivery_limit: it was returned"),
             "{}",
@@ -200,12 +201,12 @@ mod tests {
         );
         assert_eq!(
             letter.id,
-            Letter::read(b"no task", &properties, "fast").id,
+            DeadLetter::read(b"no task", &properties, "fast").id,
             "the id is stable"
         );
         assert_ne!(
             letter.id,
-            Letter::read(b"another", &properties, "fast").id,
+            DeadLetter::read(b"another", &properties, "fast").id,
             "another message"
         );
         assert!(

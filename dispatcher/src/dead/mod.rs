@@ -6,7 +6,6 @@
 //! happens.
 
 pub mod letter;
-pub(crate) mod rescue;
 pub mod retry;
 
 use std::sync::Arc;
@@ -24,8 +23,8 @@ use pool_broker::{BrokerError, within};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
 
-use crate::depths;
-use letter::Letter;
+use crate::queue_depths;
+use letter::DeadLetter;
 
 /// An exclusive queue, held during a look.
 const LOCK: &str = "pool.dead.look";
@@ -86,12 +85,12 @@ impl DeadLetters {
     }
 
     /// The messages, oldest first, and their total number.
-    pub(crate) async fn list(&self) -> Result<(Vec<Letter>, usize), DeadError> {
+    pub(crate) async fn list(&self) -> Result<(Vec<DeadLetter>, usize), DeadError> {
         let mut look = self.look(MOST).await?;
         let all = look.all;
         let mut letters = Vec::new();
         while let Some(delivery) = look.next().await? {
-            letters.push(Letter::of(&delivery));
+            letters.push(DeadLetter::of(&delivery));
         }
         look.end().await;
         Ok((letters, all))
@@ -101,7 +100,7 @@ impl DeadLetters {
     pub(crate) async fn find(&self, id: &str) -> Result<Option<(Look, Delivery)>, DeadError> {
         let mut look = self.look(MOST).await?;
         while let Some(delivery) = look.next().await? {
-            if Letter::of(&delivery).id == id {
+            if DeadLetter::of(&delivery).id == id {
                 return Ok(Some((look, delivery)));
             }
         }
@@ -125,7 +124,7 @@ impl DeadLetters {
 /// The number of messages. None if it is unknown: the broker does not answer, or a look has taken
 /// them.
 pub(crate) async fn count(process: &Process) -> Option<u32> {
-    let queue = depths::look(process, DEAD_QUEUE).await;
+    let queue = queue_depths::look(process, DEAD_QUEUE).await;
     queue
         .ok()
         .filter(|queue| queue.consumer_count() == 0)

@@ -14,11 +14,11 @@ use pool_telemetry::clock::wall_clock;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::again::again;
+use crate::intake::queue_limits::QueueFull;
+use crate::intake::resubmit::resubmit;
 use crate::intake::{Intake, NotTaken};
-use crate::postman::send_again;
 use crate::reissue::{NotReissued, Reissued, send_on};
-use crate::room::NoRoom;
+use crate::results::send_again;
 
 /// The result of a retry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -58,7 +58,7 @@ pub(crate) enum NotRetried {
     #[error(transparent)]
     NotTaken(#[from] NotTaken),
     #[error("its task queue is full")]
-    Full(NoRoom),
+    Full(QueueFull),
     #[error("not retried: {0}; the message is still in pool.dead, try again")]
     NotReissued(#[from] NotReissued),
 }
@@ -113,7 +113,7 @@ pub(crate) async fn retry(
         return Err(NotTaken::IdConflict(task.id).into());
     }
     let Some(status) = outcome else {
-        let _place = intake.place_again(&task).map_err(NotRetried::Full)?;
+        let _slot = intake.slot_again(&task).map_err(NotRetried::Full)?;
         let detail = match send_on(process, &delivery.data, &delivery.properties).await? {
             Reissued::Published(generation) => {
                 format!(
@@ -135,8 +135,8 @@ pub(crate) async fn retry(
     let new_id = TaskId::new(format!("t-{letter_id}"))
         .map_err(|error| NotRetried::NoTask(error.to_string()))?;
     let old = task.id.clone();
-    let task = intake.prepare(again(task, new_id, wall_clock()))?;
-    let place = intake.place_again(&task).map_err(NotRetried::Full)?;
-    let taken = intake.take(task, place, &reply).await?;
+    let task = intake.prepare(resubmit(task, new_id, wall_clock()))?;
+    let slot = intake.slot_again(&task).map_err(NotRetried::Full)?;
+    let taken = intake.take(task, slot, &reply).await?;
     Ok(Retried::anew(old, status, &taken.id))
 }

@@ -11,7 +11,7 @@ use pool_core::id::TaskId;
 use pool_core::task::TaskMessage;
 
 use super::Kind;
-use crate::report::record::Record;
+use super::record::Record;
 
 /// The number of tasks that are listed with their words, newest first.
 const LISTED: usize = 50_000;

@@ -7,7 +7,7 @@ use anyhow::anyhow;
 
 use super::plots::{self, DARK, Failed, LIGHT, Paper};
 use super::{Group, Percentiles, Report};
-use crate::figures::{dollars, duration, tokens};
+use crate::format::{dollars, duration, tokens};
 
 const STYLE: &str = include_str!("page.css");
 /// An LLM with fewer decided tasks than this is hard to judge.

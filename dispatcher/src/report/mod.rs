@@ -1,14 +1,14 @@
 //! The report: results, times and costs of the tasks of a period, by LLM, programmer, route or
 //! label. It answers which LLM is worth its money.
 //!
-//! `record` is what is kept of each result, `query` the parameters, `tally` the arithmetic (pure).
+//! `query` holds the parameters, `reading` collects the tasks, `tally` is the arithmetic (pure).
 //! `csv`, `plots` and `html` are the formats.
 
 pub mod csv;
 pub mod html;
 mod plots;
 pub mod query;
-pub mod record;
+pub(crate) mod reading;
 pub mod tally;
 #[cfg(test)]
 mod tests;
@@ -21,7 +21,7 @@ use pool_core::time::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::figures::date_and_time;
+use crate::format::date_and_time;
 
 /// `GET /report`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -9,8 +9,8 @@ use pool_core::state::Outcome;
 use pool_core::time::Timestamp;
 
 use super::query::By;
-use super::record::Record;
 use super::{Group, Percentiles, Report};
+use crate::history::record::Record;
 
 /// The group of tasks without a name: no LLM was called, the label is missing, or the route is no
 /// longer in the log.

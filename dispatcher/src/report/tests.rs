@@ -8,9 +8,9 @@ use pool_core::state::Outcome;
 use pool_core::time::Timestamp;
 
 use super::query::{By, Since};
-use super::record::Record;
 use super::tally::{Ended, report};
 use super::*;
+use crate::history::record::Record;
 
 const FREE: &str = "ollama/qwen";
 const PAID: &str = "anthropic/claude";

@@ -1,9 +1,10 @@
 //! Explains why a task waits, in one sentence with details, so that nobody has to guess.
 //!
 //! Pure: reads the fold and the programmers' last heartbeats. The gates are computed by the
-//! workers' own code (`shared/src/standing.rs`); nothing here decides anything. `programmers` finds
+//! workers' own code (`pool_core::eligibility`); nothing here decides anything. `programmers` finds
 //! what keeps each able programmer from the task, `words` puts it into words.
 
+mod model;
 mod programmers;
 #[cfg(test)]
 mod tests;
@@ -12,124 +13,36 @@ mod words;
 use pool_core::eligibility::Standing;
 use pool_core::id::{ProgrammerId, TaskId};
 use pool_core::pause::{Pause, Target};
-use pool_core::routing::{Route, Routes};
+use pool_core::routing::Route;
 use pool_core::state::pauses::Paused;
 use pool_core::state::{Owner, TaskState};
 use pool_core::time::Timestamp;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use pool_telemetry::clock::wall_clock;
 
-use crate::pool_view::Snapshot;
-use programmers::Able;
-pub use programmers::{Availability, ProgrammerWhy};
+use crate::views::Reader;
+use model::{Able, Answer};
+pub use model::{Availability, Look, Position, ProgrammerWhy, Reason, Why};
 
-/// The pool at one moment, as far as this dispatcher knows it.
-#[derive(Clone, Copy)]
-pub struct Look<'a> {
-    pub standing: &'a Standing<'a>,
-    pub routes: &'a Routes,
-    pub heard: &'a Snapshot,
-    /// Whether the event log has been read to its end.
-    pub fresh: bool,
-}
-
-/// The kind of the answer.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum Reason {
-    /// Not waiting: the task has finished.
-    Finished,
-    /// Not waiting: a programmer works on the task.
-    Running,
-    /// This dispatcher cannot read the event log; the sentence says what it knew last.
-    ViewStale,
-    /// An attempt failed, and the next one is not due yet.
-    Retry,
-    /// The task is accepted, but its message is not known to be in a queue.
-    NotPublished,
-    /// No programmer offers the required capabilities any more.
-    Unroutable,
-    /// The task's queue is no longer used; other programmers offer what it requires.
-    RouteRetired,
-    /// An operator has paused the pool; the route may be paused as well.
-    PoolPaused,
-    /// An operator has paused the route.
-    RoutePaused,
-    /// An able programmer is idle and takes the task next.
-    Next,
-    /// Able programmers are idle, but more tasks than that are ahead of this one.
-    BehindOthers,
-    /// Paid programmers leave the task to free ones for now.
-    LeftToFree,
-    /// All able programmers are busy, and no other can take the task.
-    Busy,
-    /// No able programmer takes tasks now.
-    Unavailable,
-}
-
-/// The task's place in its queue. Only tasks in the log count; tasks that came straight over AMQP
-/// do not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Position {
-    /// 1 is next.
-    pub place: usize,
-    pub of: usize,
-}
-
-/// `GET /tasks/{id}/why`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Why {
-    pub task: TaskId,
-    pub reason: Reason,
-    /// A sentence for people.
-    pub sentence: String,
-    /// Since when it has waited or run, or when it finished.
-    pub since: Option<Timestamp>,
-    /// When the reason may end by itself; of several moments the latest or the earliest.
-    pub until: Option<Timestamp>,
-    pub position: Option<Position>,
-    pub route: String,
-    /// Attempts that were started and count, including a running one.
-    pub attempts: u32,
-    pub max_attempts: u32,
-    /// How often it was handed back; `hand_backs` are those because no LLM was available.
-    pub releases: u32,
-    pub hand_backs: u32,
-    /// The task does not start after this moment.
-    pub deadline: Option<Timestamp>,
-    /// While the task waits: all programmers that offer what it requires.
-    pub programmers: Vec<ProgrammerWhy>,
-    /// The moment of this answer.
-    pub at: Timestamp,
-}
-
-/// The parts of the answer that differ from case to case; [`Why`] adds the rest.
-struct Answer {
-    reason: Reason,
-    sentence: String,
-    since: Option<Timestamp>,
-    until: Option<Timestamp>,
-    position: Option<Position>,
-    programmers: Vec<ProgrammerWhy>,
-}
-
-impl Answer {
-    fn new(reason: Reason, sentence: String, since: Option<Timestamp>) -> Self {
-        Self {
-            reason,
-            sentence,
-            since,
-            until: None,
-            position: None,
-            programmers: Vec::new(),
-        }
-    }
-
-    fn until(self, until: Option<Timestamp>) -> Self {
-        Self { until, ..self }
-    }
+/// Explains why a task waits, with what this dispatcher knows now.
+pub(crate) fn explain(reader: &Reader, id: &TaskId) -> Option<Why> {
+    let heard = reader.heard();
+    let fresh = reader.process.log.is_fresh();
+    reader.process.log.read(|fold| {
+        let standing = Standing {
+            pool: &reader.pool,
+            fold,
+            now: fold.now().max(wall_clock()),
+        };
+        why(
+            &Look {
+                standing: &standing,
+                routes: &reader.process.routes,
+                heard: &heard,
+                fresh,
+            },
+            id,
+        )
+    })
 }
 
 /// The answer; None if the log has no such task.

@@ -14,73 +14,10 @@ use pool_core::pool::Programmer;
 use pool_core::routing::Route;
 use pool_core::state::Owner;
 use pool_core::time::Timestamp;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
-use super::{Look, words};
-use crate::figures::{clock, with_clocks};
-
-/// Whether an able programmer takes tasks of the route now, or what keeps it from that.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum Availability {
-    Idle,
-    Busy,
-    /// It has only paid LLMs now, and leaves the route to programmers with free ones.
-    LeftToFree,
-    Breaker,
-    Budget,
-    Paused,
-    Draining,
-    Config,
-    Clock,
-    Log,
-    Held,
-    Broker,
-    Down,
-    /// This dispatcher has not listened long enough to know, or receives no heartbeats now.
-    Unheard,
-}
-
-impl From<ShutReason> for Availability {
-    fn from(reason: ShutReason) -> Self {
-        match reason {
-            ShutReason::Draining => Self::Draining,
-            ShutReason::Paused => Self::Paused,
-            ShutReason::Config => Self::Config,
-            ShutReason::Clock => Self::Clock,
-            ShutReason::Log => Self::Log,
-            ShutReason::Held => Self::Held,
-            ShutReason::Broker => Self::Broker,
-            ShutReason::Breaker => Self::Breaker,
-            ShutReason::Budget => Self::Budget,
-        }
-    }
-}
-
-/// One programmer that offers what the task requires.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct ProgrammerWhy {
-    pub id: ProgrammerId,
-    pub state: Availability,
-    /// A sentence for people; empty when the programmer is idle and ready.
-    pub detail: String,
-    /// The task it works on.
-    pub task: Option<TaskId>,
-    /// If it is busy: since when.
-    pub since: Option<Timestamp>,
-    /// When that may change by itself.
-    pub until: Option<Timestamp>,
-}
-
-/// A programmer, with its words in a sentence about several. Programmers with the same words are
-/// counted together.
-pub(super) struct Able {
-    pub(super) view: ProgrammerWhy,
-    pub(super) words: String,
-}
+use super::model::{Able, Availability, Look, ProgrammerWhy};
+use super::words;
+use crate::format::{clock, with_clocks};
 
 impl Look<'_> {
     /// All programmers that are eligible for the route.

@@ -10,11 +10,13 @@ use pool_core::id::{AttemptId, LlmName, Token};
 use pool_core::llm::Fault;
 use pool_core::pause::{Pause, Target};
 use pool_core::pool::Pool;
+use pool_core::routing::Routes;
 use pool_core::rules::Rules;
 use pool_core::state::Fold;
 use pool_core::state::breaker::Caller;
 
 use super::*;
+use crate::views::presence::Snapshot;
 
 mod reasons;
 
@@ -507,7 +509,7 @@ fn the_task_of_a_programmer_that_is_drained_says_when_it_is_given_back() {
     let why = world.why("t");
     let said = format!(
         "; its programmer is being drained: the task ends or is handed back by {}",
-        crate::figures::clock(until, world.at)
+        crate::format::clock(until, world.at)
     );
     assert!(why.sentence.ends_with(&said), "{}", why.sentence);
     assert_eq!(why.until, Some(until), "when");

@@ -14,9 +14,8 @@ use pool_core::state::pauses::Paused;
 use pool_core::state::{Outcome, Owner, TaskState};
 use pool_core::time::Timestamp;
 
-use super::programmers::Able;
-use super::{Position, Reason};
-use crate::figures::{clock, counted, with_clocks};
+use super::model::{Able, Position, Reason};
+use crate::format::{clock, counted, with_clocks};
 
 pub(super) fn finished(outcome: &Outcome, now: Timestamp) -> String {
     let error = outcome

@@ -1,9 +1,10 @@
-//! Fault injection: named points in the life of a task at which a test can kill, stop or block a process. So the tests
-//! crash a process between any two steps and check what is promised for that crash.
+//! Fault injection: named points in the life of a task at which a test can kill, stop, block or panic a process. So the
+//! tests crash a process between any two steps and check what is promised for that crash.
 //!
 //! The environment variable `POOL_FAULT` names the point and the fault:
 //! - `worker.started=kill` kills the process there, `worker.started=kill@3` the third time that it gets there;
 //! - `dispatcher.result_taken=stop` stops the process (SIGSTOP);
+//! - `dispatcher.result_taken=panic` panics in the tokio task that gets there;
 //! - `worker.claiming=block:20` blocks the thread for 20 seconds.
 //!
 //! Several faults are joined with `,`. All of this exists only with the feature `faults`, which the tests turn on, and
@@ -172,6 +173,7 @@ mod armed {
     pub(super) enum Act {
         Kill,
         Stop,
+        Panic,
         Block(Duration),
     }
 
@@ -210,6 +212,7 @@ mod armed {
         let _ = match act {
             Act::Kill => kill(Pid::this(), Signal::SIGKILL),
             Act::Stop => kill(Pid::this(), Signal::SIGSTOP),
+            Act::Panic => panic!("a panic is injected"),
             Act::Block(duration) => {
                 std::thread::sleep(duration);
                 Ok(())
@@ -237,13 +240,16 @@ mod armed {
         let act = match act.split_once(':') {
             None if act == "kill" => Act::Kill,
             None if act == "stop" => Act::Stop,
+            None if act == "panic" => Act::Panic,
             Some(("block", seconds)) => Act::Block(Duration::from_secs(
                 seconds
                     .parse()
                     .map_err(|_| format!("{seconds:?} is not a number of seconds"))?,
             )),
             Some(_) | None => {
-                return Err(format!("{act:?} is neither kill, stop nor block:<seconds>"));
+                return Err(format!(
+                    "{act:?} is neither kill, stop, panic nor block:<seconds>"
+                ));
             }
         };
         Ok(Fault {
@@ -264,7 +270,9 @@ mod tests {
 
     #[test]
     fn the_variable_says_where_how_and_when() {
-        let faults = parse("worker.started=kill@3,dispatcher.queued=block:20").expect("two faults");
+        let faults =
+            parse("worker.started=kill@3,dispatcher.queued=block:20,dispatcher.result_taken=panic")
+                .expect("three faults");
         let read: Vec<_> = faults
             .iter()
             .map(|fault| (fault.point, fault.act, fault.at))
@@ -272,8 +280,9 @@ mod tests {
         let expected = [
             (Point::Started, Act::Kill, 3),
             (Point::Queued, Act::Block(Duration::from_secs(20)), 1),
+            (Point::ResultTaken, Act::Panic, 1),
         ];
-        assert_eq!(read, expected, "both");
+        assert_eq!(read, expected, "all three");
         assert!(
             parse("").expect("nothing").is_empty(),
             "nothing is armed by default"

@@ -18,6 +18,7 @@ pub mod pool_metrics;
 pub mod process;
 pub mod publisher;
 pub mod refusal;
+pub mod service;
 pub mod status;
 mod tls;
 pub mod topology;

@@ -120,6 +120,7 @@ impl Link {
         let keeping = Arc::clone(&link).keep();
         let ended = closing.clone();
         let keeper = tokio::spawn(async move {
+            let _ends = ended.clone().drop_guard();
             tokio::select! {
                 () = ended.cancelled() => {}
                 () = keeping => {}
@@ -130,6 +131,11 @@ impl Link {
             closing,
             _keeper: AbortOnDropHandle::new(keeper),
         }))
+    }
+
+    /// Ends when nobody keeps the connection any more: the link was closed, or its task has panicked.
+    pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.0.closing.clone().cancelled_owned()
     }
 
     /// The broker that it connects to.

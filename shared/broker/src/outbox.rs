@@ -72,16 +72,21 @@ struct Waiting {
 pub struct Outbox(mpsc::Sender<Waiting>);
 
 impl Outbox {
-    /// Publishes until `shutdown`. `pace` ([`PROMPT`] or [`UNHURRIED`]) is the time between batches.
-    pub fn start(publisher: Publisher, shutdown: CancellationToken, pace: Duration) -> Self {
+    /// The outbox and the service that publishes until `shutdown`, which the caller runs. `pace` ([`PROMPT`] or [`UNHURRIED`])
+    /// is the time between batches.
+    pub fn new(
+        publisher: Publisher,
+        shutdown: CancellationToken,
+        pace: Duration,
+    ) -> (Self, impl Future<Output = ()> + Send) {
         let (sender, waiting) = mpsc::channel(TOGETHER);
-        tokio::spawn(async move {
+        let sending = async move {
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 () = run(publisher, waiting, pace) => {}
             }
-        });
-        Self(sender)
+        };
+        (Self(sender), sending)
     }
 
     /// Publishes one message and waits until the broker has taken it.

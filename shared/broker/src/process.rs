@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use lapin::options::QueueDeclareOptions;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::types::FieldTable;
@@ -14,6 +15,7 @@ use super::backoff::Backoff;
 use super::event_log::Log;
 use super::link::{Link, discard};
 use super::publisher::Publisher;
+use super::service::Service;
 use super::status::{BrokerStatus, Condition};
 use super::topology::{EVENTS_STREAM, Topology};
 use super::{BrokerError, Endpoint, heartbeats, tell, within};
@@ -50,17 +52,34 @@ pub struct Process {
 }
 
 impl Process {
-    /// Connects, declares the topology and starts the log. Waits while the broker cannot be reached. `hear` is called for every
-    /// heartbeat.
+    /// Like [`Process::prepare`], with the services started in tasks that nothing supervises.
     ///
     /// # Errors
-    /// When the broker refuses this user, this virtual host or the topology, which waiting would not cure.
+    /// As of [`Process::prepare`].
     pub async fn start(
         pool: &Pool,
         name: String,
         hear: impl Fn(Heartbeat) + Send + 'static,
         shutdown: CancellationToken,
     ) -> Result<Self, BrokerError> {
+        let (process, services) = Self::prepare(pool, name, hear, shutdown).await?;
+        for (_, service) in services {
+            tokio::spawn(service);
+        }
+        Ok(process)
+    }
+
+    /// Connects and declares the topology. Waits while the broker cannot be reached. Also returns the services that read the
+    /// log, append to it and receive heartbeats, which the caller runs. `hear` is called for every heartbeat.
+    ///
+    /// # Errors
+    /// When the broker refuses this user, this virtual host or the topology, which waiting would not cure.
+    pub async fn prepare(
+        pool: &Pool,
+        name: String,
+        hear: impl Fn(Heartbeat) + Send + 'static,
+        shutdown: CancellationToken,
+    ) -> Result<(Self, Vec<Service>), BrokerError> {
         let host = host_name();
         let endpoint = Endpoint::new(pool.broker.clone(), name.as_str());
         let consume = Link::new(endpoint.clone(), "consume");
@@ -70,7 +89,7 @@ impl Process {
         declare(&consume, &routes, pool).await?;
         let clock = Arc::new(Clock::new());
         let id = EmitterId::new();
-        let log = Log::start(
+        let (log, of_log) = Log::new(
             consume.clone(),
             publisher.clone(),
             &pool.events,
@@ -87,12 +106,8 @@ impl Process {
             }
             hear(heartbeat);
         };
-        tokio::spawn(heartbeats::listen(
-            consume.clone(),
-            heard,
-            Arc::clone(&hears),
-            shutdown.clone(),
-        ));
+        let listening =
+            heartbeats::listen(consume.clone(), heard, Arc::clone(&hears), shutdown.clone());
         let process = Self {
             id,
             name,
@@ -104,9 +119,20 @@ impl Process {
             routes,
             shutdown,
         };
-        tokio::spawn(heartbeats::greet(process.clone(), hears, asked));
-        tokio::spawn(keep_declared(process.clone(), pool.events.clone()));
-        Ok(process)
+        let greeting = heartbeats::greet(process.clone(), hears, asked);
+        let declaring = keep_declared(process.clone(), pool.events.clone());
+        let mut services: Vec<Service> = vec![
+            ("connection_to_consume", process.consume.ended().boxed()),
+            (
+                "connection_to_publish",
+                process.publisher.link().ended().boxed(),
+            ),
+            ("heartbeats", listening.boxed()),
+            ("greetings", greeting.boxed()),
+            ("topology", declaring.boxed()),
+        ];
+        services.extend(of_log);
+        Ok((process, services))
     }
 }
 

@@ -43,17 +43,30 @@ pub fn init_logs(filter: Option<&str>, format: LogFormat) {
 /// # Errors
 /// When a recorder is already installed.
 pub fn init_metrics(program: &str, version: &str) -> Result<PrometheusHandle, BuildError> {
+    let (handle, upkeep) = install_metrics(program, version)?;
+    tokio::spawn(upkeep);
+    Ok(handle)
+}
+
+/// The same, with the upkeep of the metrics for the caller to run as long as the process.
+///
+/// # Errors
+/// When a recorder is installed already.
+pub fn install_metrics(
+    program: &str,
+    version: &str,
+) -> Result<(PrometheusHandle, impl Future<Output = ()> + Send + use<>), BuildError> {
     let handle = PrometheusBuilder::new()
         .set_buckets(&catalog::BUCKETS)?
         .install_recorder()?;
     catalog::ALL.iter().for_each(catalog::Row::describe);
     catalog::PROCESS_INFO.set_flag([program, version], true);
     let kept = handle.clone();
-    tokio::spawn(async move {
+    let upkeep = async move {
         loop {
             tokio::time::sleep(UPKEEP_EVERY).await;
             kept.run_upkeep();
         }
-    });
-    Ok(handle)
+    };
+    Ok((handle, upkeep))
 }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use pool_broker::fault::Point;
 use pool_core::result::Status;
 use pool_tests::faults::proxy::{Proxy, Weather};
 use reqwest::StatusCode;
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 use crate::support::broker::Vhost;
 use crate::support::machine::{idles, share_cores};
 use crate::support::own_broker::{OwnBroker, Pair, broker_is, count, ready, refused};
-use crate::support::pool::task;
+use crate::support::pool::{task, tasks};
 use crate::support::status::PoolStatus;
 use crate::support::{Api, Pool, PoolFile, SOON, eventually};
 
@@ -410,4 +411,49 @@ async fn a_pool_whose_heartbeats_could_not_arrive_is_unknown_and_not_down() {
         "the answer does not wait for the broker: {:?}",
         asked.elapsed()
     );
+}
+
+/// From a panic to the end of the process: what is asked of it now may still be answered.
+const ENDS_WITHIN: Duration = Duration::from_secs(15);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dispatcher_whose_service_panics_names_it_and_ends_and_another_does_the_tasks() {
+    let file = PoolFile::sample().only(&["001", "002"]);
+    let mut pool = Pool::set_up_shared(&file).await;
+    let armed = format!("{}=panic", Point::ResultTaken.name());
+    pool.start_dispatcher_with(&[("POOL_FAULT", &armed)]).await;
+    let mut broken = pool.take_dispatcher();
+    pool.start_dispatcher().await;
+    pool.start_worker(&["--all"]);
+    pool.all_consume().await;
+    // Both dispatchers take results, in turn.
+    let submitted = tasks("task", 6);
+    for task in &submitted {
+        pool.api().submit(task).await;
+    }
+    eventually("the first takes a result", SOON, async || {
+        broken.log().contains("a fault is injected").then_some(())
+    })
+    .await;
+    let status = eventually("it ends", ENDS_WITHIN, async || broken.has_ended()).await;
+    let log = broken.log();
+    assert_eq!(status.code(), Some(1), "its supervisor sees it: {log}");
+    let said = log
+        .lines()
+        .find(|line| line.contains("ERROR"))
+        .unwrap_or_default();
+    for part in [
+        "service=\"results\"",
+        "a panic is injected",
+        "the dispatcher ends; its supervisor starts another one",
+    ] {
+        assert!(said.contains(part), "{part:?} is said: {log}");
+    }
+    assert!(
+        log.contains("the dispatcher has ended"),
+        "it closes in order: {log}"
+    );
+    let mut events = pool.event_log().await;
+    pool.all_succeeded(&mut events, "task", submitted.len())
+        .await;
 }

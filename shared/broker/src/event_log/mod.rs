@@ -12,13 +12,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use futures_util::future;
+use futures_util::{FutureExt, future};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::link::Link;
 use super::publisher::Publisher;
+use super::service::Service;
 use crate::clock::Clock;
 use news::News;
 pub use observer::Observer;
@@ -115,13 +116,14 @@ pub struct Log {
 }
 
 impl Log {
-    /// Starts reading and appending; both end with `shutdown`. Nothing is appended while the clock is wrong.
-    pub fn start(
+    /// The log and the services that read and append, which the caller runs. They end with `shutdown`. Nothing is appended
+    /// while the clock is wrong.
+    pub fn new(
         link: Link,
         publisher: Publisher,
         events: &Events,
         (clock, shutdown): (Arc<Clock>, CancellationToken),
-    ) -> Self {
+    ) -> (Self, [Service; 3]) {
         let (view_sender, view) = watch::channel(View {
             caught_up: false,
             heard: Instant::now(),
@@ -137,19 +139,19 @@ impl Log {
             clock,
         });
         let (append, pending) = mpsc::channel(1024);
-        tokio::spawn(appender::run(
+        let appender = appender::run(
             Arc::clone(&shared),
             publisher.clone(),
             pending,
             shutdown.clone(),
-        ));
-        tokio::spawn(reader::run(
+        );
+        let reader = reader::run(
             Arc::clone(&shared),
             link,
             publisher,
             events.stale,
             shutdown.clone(),
-        ));
+        );
         let log = Self {
             shared,
             append,
@@ -157,8 +159,13 @@ impl Log {
             stale: events.stale,
             tick: events.tick,
         };
-        tokio::spawn(pulse(log.clone(), events.tick, shutdown));
-        log
+        let pulse = pulse(log.clone(), events.tick, shutdown);
+        let services = [
+            ("event_log_appender", appender.boxed()),
+            ("event_log_reader", reader.boxed()),
+            ("event_log_pulse", pulse.boxed()),
+        ];
+        (log, services)
     }
 
     /// Appends an event, waits until it has been read back, and gives the verdict at its place.

@@ -10,29 +10,34 @@
 //! (broker fact 17).
 
 mod index;
+pub mod output;
 mod reader;
+pub mod record;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery;
 use lapin::types::AMQPValue;
 use pool_broker::headers::{self, json_properties};
 use pool_broker::link::discard;
 use pool_broker::outbox::{Letter, Outbox, PROMPT, UNHURRIED};
 use pool_broker::process::Process;
+use pool_broker::service::Service;
 use pool_broker::topology::{HISTORY_KEY, HISTORY_STREAM, LOG};
 use pool_broker::{BrokerError, within};
 use pool_core::id::TaskId;
 use pool_core::progress;
+use pool_core::result::ResultMessage;
+use pool_core::task::{Task, TaskMessage};
 use tokio::sync::watch;
 
 pub use self::index::Entry;
 use self::index::{Index, id_of, offset_of};
+pub use self::output::Outputs;
 use self::reader::{consume, follow};
-use crate::dashboard::Outputs;
 
 /// The kind of a stream entry (AMQP property `type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,12 +82,13 @@ struct Read {
 pub struct NotRead;
 
 impl History {
-    /// Starts to read the stream from its beginning. Output of agents goes to `outputs`.
-    pub fn start(process: &Process, outputs: Outputs) -> Self {
+    /// The history and its services, which the caller runs: they read the stream from its beginning, and write to it. Output of
+    /// agents goes to `outputs`.
+    pub fn new(process: &Process, outputs: Outputs) -> (Self, [Service; 3]) {
         let (sender, read) = watch::channel(Read::default());
-        let outbox =
-            |pace| Outbox::start(process.publisher.clone(), process.shutdown.clone(), pace);
-        let (tasks, results) = (outbox(PROMPT), outbox(UNHURRIED));
+        let outbox = |pace| Outbox::new(process.publisher.clone(), process.shutdown.clone(), pace);
+        let ((tasks, sending_tasks), (results, sending_results)) =
+            (outbox(PROMPT), outbox(UNHURRIED));
         let history = Self {
             process: process.clone(),
             tasks,
@@ -91,8 +97,12 @@ impl History {
             read,
             outputs,
         };
-        tokio::spawn(follow(history.clone(), sender));
-        history
+        let services = [
+            ("history_reader", follow(history.clone(), sender).boxed()),
+            ("history_tasks", sending_tasks.boxed()),
+            ("history_results", sending_results.boxed()),
+        ];
+        (history, services)
     }
 
     /// Adds an entry.
@@ -180,6 +190,33 @@ impl History {
         let body = self.fetch(&channel, offset).await;
         discard(&channel, link.endpoint()).await;
         body
+    }
+
+    /// Finds the message of a task: from its submission here, or from a result that carries it. None if the task was published
+    /// straight to the broker and has no result, or if it is too old for the history.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn task(&self, id: &TaskId) -> Result<Option<Task>, BrokerError> {
+        let Some(entry) = self.entry(id) else {
+            return Ok(None);
+        };
+        let task = |message: TaskMessage| Task::new(id.clone(), message);
+        if let Some(offset) = entry.task_at {
+            let body = self.body(offset).await?;
+            if let Some(message) = body.and_then(|body| serde_json::from_slice(&body).ok()) {
+                return Ok(Some(task(message)));
+            }
+        }
+        let Some(offset) = entry.result_at else {
+            return Ok(None);
+        };
+        let body = self.body(offset).await?;
+        let result: Option<ResultMessage> =
+            body.and_then(|body| serde_json::from_slice(&body).ok());
+        Ok(result
+            .and_then(|result| result.task)
+            .map(|message| task(*message)))
     }
 
     async fn fetch(

@@ -32,7 +32,7 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 const REASON: &str = "reply_refused";
 
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum NotBrought {
+pub(crate) enum NotDelivered {
     #[error(transparent)]
     Broker(#[from] BrokerError),
     #[error("{0} refuses its results; another result is tried first")]
@@ -114,7 +114,7 @@ impl Reluctant {
     }
 }
 
-pub(crate) struct Postman {
+pub(crate) struct ReplySender {
     process: Process,
     outbox: Outbox,
     /// How long results wait for a queue that refuses them.
@@ -122,31 +122,38 @@ pub(crate) struct Postman {
     reluctant: Mutex<HashMap<String, Reluctant>>,
 }
 
-impl Postman {
-    pub(crate) fn new(process: Process, patience: Duration) -> Self {
-        let outbox = Outbox::start(process.publisher.clone(), process.shutdown.clone(), PROMPT);
-        Self {
+impl ReplySender {
+    /// The sender, and what sends its letters: the caller runs it.
+    pub(crate) fn new(
+        process: Process,
+        patience: Duration,
+    ) -> (Self, impl Future<Output = ()> + Send) {
+        let (outbox, sending) =
+            Outbox::new(process.publisher.clone(), process.shutdown.clone(), PROMPT);
+        let reply_sender = Self {
             process,
             outbox,
             patience,
             reluctant: Mutex::default(),
-        }
+        };
+        (reply_sender, sending)
     }
 
     /// Delivers a result to the queue that the properties name, if they name one. Ok also if no
     /// queue is bound there, or if the result went to `pool.dead` instead.
     /// `arrived` is the time of its first try.
-    pub(crate) async fn bring(
+    pub(crate) async fn deliver(
         &self,
-        (came_with, arrived): (&BasicProperties, Instant),
+        came_with: &BasicProperties,
+        arrived: Instant,
         id: &str,
         body: &[u8],
-    ) -> Result<(), NotBrought> {
+    ) -> Result<(), NotDelivered> {
         let Some((to, properties)) = addressed(came_with, id) else {
             return Ok(());
         };
         let turn = self.turn(&to, arrived);
-        let brought = match turn {
+        let delivered = match turn {
             None => {
                 let letter = Letter {
                     exchange: REPLIES,
@@ -166,11 +173,11 @@ impl Postman {
                 };
                 self.process.publisher.publish(message).await
             }
-            Some(Turn::Wait) => return Err(NotBrought::Waits(to)),
+            Some(Turn::Wait) => return Err(NotDelivered::Waits(to)),
             Some(Turn::GiveUp) => return Ok(self.give_up(came_with, id, &to, body).await?),
         };
-        self.learn(&to, turn.is_some(), &brought);
-        match brought {
+        self.learn(&to, turn.is_some(), &delivered);
+        match delivered {
             Err(BrokerError::Returned { .. }) => {
                 tracing::warn!(task_id = id, reply_to = %to, "no queue is bound to pool.results for this reply; the history has the result");
                 Ok(())
@@ -191,13 +198,13 @@ impl Postman {
     }
 
     /// `tried`: the queue was already throttled; otherwise many results may have been sent at once.
-    fn learn(&self, to: &str, tried: bool, brought: &Result<(), BrokerError>) {
+    fn learn(&self, to: &str, tried: bool, delivered: &Result<(), BrokerError>) {
         let now = Instant::now();
         let mut reluctant = self
             .reluctant
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        match brought {
+        match delivered {
             Err(error) if is_the_queues_fault(error) && self.process.log.is_fresh() => {
                 if let Some(queue) = reluctant.get_mut(to) {
                     if tried {
@@ -267,7 +274,7 @@ fn addressed(came_with: &BasicProperties, id: &str) -> Option<(String, BasicProp
 }
 
 /// Sends a result from `pool.dead` to its reply queue and returns the queue's address. None if the
-/// letter was not put there by [`Postman`].
+/// letter was not put there by [`ReplySender`].
 ///
 /// # Errors
 /// When the queue still refuses the result, or does not exist.

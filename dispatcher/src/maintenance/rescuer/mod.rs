@@ -22,10 +22,9 @@ use pool_core::routing::Route;
 use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 
-use crate::bodies::task_of;
-use crate::configure;
-use crate::depths::{Depth, depth};
+use super::configuration;
 use crate::history::History;
+use crate::queue_depths::{Depth, depth};
 use crate::reissue::{NotReissued, Reissued, reissue};
 use due::{Cause, Look, Repair, Sightings, due};
 
@@ -35,9 +34,9 @@ const AT_ONCE: usize = 16;
 
 /// Records heartbeats. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Watchman(Arc<Mutex<Sightings>>);
+pub struct PresenceTracker(Arc<Mutex<Sightings>>);
 
-impl Watchman {
+impl PresenceTracker {
     pub fn hear(&self, heartbeat: &Heartbeat) {
         self.with(|sightings| sightings.hear(heartbeat, wall_clock()));
     }
@@ -49,13 +48,18 @@ impl Watchman {
 }
 
 /// Checks and repairs until shutdown.
-pub async fn run(process: Process, pool: Arc<Pool>, history: History, watchman: Watchman) {
+pub async fn run(
+    process: Process,
+    pool: Arc<Pool>,
+    history: History,
+    presence_tracker: PresenceTracker,
+) {
     let every = LOOK_EVERY.min(pool.dispatcher.repair_after);
     let mut looker = Looker {
         process,
         pool,
         history,
-        watchman,
+        presence_tracker,
         empty: BTreeMap::new(),
         without_body: HashSet::new(),
     };
@@ -72,7 +76,7 @@ struct Looker {
     process: Process,
     pool: Arc<Pool>,
     history: History,
-    watchman: Watchman,
+    presence_tracker: PresenceTracker,
     /// Queues that have been empty at every check since this time.
     empty: BTreeMap<String, Timestamp>,
     /// Tasks that were already reported as lost for good.
@@ -102,7 +106,7 @@ impl Looker {
             results_empty_since: self.empty.get(RESULTS_QUEUE).copied(),
             after: self.pool.dispatcher.repair_after,
         };
-        let due = self.watchman.with(|sightings| {
+        let due = self.presence_tracker.with(|sightings| {
             self.process
                 .log
                 .read(|fold| due(fold, sightings, &look, now))
@@ -131,7 +135,7 @@ impl Looker {
                 queues = missing.join(", "),
                 "queues are gone; declaring and binding them again"
             );
-            configure::declare_again(&self.process, &self.pool).await;
+            configuration::declare_again(&self.process, &self.pool).await;
         }
     }
 
@@ -175,7 +179,7 @@ async fn perform(process: &Process, history: &History, repair: Repair) -> Option
         cause,
     } = repair;
     let repaired = async {
-        let Some(task) = task_of(history, &id).await? else {
+        let Some(task) = history.task(&id).await? else {
             return Ok(None);
         };
         let known = process.log.read(|fold| {

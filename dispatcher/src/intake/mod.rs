@@ -1,6 +1,12 @@
 //! Accepts tasks: writes them to the history, to the event log and into their queue, and only then
 //! confirms the submission.
 
+pub mod queue_limits;
+pub(crate) mod resubmit;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::{StreamExt, stream};
 use pool_broker::BrokerError;
 use pool_broker::event_log::LogError;
 use pool_broker::fault::{Point, point};
@@ -13,10 +19,14 @@ use pool_core::id::TaskId;
 use pool_core::routing::{Unroutable, routing_key};
 use pool_core::state::{Refusal, TaskState, Verdict};
 use pool_core::task::{Task, TaskMessage};
+use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 
 use crate::history::{History, Kind};
-use crate::room::{NoRoom, Place, Rooms, Wanted};
+use queue_limits::{QueueFull, QueueLimits, Slot, Wanted};
+
+/// How many tasks are submitted at the same time.
+const AT_ONCE: usize = 64;
 
 /// Why a task was not accepted.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +59,7 @@ pub struct Taken {
 pub struct Intake {
     process: Process,
     history: History,
-    rooms: Rooms,
+    limits: QueueLimits,
 }
 
 impl Intake {
@@ -59,7 +69,7 @@ impl Intake {
         Self {
             process,
             history,
-            rooms: Rooms::new(max_queue_per_programmer),
+            limits: QueueLimits::new(max_queue_per_programmer),
         }
     }
 
@@ -67,38 +77,38 @@ impl Intake {
     /// no place.
     ///
     /// # Errors
-    /// [`NoRoom`]: which routes are full, and which of the tasks would fit.
-    pub fn places(&self, tasks: &[Task]) -> Result<Vec<Option<Place>>, NoRoom> {
-        self.places_unless(tasks, |_| true)
+    /// [`QueueFull`]: which routes are full, and which of the tasks would fit.
+    pub fn slots(&self, tasks: &[Task]) -> Result<Vec<Option<Slot>>, QueueFull> {
+        self.slots_unless(tasks, |_| true)
     }
 
-    /// Reserves a place for a task that will wait once more. A task that waits already has a place.
+    /// Reserves a slot for a task that will wait once more. A task that waits already has a slot.
     ///
     /// # Errors
-    /// [`NoRoom`].
-    pub fn place_again(&self, task: &Task) -> Result<Option<Place>, NoRoom> {
+    /// [`QueueFull`].
+    pub fn slot_again(&self, task: &Task) -> Result<Option<Slot>, QueueFull> {
         let waits = |known: &TaskState| known.owner.is_none() && known.submitted_at.is_some();
-        self.places_unless(std::slice::from_ref(task), waits)
-            .map(|mut places| places.pop().flatten())
+        self.slots_unless(std::slice::from_ref(task), waits)
+            .map(|mut slots| slots.pop().flatten())
     }
 
-    /// `has_place` says whether a known task needs none.
-    fn places_unless(
+    /// `has_slot` says whether a known task needs none.
+    fn slots_unless(
         &self,
         tasks: &[Task],
-        has_place: impl Fn(&TaskState) -> bool,
-    ) -> Result<Vec<Option<Place>>, NoRoom> {
+        has_slot: impl Fn(&TaskState) -> bool,
+    ) -> Result<Vec<Option<Slot>>, QueueFull> {
         self.process.log.read(|fold| {
             let wanted = |task: &Task| {
                 let route = self.process.routes.route(&task.message.capabilities).ok()?;
-                let needs = !fold.tasks.get(&task.id).is_some_and(&has_place);
+                let needs = !fold.tasks.get(&task.id).is_some_and(&has_slot);
                 needs.then(|| Wanted {
                     route: route.name.clone(),
                     programmers: route.eligible.len(),
                 })
             };
             let wanted: Vec<Option<Wanted>> = tasks.iter().map(wanted).collect();
-            self.rooms.take(&wanted, |route| fold.tasks.waiting(route))
+            self.limits.take(&wanted, |route| fold.tasks.waiting(route))
         })
     }
 
@@ -135,7 +145,7 @@ impl Intake {
     pub async fn take(
         &self,
         task: Task,
-        place: Option<Place>,
+        slot: Option<Slot>,
         reply: &Reply,
     ) -> Result<Taken, NotTaken> {
         let route = self
@@ -172,12 +182,41 @@ impl Intake {
         }
         point(Point::Submitted);
         // From here on the log counts the task.
-        drop(place);
+        drop(slot);
         self.publish(&task, &body, reply).await?;
         Ok(Taken {
             id: task.id,
             repeated: known.is_some(),
         })
+    }
+
+    /// Takes many tasks, without a reply queue. One failure does not stop the tasks that have begun. After the broker has
+    /// failed to answer once, no further tasks are begun: each would wait as long as the first.
+    pub async fn take_all(&self, tasks: Vec<(Task, Option<Slot>)>) -> Vec<Result<Taken, NotTaken>> {
+        let silent = AtomicBool::new(false);
+        let taking = stream::iter(tasks).map(|(task, slot)| async {
+            if silent.load(Ordering::Relaxed) {
+                return Err(NotTaken::NotTried);
+            }
+            let taken = self.take(task, slot, &Reply::default()).await;
+            if let Err(NotTaken::Broker(_) | NotTaken::Log(_)) = &taken {
+                silent.store(true, Ordering::Relaxed);
+            }
+            taken
+        });
+        taking.buffered(AT_ONCE).collect().await
+    }
+
+    /// A task that was taken before its deadline passed. A submitter that got no answer and repeats it
+    /// learns its state.
+    pub fn taken_before(&self, body: &[u8]) -> Option<TaskMessage> {
+        let message = TaskMessage::parse(body, Timestamp::default()).ok()?;
+        let task = Task::new(message.id.clone()?, message.clone());
+        let known = self
+            .process
+            .log
+            .read(|fold| fold.tasks.get(&task.id)?.body_hash.clone())?;
+        (known == task.body_hash()).then_some(message)
     }
 
     async fn publish(&self, task: &Task, body: &[u8], reply: &Reply) -> Result<(), NotTaken> {

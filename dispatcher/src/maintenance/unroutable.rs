@@ -29,7 +29,8 @@ use pool_core::task::{Task, TaskMessage};
 use pool_core::time::Timestamp;
 use tokio::time::Instant;
 
-use crate::{configure, consumer};
+use super::configuration;
+use crate::consumer;
 
 /// The wait for a key that has a route and came here all the same: its bindings are being changed.
 const BINDING_GAP: Duration = Duration::from_secs(1);
@@ -162,7 +163,7 @@ async fn handle(
             if same && declared.is_none_or(|at| at.elapsed() > DECLARED_FOR) {
                 tokio::time::sleep(BINDING_GAP).await;
                 // The bindings may also be gone, with a queue that was deleted.
-                configure::declare_again(process, pool).await;
+                configuration::declare_again(process, pool).await;
                 *declared = Some(Instant::now());
             }
             tracing::info!(%key, "publishing an unroutable task again");
@@ -221,7 +222,7 @@ async fn inherit(
     }
 }
 
-/// The result takes the way of all results: `replies` decides and delivers.
+/// The result takes the way of all results: `results` decides and delivers.
 async fn reject(
     process: &Process,
     delivery: &Delivery,

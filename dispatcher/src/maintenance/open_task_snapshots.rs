@@ -16,7 +16,7 @@ use pool_core::pool::Pool;
 use pool_core::state::Fold;
 use pool_core::time::Timestamp;
 
-use crate::configure;
+use super::configuration;
 
 /// How many snapshots are appended at the same time.
 const AT_ONCE: usize = 128;
@@ -42,7 +42,7 @@ pub async fn run(process: Process, pool: Arc<Pool>) {
             )
         };
         let due = process.log.read(|fold| {
-            let configured = configure::in_force(fold, &pool);
+            let configured = configuration::in_force(fold, &pool);
             configured
                 .into_iter()
                 .chain(due(fold, since(fold)))

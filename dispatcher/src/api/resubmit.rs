@@ -13,15 +13,12 @@ use pool_telemetry::clock::wall_clock;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::App;
-use super::decide::can_append;
+use super::app::{App, detached};
 use super::extract::{Body, Path, read};
 use super::problem::Problem;
 use super::tasks::known;
-use super::uncut::uncut;
-use crate::again::again;
-use crate::bodies::task_of;
 use crate::dead::retry::Retried;
+use crate::intake::resubmit::resubmit;
 use crate::intake::{NotTaken, new_id};
 use crate::reissue::{Reissued, reissue};
 
@@ -59,17 +56,25 @@ fn refused(detail: String) -> Problem {
 /// The task's state in the event log.
 fn state(app: &App, id: &str) -> Result<(TaskId, TaskState), Problem> {
     let id = known(app, id)?.id;
-    let state = app.process.log.read(|fold| fold.tasks.get(&id).cloned());
+    let state = app
+        .reader
+        .process
+        .log
+        .read(|fold| fold.tasks.get(&id).cloned());
     state
         .map(|state| (id, state))
         .ok_or_else(|| Problem::unavailable("the event log is being read again"))
 }
 
 async fn message(app: &App, id: &TaskId) -> Result<Task, Problem> {
-    app.history
+    app.reader
+        .history
         .whole()
         .map_err(|error| Problem::unavailable(error.to_string()))?;
-    let task = task_of(&app.history, id)
+    let task = app
+        .reader
+        .history
+        .task(id)
         .await
         .map_err(|error| Problem::unavailable(error.to_string()))?;
     task.ok_or_else(|| {
@@ -86,20 +91,20 @@ pub async fn retry(
     Body(body): Body,
 ) -> Result<Json<Retried>, Problem> {
     let force = force(&body)?;
-    uncut(async move {
+    detached(async move {
         let (id, state) = state(&app, &id)?;
         let outcome = may_retry(&id, state.outcome.as_ref(), force)?;
-        can_append(&app)?;
+        app.can_append()?;
         let task = message(&app, &id).await?;
         let before = before(&app, &id);
         let again = app
             .intake
-            .prepare(again(task, new_id(), wall_clock()))
+            .prepare(resubmit(task, new_id(), wall_clock()))
             .map_err(|error| not_taken(&error))?;
-        let place = app.intake.place_again(&again)?;
+        let slot = app.intake.slot_again(&again)?;
         let taken = app
             .intake
-            .take(again, place, &Reply::default())
+            .take(again, slot, &Reply::default())
             .await
             .map_err(|error| not_taken(&error))?;
         let mut retried = Retried::anew(id, outcome, &taken.id);
@@ -121,7 +126,7 @@ pub async fn retry(
 /// Earlier retries of this task, newest first. Someone who repeats a retry may not know that it
 /// worked.
 fn before(app: &App, id: &TaskId) -> Vec<TaskId> {
-    app.history.look(|entries| {
+    app.reader.history.look(|entries| {
         let again = entries
             .iter()
             .filter(|(_, entry)| entry.retry_of.as_ref() == Some(id));
@@ -166,14 +171,14 @@ pub async fn requeue(
     Body(body): Body,
 ) -> Result<Json<Requeued>, Problem> {
     let force = force(&body)?;
-    uncut(async move {
+    detached(async move {
         let (id, state) = state(&app, &id)?;
         let before = may_requeue(&id, &state, force)?;
-        can_append(&app)?;
+        app.can_append()?;
         let task = message(&app, &id).await?;
-        let place = app.intake.place_again(&task)?;
-        let done = reissue(&app.process, &task, state.generation + 1).await;
-        drop(place);
+        let slot = app.intake.slot_again(&task)?;
+        let done = reissue(&app.reader.process, &task, state.generation + 1).await;
+        drop(slot);
         match done.map_err(|error| {
             Problem::unavailable(format!(
                 "{error}; the pool repairs this by itself, or try again"

@@ -15,7 +15,7 @@ use pool_broker::process::Process;
 use pool_broker::within;
 use pool_core::pool::Pool;
 
-use crate::configure;
+use super::configuration;
 use crate::reissue::{NotReissued, send_on};
 
 /// Check again: a message that a programmer held when its queue was retired returns later.
@@ -26,7 +26,10 @@ pub async fn run(process: Process, pool: Arc<Pool>) {
     while !process.shutdown.is_cancelled() {
         // If another file is in force than this process' own, its idea of the queues in use is
         // outdated.
-        if process.log.read(|fold| configure::is_in_force(fold, &pool)) {
+        if process
+            .log
+            .read(|fold| configuration::is_in_force(fold, &pool))
+        {
             empty_all(&process).await;
         }
         tokio::select! {

@@ -14,25 +14,29 @@ use pool_telemetry::catalog::{
 };
 use pool_telemetry::clock::wall_clock;
 
-use crate::api::App;
-use crate::depths::{Depth, depth};
-use crate::pool_view::{Depths, PoolStatus, queue_depths, status_with};
+use crate::queue_depths::{Depth, Depths, depth, queue_depths};
+use crate::views::Reader;
+use crate::views::pool_status::PoolStatus;
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Queues besides those of the routes in which no message should stay.
 const QUEUES: [&str; 3] = [DEAD_QUEUE, UNROUTABLE, RESULTS_QUEUE];
 
 /// Updates the metrics until the process ends.
-pub(crate) async fn run(app: App) {
+pub(crate) async fn run(reader: Reader) {
     loop {
         // A broker that does not answer must not delay the other metrics.
-        let counted = tokio::time::timeout(LOOK_EVERY, count(&app.process)).await;
+        let counted = tokio::time::timeout(LOOK_EVERY, count(&reader.process)).await;
         let (waiting, others) = counted.unwrap_or((Vec::new(), [Depth::Unknown; QUEUES.len()]));
-        let status = status_with(&app, &waiting);
-        let ages = app
-            .beats
-            .ages(app.pool.programmers.iter().map(|programmer| &programmer.id));
-        Numbers {
+        let status = reader.pool_status_with(&waiting);
+        let ages = reader.presence.ages(
+            reader
+                .pool
+                .programmers
+                .iter()
+                .map(|programmer| &programmer.id),
+        );
+        PoolMetrics {
             status: &status,
             others,
             ages: &ages,
@@ -53,7 +57,7 @@ async fn count(process: &Process) -> (Depths, [Depth; QUEUES.len()]) {
 }
 
 /// The pool at one moment.
-struct Numbers<'a> {
+struct PoolMetrics<'a> {
     status: &'a PoolStatus,
     /// In the order of [`QUEUES`].
     others: [Depth; QUEUES.len()],
@@ -61,7 +65,7 @@ struct Numbers<'a> {
     now: Timestamp,
 }
 
-impl Numbers<'_> {
+impl PoolMetrics<'_> {
     fn emit(&self) {
         let Self {
             status,

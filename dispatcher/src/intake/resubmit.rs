@@ -6,7 +6,7 @@ use pool_core::time::Timestamp;
 
 /// The message of the new task. A deadline that has passed is dropped: the new task could never
 /// meet it.
-pub(crate) fn again(task: Task, new_id: TaskId, now: Timestamp) -> TaskMessage {
+pub(crate) fn resubmit(task: Task, new_id: TaskId, now: Timestamp) -> TaskMessage {
     let mut message = task.message;
     message.id = Some(new_id);
     message.retry_of = Some(task.id);
@@ -25,14 +25,14 @@ mod tests {
         let message = TaskMessage::parse(body, Timestamp::default()).expect("a task");
         let deadline = message.limits.deadline.expect("a deadline");
         let task = Task::new(id("old"), message);
-        let late = again(task.clone(), id("new"), deadline);
+        let late = resubmit(task.clone(), id("new"), deadline);
         assert_eq!(
             (late.id, late.retry_of),
             (Some(id("new")), Some(id("old"))),
             "both ids"
         );
         assert_eq!(late.limits.deadline, None, "a past deadline is dropped");
-        let early = again(task, id("new"), Timestamp(deadline.0 - 1));
+        let early = resubmit(task, id("new"), Timestamp(deadline.0 - 1));
         assert_eq!(
             early.limits.deadline,
             Some(deadline),

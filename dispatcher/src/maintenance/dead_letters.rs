@@ -11,9 +11,9 @@ use pool_broker::publisher::Message;
 use pool_broker::topology::{DEAD_QUEUE, REPLIES, RESULTS_KEY, RESULTS_QUEUE, TASKS, UNROUTABLE};
 use tokio::time::Instant;
 
-use super::letter::{Death, Letter};
-use super::{DeadError, DeadLetters};
-use crate::depths::{Depth, depth};
+use crate::dead::letter::{DeadLetter, Death};
+use crate::dead::{DeadError, DeadLetters};
+use crate::queue_depths::{Depth, depth};
 use crate::reissue::{NotReissued, Reissued, send_on};
 
 const COUNT_EVERY: Duration = Duration::from_secs(5);
@@ -28,7 +28,7 @@ const MOST: u16 = 5_000;
 const MOST_GENERATIONS: u32 = 50;
 
 #[derive(Debug, thiserror::Error)]
-enum NotRescued {
+enum NotRedriven {
     #[error(transparent)]
     Dead(#[from] DeadError),
     #[error(transparent)]
@@ -47,10 +47,10 @@ pub(crate) async fn run(process: Process, dead: DeadLetters) {
             && (count != known.0 || known.1.elapsed() > LOOK_EVERY)
         {
             let began = Instant::now();
-            let rescued = rescue(&process, &dead).await;
+            let redriven = redrive(&process, &dead).await;
             not_before = Instant::now() + began.elapsed() * SHARE;
-            match rescued {
-                Ok(rescued) => known = (count.saturating_sub(rescued), Instant::now()),
+            match redriven {
+                Ok(redriven) => known = (count.saturating_sub(redriven), Instant::now()),
                 Err(error) => {
                     tracing::warn!(%error, "failed to read {DEAD_QUEUE}; trying again")
                 }
@@ -63,23 +63,23 @@ pub(crate) async fn run(process: Process, dead: DeadLetters) {
     }
 }
 
-async fn rescue(process: &Process, dead: &DeadLetters) -> Result<u32, NotRescued> {
+async fn redrive(process: &Process, dead: &DeadLetters) -> Result<u32, NotRedriven> {
     let mut look = dead.look(MOST).await?;
-    let mut rescued = 0;
+    let mut redriven = 0;
     while let Some(delivery) = look.next().await? {
         let Some(death) = Death::of(&delivery.properties).filter(Death::is_of_returns) else {
             continue;
         };
         if issue_again(process, &delivery, &death.queue).await? {
             point(Point::RescueIssued);
-            let letter = Letter::of(&delivery);
+            let letter = DeadLetter::of(&delivery);
             tracing::warn!(task_id = letter.task_id, queue = %death.queue, "issued a message again that had been returned too often");
             look.take_out(&delivery).await?;
-            rescued += 1;
+            redriven += 1;
         }
     }
     look.end().await;
-    Ok(rescued)
+    Ok(redriven)
 }
 
 /// Sends the message back to where it was; false if it must stay.

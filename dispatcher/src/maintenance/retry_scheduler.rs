@@ -9,7 +9,6 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
@@ -19,9 +18,7 @@ use pool_broker::headers::{self, Keeps, Obituary, Reply};
 use pool_broker::link::discard;
 use pool_broker::process::Process;
 use pool_broker::publisher::Message;
-use pool_broker::topology::{
-    DEAD_EXCHANGE, REPLIES, RESULTS_KEY, RETRIES_KEY, RETRIES_QUEUE, TASKS,
-};
+use pool_broker::topology::{DEAD_EXCHANGE, RETRIES_QUEUE, TASKS};
 use pool_broker::{BrokerError, tell, within};
 use pool_core::event::Decision;
 use pool_core::result::ErrorKind;
@@ -31,6 +28,7 @@ use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 
 use crate::consumer;
+use crate::results::ask_for_result;
 
 /// How many messages are held; the others stay in the queue.
 const PREFETCH: u16 = 1000;
@@ -135,33 +133,6 @@ async fn issue(process: &Process, delivery: &Delivery) -> Result<(), BrokerError
     )
     .await
     .map(drop)
-}
-
-/// Requests the result of this message's task for its reply queue: in `results` now, or at `later`,
-/// until when the request waits here.
-pub(crate) async fn ask_for_result(
-    process: &Process,
-    came_with: &BasicProperties,
-    at: Option<Timestamp>,
-) -> Result<(), BrokerError> {
-    let id = headers::text(came_with.message_id()).unwrap_or_default();
-    let reply = Reply::of(came_with).unwrap_or_else(|_| Reply::without_address(came_with));
-    let properties = reply.on(headers::repeat_properties(id, at));
-    let key = if at.is_some() {
-        RETRIES_KEY
-    } else {
-        RESULTS_KEY
-    };
-    process
-        .publisher
-        .publish(Message {
-            exchange: REPLIES,
-            key,
-            body: b"",
-            properties,
-            mandatory: true,
-        })
-        .await
 }
 
 async fn issue_task(

@@ -33,14 +33,14 @@ struct Heard {
 
 /// The latest heartbeats. Cheap to clone.
 #[derive(Clone)]
-pub struct Beats {
+pub struct Presence {
     heard: Arc<RwLock<HashMap<ProgrammerId, Heard>>>,
     /// Since when this dispatcher has listened.
     since: Instant,
     begun: Timestamp,
 }
 
-impl Default for Beats {
+impl Default for Presence {
     fn default() -> Self {
         Self {
             heard: Arc::default(),
@@ -87,11 +87,11 @@ impl Snapshot {
     }
 }
 
-impl Beats {
+impl Presence {
     pub fn hear(&self, heartbeat: Heartbeat) {
-        let mut beats = self.heard.write().unwrap_or_else(PoisonError::into_inner);
+        let mut presence = self.heard.write().unwrap_or_else(PoisonError::into_inner);
         for beat in heartbeat.programmers {
-            let holder = beats.get(&beat.id).filter(|heard| {
+            let holder = presence.get(&beat.id).filter(|heard| {
                 heard.by != heartbeat.process
                     && !heard.left
                     && !is_held(&heard.beat.gate)
@@ -109,7 +109,7 @@ impl Beats {
                 left,
                 beat,
             };
-            beats.insert(heard.beat.id.clone(), heard);
+            presence.insert(heard.beat.id.clone(), heard);
         }
     }
 
@@ -119,9 +119,9 @@ impl Beats {
             Ok(_) => Duration::ZERO,
             Err(_) => wall_clock().since(broker.since),
         };
-        let beats = self.heard.read().unwrap_or_else(PoisonError::into_inner);
+        let presence = self.heard.read().unwrap_or_else(PoisonError::into_inner);
         let mut snapshot = Snapshot::empty(self.unseen(None, fresh, broker));
-        for (id, heard) in beats.iter() {
+        for (id, heard) in presence.iter() {
             match heard.seen(fresh + deaf_for) {
                 Some(Ok(one)) => drop(snapshot.seen.insert(id.clone(), one)),
                 Some(Err(left)) => drop(snapshot.missed.insert(id.clone(), left)),
@@ -141,11 +141,14 @@ impl Beats {
         &self,
         ids: impl Iterator<Item = &'a ProgrammerId>,
     ) -> Vec<(&'a ProgrammerId, Duration)> {
-        let beats = self.heard.read().unwrap_or_else(PoisonError::into_inner);
+        let presence = self.heard.read().unwrap_or_else(PoisonError::into_inner);
         ids.map(|id| {
             (
                 id,
-                beats.get(id).map_or(self.since, |heard| heard.at).elapsed(),
+                presence
+                    .get(id)
+                    .map_or(self.since, |heard| heard.at)
+                    .elapsed(),
             )
         })
         .collect()
@@ -157,8 +160,8 @@ impl Beats {
         fresh: Duration,
         broker: &BrokerStatus,
     ) -> Result<Seen, Unseen> {
-        let beats = self.heard.read().unwrap_or_else(PoisonError::into_inner);
-        let heard = beats.get(id);
+        let presence = self.heard.read().unwrap_or_else(PoisonError::into_inner);
+        let heard = presence.get(id);
         heard
             .and_then(|heard| heard.seen(fresh))
             .unwrap_or_else(|| Err(self.unseen(heard, fresh, broker)))
@@ -222,7 +225,7 @@ mod tests {
         ProgrammerId::new("008").expect("an id")
     }
 
-    fn says(beats: &Beats, process: u128, gate: Gate, ends: bool) {
+    fn says(presence: &Presence, process: u128, gate: Gate, ends: bool) {
         let beat = ProgrammerBeat {
             id: id(),
             port: 1,
@@ -235,7 +238,7 @@ mod tests {
             wall_clock(),
             false,
         );
-        beats.hear(Heartbeat {
+        presence.hear(Heartbeat {
             programmers: vec![beat],
             ends,
             ..greeting
@@ -259,53 +262,53 @@ mod tests {
 
     #[test]
     fn who_says_goodbye_is_down_at_once_until_another_process_has_it() {
-        let (beats, connected) = (
-            Beats::default(),
+        let (presence, connected) = (
+            Presence::default(),
             broker(Condition::Connected { since: ago(60) }),
         );
-        let state = || beats.of(&id(), FRESH, &connected).map(|seen| seen.gate);
-        says(&beats, 1, Gate::Consuming, false);
-        says(&beats, 2, held(), true);
+        let state = || presence.of(&id(), FRESH, &connected).map(|seen| seen.gate);
+        says(&presence, 1, Gate::Consuming, false);
+        says(&presence, 2, held(), true);
         assert_eq!(
             state(),
             Ok(Gate::Consuming),
             "a process that only waited for the id has no effect"
         );
-        says(&beats, 1, Gate::Consuming, true);
+        says(&presence, 1, Gate::Consuming, true);
         assert!(
             matches!(state(), Err(Unseen::Left { .. })),
             "it was the holder's last heartbeat: {:?}",
             state()
         );
-        let snapshot = beats.snapshot(FRESH, &connected);
+        let snapshot = presence.snapshot(FRESH, &connected);
         assert!(
             snapshot.of(&id()).is_err_and(Unseen::is_down),
             "likewise: {snapshot:?}"
         );
-        says(&beats, 2, held(), false);
+        says(&presence, 2, held(), false);
         assert_eq!(state(), Ok(held()), "another process waits for the id");
     }
 
     #[test]
     fn while_the_broker_is_away_it_is_as_it_was_when_it_was_lost() {
-        let beats = Beats::default();
+        let presence = Presence::default();
         let busy = Gate::Busy {
             task: TaskId::new("t").expect("an id"),
             since: Timestamp(1),
         };
-        says(&beats, 1, busy.clone(), false);
+        says(&presence, 1, busy.clone(), false);
         let away = broker(Condition::Reconnecting {
             since: ago(600),
             error: None,
         });
         // The heartbeat just arrived, and an outage of ten minutes does not age it.
         let none = Duration::ZERO;
-        let seen = beats
+        let seen = presence
             .snapshot(none, &away)
             .of(&id())
             .map(|seen| seen.gate.clone());
         assert_eq!(seen, Ok(busy), "its last heartbeat");
-        let known = beats.of(&id(), none, &away).map(|seen| seen.gate);
+        let known = presence.of(&id(), none, &away).map(|seen| seen.gate);
         assert_eq!(
             known,
             Err(Unseen::Deaf("is not reachable")),
@@ -313,7 +316,7 @@ mod tests {
         );
         let other = ProgrammerId::new("009").expect("an id");
         assert_eq!(
-            beats.snapshot(none, &away).of(&other).err(),
+            presence.snapshot(none, &away).of(&other).err(),
             Some(Unseen::Deaf("is not reachable")),
             "so are those of others"
         );

@@ -13,8 +13,8 @@ use pool_core::time::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::presence::Snapshot;
 use crate::history::Entry;
-use crate::pool_view::Snapshot;
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 5_000;
@@ -80,7 +80,7 @@ pub struct Filter {
     /// The LLM that made the result; for a running task, its programmer's primary LLM.
     llm: Option<LlmName>,
     /// Text in the task's id, summary or labels; upper and lower case are the same.
-    pub(super) text: Option<String>,
+    text: Option<String>,
     /// 100 by default; at most 5000. Use `offset` for the tasks after that.
     limit: Option<usize>,
     /// How many of the newest matching tasks to skip.
@@ -182,6 +182,14 @@ impl Filter {
                 .map(|Reverse((at, id))| (at, id.clone()))
                 .collect(),
         )
+    }
+
+    /// The search for text ignores upper and lower case.
+    pub(super) fn in_lower_case(self) -> Self {
+        Self {
+            text: self.text.map(|text| text.to_lowercase()),
+            ..self
+        }
     }
 
     fn limit(&self) -> usize {

@@ -6,11 +6,12 @@ use pool_core::routing::Route;
 use pool_core::state::Fold;
 use pool_core::time::Timestamp;
 
-use super::{RouteStatus, Snapshot};
+use super::pool_status::RouteStatus;
+use super::presence::Snapshot;
 
 /// Open tasks, by their state.
 #[derive(Debug, Default)]
-pub(super) struct Held {
+pub(super) struct RouteLoad {
     /// The number of running tasks, by route.
     running: HashMap<String, usize>,
     /// For tasks whose programmer is lost: since when each has waited. The broker delivers their
@@ -18,23 +19,23 @@ pub(super) struct Held {
     lost: HashMap<String, Vec<Timestamp>>,
 }
 
-impl Held {
+impl RouteLoad {
     pub(super) fn of(fold: &Fold, heard: &Snapshot) -> Self {
-        let mut held = Self::default();
+        let mut load = Self::default();
         for (task, owner) in fold.tasks.running() {
             let Some(state) = fold.tasks.get(task) else {
                 continue;
             };
             if heard.has_lost(fold, owner) {
-                held.lost
+                load.lost
                     .entry(state.route.clone())
                     .or_default()
                     .push(state.submitted_at.unwrap_or(owner.since));
             } else {
-                *held.running.entry(state.route.clone()).or_default() += 1;
+                *load.running.entry(state.route.clone()).or_default() += 1;
             }
         }
-        held
+        load
     }
 
     pub(super) fn route(&self, fold: &Fold, route: &Route, waiting: Option<u32>) -> RouteStatus {
@@ -112,7 +113,7 @@ mod tests {
             .expect("a route");
         let seen = |unheard| {
             let heard = Snapshot::empty(unheard);
-            let status = Held::of(&fold, &heard).route(&fold, route, Some(1));
+            let status = RouteLoad::of(&fold, &heard).route(&fold, route, Some(1));
             (status.running, status.waiting_tasks, status.oldest_waiting)
         };
         assert_eq!(

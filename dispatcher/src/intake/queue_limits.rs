@@ -27,7 +27,8 @@ pub struct FullRoute {
 
 /// Why no task was accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct NoRoom {
+#[schemars(rename = "NoRoom")]
+pub struct QueueFull {
     pub full: Vec<FullRoute>,
     /// Indexes of the tasks that would be accepted now, from 0.
     pub fits: Vec<usize>,
@@ -48,25 +49,25 @@ pub struct Wanted {
     pub programmers: usize,
 }
 
-/// The places of all routes. Cheap to clone.
+/// The slots of all routes. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Rooms {
+pub struct QueueLimits {
     /// None for no limit.
     per_programmer: Option<usize>,
     /// Places taken by tasks that are not in the log yet.
     taken: Arc<Mutex<HashMap<String, usize>>>,
 }
 
-/// A place for one task until the log counts it; released when dropped.
+/// A slot for one task until the log counts it; released when dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct Slot {
     route: String,
-    rooms: Rooms,
+    limits: QueueLimits,
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
-        self.rooms.with(|taken| {
+        self.limits.with(|taken| {
             if let Some(count) = taken.get_mut(&self.route) {
                 *count -= 1;
             }
@@ -74,7 +75,7 @@ impl Drop for Place {
     }
 }
 
-impl Rooms {
+impl QueueLimits {
     pub fn new(per_programmer: Option<u32>) -> Self {
         let per_programmer = per_programmer.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
         Self {
@@ -83,16 +84,16 @@ impl Rooms {
         }
     }
 
-    /// Takes a place for each task that wants one, or none at all. `waiting` gives the number of
+    /// Takes a slot for each task that wants one, or none at all. `waiting` gives the number of
     /// waiting tasks of a route by the log.
     ///
     /// # Errors
-    /// [`NoRoom`].
+    /// [`QueueFull`].
     pub fn take(
         &self,
         tasks: &[Option<Wanted>],
         waiting: impl Fn(&str) -> usize,
-    ) -> Result<Vec<Option<Place>>, NoRoom> {
+    ) -> Result<Vec<Option<Slot>>, QueueFull> {
         let Some(per_programmer) = self.per_programmer else {
             return Ok(tasks.iter().map(|_| None).collect());
         };
@@ -100,16 +101,16 @@ impl Rooms {
             let count =
                 |route: &str| waiting(route) + taken.get(route).copied().unwrap_or_default();
             fit(tasks, per_programmer, count)?;
-            let mut place = |wanted: &Wanted| {
+            let mut slot = |wanted: &Wanted| {
                 *taken.entry(wanted.route.clone()).or_default() += 1;
-                Place {
+                Slot {
                     route: wanted.route.clone(),
-                    rooms: self.clone(),
+                    limits: self.clone(),
                 }
             };
             Ok(tasks
                 .iter()
-                .map(|wanted| wanted.as_ref().map(&mut place))
+                .map(|wanted| wanted.as_ref().map(&mut slot))
                 .collect())
         })
     }
@@ -125,7 +126,7 @@ fn fit(
     tasks: &[Option<Wanted>],
     per_programmer: usize,
     waiting: impl Fn(&str) -> usize,
-) -> Result<(), NoRoom> {
+) -> Result<(), QueueFull> {
     let mut routes: BTreeMap<&str, FullRoute> = BTreeMap::new();
     let mut fits = Vec::with_capacity(tasks.len());
     for (index, wanted) in tasks.iter().enumerate() {
@@ -158,7 +159,7 @@ fn fit(
     if full.is_empty() {
         Ok(())
     } else {
-        Err(NoRoom { full, fits })
+        Err(QueueFull { full, fits })
     }
 }
 
@@ -166,8 +167,8 @@ fn fit(
 mod tests {
     use super::*;
 
-    fn limited(per_programmer: u32) -> Rooms {
-        Rooms::new(Some(per_programmer))
+    fn limited(per_programmer: u32) -> QueueLimits {
+        QueueLimits::new(Some(per_programmer))
     }
 
     fn wanted(route: &str) -> Option<Wanted> {
@@ -179,7 +180,7 @@ mod tests {
 
     #[test]
     fn all_fit_or_it_is_said_which_would() {
-        let rooms = limited(5);
+        let limits = limited(5);
         let waiting = |route: &str| if route == "fast" { 8 } else { 0 };
         let request = [
             wanted("fast"),
@@ -188,7 +189,7 @@ mod tests {
             wanted("any"),
             wanted("fast"),
         ];
-        let no_room = rooms
+        let queue_full = limits
             .take(&request, waiting)
             .expect_err("three more than eight exceed ten");
         let fast = FullRoute {
@@ -199,21 +200,19 @@ mod tests {
             wanted: 3,
         };
         assert_eq!(
-            no_room,
-            NoRoom {
+            queue_full,
+            QueueFull {
                 full: vec![fast],
                 fits: vec![0, 1, 2, 3]
             },
             "the last task does not fit"
         );
         assert!(
-            !no_room.full[0].never_fits(),
+            !queue_full.full[0].never_fits(),
             "three fit when some have finished"
         );
         assert_eq!(
-            rooms
-                .take(&request[..3], waiting)
-                .map(|places| places.len()),
+            limits.take(&request[..3], waiting).map(|slots| slots.len()),
             Ok(3),
             "exactly full"
         );
@@ -221,35 +220,35 @@ mod tests {
 
     #[test]
     fn places_count_until_they_are_given_back() {
-        let rooms = limited(1);
+        let limits = limited(1);
         let two = [wanted("fast"), wanted("fast")];
-        let held = rooms.take(&two, |_| 0).expect("two fit");
+        let held = limits.take(&two, |_| 0).expect("two fit");
         assert_eq!(
-            rooms
+            limits
                 .take(&two[..1], |_| 0)
                 .err()
-                .map(|no_room| no_room.full[0].room),
+                .map(|queue_full| queue_full.full[0].room),
             Some(0),
             "two are being submitted"
         );
         drop(held);
-        assert!(rooms.take(&two, |_| 0).is_ok(), "the places were released");
+        assert!(limits.take(&two, |_| 0).is_ok(), "the places were released");
     }
 
     #[test]
     fn more_than_may_ever_wait_is_told_apart() {
         let three = [wanted("fast"), wanted("fast"), wanted("fast")];
-        let no_room = limited(1)
+        let queue_full = limited(1)
             .take(&three, |_| 0)
             .expect_err("two programmers, one each");
-        assert!(no_room.full[0].never_fits(), "waiting is of no use");
+        assert!(queue_full.full[0].never_fits(), "waiting is of no use");
     }
 
     #[test]
     fn without_a_limit_there_is_always_room() {
         let many = vec![wanted("fast"); 1_000];
         assert!(
-            Rooms::new(None).take(&many, |_| 1_000_000).is_ok(),
+            QueueLimits::new(None).take(&many, |_| 1_000_000).is_ok(),
             "no matter how many wait"
         );
     }

@@ -1,0 +1,43 @@
+//! Collects the tasks of a report: the log has their outcomes, the history their numbers.
+
+use pool_core::id::TaskId;
+use pool_core::state::{Fold, TaskState};
+use pool_telemetry::clock::wall_clock;
+
+use super::Report;
+use super::query::{By, Since};
+use super::tally::{self, Ended};
+use crate::views::Reader;
+
+/// Builds the report about the tasks that ended since then.
+pub(crate) fn report(reader: &Reader, since: Since, by: &By) -> Report {
+    let until = reader.process.log.read(Fold::now).max(wall_clock());
+    let since = since.at(until);
+    // The fold stands still during this closure, so it copies only what the report counts.
+    let ended: Vec<(TaskId, TaskState)> = reader.process.log.read(|fold| {
+        let counted = |state: &TaskState| {
+            state
+                .outcome
+                .as_ref()
+                .is_some_and(|outcome| outcome.at >= since)
+        };
+        let ended = fold.tasks.iter().filter(|(_, state)| counted(state));
+        ended
+            .map(|(id, state)| (id.clone(), state.clone()))
+            .collect()
+    });
+    let details = |(id, state): (TaskId, TaskState)| {
+        let entry = reader.history.entry(&id).unwrap_or_default();
+        let (attempts, route, labels, record) =
+            (state.attempts, state.route, entry.labels, entry.record);
+        state.outcome.map(|outcome| Ended {
+            outcome,
+            attempts,
+            route,
+            labels,
+            record,
+        })
+    };
+    let ended: Vec<Ended> = ended.into_iter().filter_map(details).collect();
+    tally::report(&ended, by, (since, until))
+}
