@@ -4,7 +4,7 @@ use lapin::Channel;
 use pool_broker::backoff::Backoff;
 use pool_broker::link::gone;
 use pool_broker::process::Process;
-use pool_broker::{BrokerError, tell};
+use pool_broker::{BrokerError, log_broker_error};
 use tokio::time::Instant;
 
 /// Consumes until shutdown. Whenever `consume` ends, sets everything up again, with growing pauses.
@@ -23,7 +23,7 @@ where
         tokio::select! {
             () = process.shutdown.cancelled() => return,
             end = consume() => if let Err(error) = end {
-                tell(&error, words);
+                log_broker_error(&error, words);
             },
         }
         backoff.worked_for(began.elapsed());

@@ -6,7 +6,7 @@ use lapin::protocol::AMQPSoftError;
 use lapin::types::FieldTable;
 use pool_broker::link::discard;
 use pool_broker::process::Process;
-use pool_broker::{BrokerError, within};
+use pool_broker::{BrokerError, with_timeout};
 
 /// The ready messages of a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub(crate) async fn look(process: &Process, queue: &str) -> Result<Queue, Broker
         ..QueueDeclareOptions::default()
     };
     let look = channel.queue_declare(queue.into(), options, FieldTable::default());
-    let seen = within(
+    let seen = with_timeout(
         process.consume.endpoint().timeout(),
         format!("look into {queue}"),
         look,
@@ -73,7 +73,7 @@ pub(crate) async fn queue_depths(process: &Process) -> Depths {
             options,
             FieldTable::default(),
         );
-        match within(endpoint.timeout(), "count a queue", declare).await {
+        match with_timeout(endpoint.timeout(), "count a queue", declare).await {
             Ok(queue) => {
                 depths.push(Some(queue.message_count()));
                 open = Some(channel);

@@ -10,7 +10,7 @@ use pool_broker::headers::{self, Keeps, REPEAT, Reply, result_properties, task_p
 use pool_broker::process::Process;
 use pool_broker::publisher::Message;
 use pool_broker::topology::{REPLIES, RESULTS_KEY, TASKS};
-use pool_core::event::Decision;
+use pool_core::event::Event;
 use pool_core::id::TaskId;
 use pool_core::routing::routing_key;
 use pool_core::state::{Refusal, TaskState, Verdict};
@@ -48,7 +48,7 @@ pub async fn reissue(
 ) -> Result<Reissued, NotReissued> {
     match process
         .log
-        .append(Decision::reissued(&task.id, generation))
+        .append(Event::reissued(&task.id, generation))
         .await?
     {
         Verdict::Accepted => {}
@@ -76,7 +76,7 @@ pub async fn reissue(
     point(Point::RepairPublished);
     process
         .log
-        .append(Decision::Published {
+        .append(Event::Published {
             task: task.id.clone(),
             generation,
         })
@@ -174,7 +174,7 @@ pub async fn send_on(
     if let Some(task) = id {
         process
             .log
-            .append(Decision::Published { task, generation })
+            .append(Event::Published { task, generation })
             .await?;
     }
     Ok(Reissued::Published(generation))
@@ -192,7 +192,7 @@ async fn claim_generation(
         };
         match process
             .log
-            .append(Decision::reissued(task, generation))
+            .append(Event::reissued(task, generation))
             .await?
         {
             Verdict::Accepted => return Ok(next),
@@ -226,16 +226,16 @@ async fn ask_again(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_core::event::{Batch, EmitterId};
-    use pool_core::state::Fold;
+    use pool_core::event::{EmitterId, EventBatch};
+    use pool_core::state::PoolState;
 
     fn id() -> TaskId {
         TaskId::new("t").expect("an id")
     }
 
-    fn step_after(events: Vec<Decision>, carried: u32) -> Step {
-        let mut fold = Fold::new();
-        let batch = Batch {
+    fn step_after(events: Vec<Event>, carried: u32) -> Step {
+        let mut fold = PoolState::new();
+        let batch = EventBatch {
             v: 1,
             emitter: EmitterId::from_u128(1),
             first: 0,
@@ -248,14 +248,14 @@ mod tests {
 
     #[test]
     fn an_old_copy_is_dropped_only_when_the_newer_one_is_in_its_queue() {
-        let reissued = || Decision::reissued(&id(), 2);
+        let reissued = || Event::reissued(&id(), 2);
         assert_eq!(step_after(vec![], 0), Step::Publish(1), "not in the log");
         assert_eq!(
             step_after(vec![reissued()], 1),
             Step::Publish(3),
             "the newer message was never published: this is the only one"
         );
-        let published = Decision::Published {
+        let published = Event::Published {
             task: id(),
             generation: 2,
         };
@@ -270,7 +270,7 @@ mod tests {
             "this message was in its queue"
         );
         assert_eq!(
-            step_after(vec![reissued(), Decision::Cancelled { task: id() }], 2),
+            step_after(vec![reissued(), Event::Cancelled { task: id() }], 2),
             Step::Finished,
             "cancelled"
         );

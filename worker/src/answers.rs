@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pool_broker::process::Process;
-use pool_core::event::Decision;
+use pool_core::event::Event;
 use pool_core::id::ProgrammerId;
 use pool_core::llm::LlmKey;
 use pool_core::time::Timestamp;
@@ -59,13 +59,13 @@ impl Answers {
     }
 
     /// The report about this LLM that goes in front of a failure. None: there is nothing to report.
-    pub fn untold(&self, key: &LlmKey, host: &str) -> Option<Decision> {
+    pub fn untold(&self, key: &LlmKey, host: &str) -> Option<Event> {
         self.with(|llms| llms.get_mut(key)?.take(key, host, false))
     }
 
     /// The report of this process when a call is in trouble. It asks the other processes for
     /// theirs. None: this process has asked recently.
-    pub fn ask(&self, key: &LlmKey, host: &str, now: Timestamp) -> Option<Decision> {
+    pub fn ask(&self, key: &LlmKey, host: &str, now: Timestamp) -> Option<Event> {
         self.with(|llms| {
             let untold = llms.entry(key.clone()).or_default();
             if untold
@@ -85,7 +85,7 @@ impl Answers {
         host: &str,
         now: Timestamp,
         in_doubt: impl Fn(&LlmKey) -> Option<Timestamp>,
-    ) -> Vec<Decision> {
+    ) -> Vec<Event> {
         let tell = |(key, untold): (&LlmKey, &mut Untold)| {
             let since = in_doubt(key)?;
             let waits = untold
@@ -123,14 +123,14 @@ impl Answers {
 }
 
 impl Untold {
-    fn take(&mut self, key: &LlmKey, host: &str, asks: bool) -> Option<Decision> {
+    fn take(&mut self, key: &LlmKey, host: &str, asks: bool) -> Option<Event> {
         let age = |ended: Instant| u64::try_from(ended.elapsed().as_millis()).unwrap_or(u64::MAX);
         let ended: BTreeMap<ProgrammerId, Vec<u64>> = std::mem::take(&mut self.ended)
             .into_iter()
             .map(|(programmer, ended)| (programmer, ended.into_iter().map(age).collect()))
             .collect();
         let tells = asks || !ended.is_empty();
-        tells.then(|| Decision::LlmAnswered {
+        tells.then(|| Event::LlmAnswered {
             key: key.clone(),
             host: host.to_owned(),
             ended,
@@ -148,8 +148,8 @@ mod tests {
         LlmKey::new("http://x/v1", &LlmName::new("p/m").expect("an LLM"), "h")
     }
 
-    fn count(told: &Decision) -> usize {
-        let Decision::LlmAnswered { ended, .. } = told else {
+    fn count(told: &Event) -> usize {
+        let Event::LlmAnswered { ended, .. } = told else {
             panic!("{told:?}")
         };
         ended.values().map(Vec::len).sum()

@@ -17,7 +17,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use pool_api::status::{ProgrammerStatus, Seen, programmer_status};
 use pool_broker::process::Process;
 use pool_broker::status::BrokerStatus;
-use pool_core::eligibility::Standing;
+use pool_core::eligibility::Eligibility;
 use pool_core::heartbeat::Gate;
 use pool_core::id::ProgrammerId;
 use pool_core::pool::{self, Pool};
@@ -177,7 +177,7 @@ fn answer(health: &Health, status: StatusCode, trouble: Option<String>) -> Respo
         worker: process.name.clone(),
     };
     let programmer = process.log.read(|fold| {
-        let standing = Standing {
+        let standing = Eligibility {
             pool: &health.pool,
             fold,
             now: fold.now().max(wall_clock()),

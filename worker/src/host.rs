@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
 use pool_broker::process::{Process, called};
-use pool_broker::{heartbeats, tell};
+use pool_broker::{heartbeats, log_broker_error};
 use pool_core::config_hash::config_hash;
 use pool_core::eligibility::consumer_priority;
-use pool_core::event::Decision;
+use pool_core::event::Event;
 use pool_core::heartbeat::{Gate, Heartbeat, ProgrammerBeat, ShutReason};
 use pool_core::id::ProgrammerId;
 use pool_core::pool::{self, Pool};
@@ -25,10 +25,10 @@ use crate::answers::Answers;
 use crate::health::{self, Health, Hosted};
 use crate::prober::Prober;
 use crate::programmer::attempt::Workshop;
-use crate::programmer::conclude::Scribes;
-use crate::programmer::gate::{Door, Others, watch_gates};
-use crate::programmer::settling::Settling;
-use crate::programmer::station::{OpenError, hold};
+use crate::programmer::completer::Completer;
+use crate::programmer::conclude::OutcomeWriter;
+use crate::programmer::consumer::{OpenError, hold};
+use crate::programmer::gate::{GateState, PeerPresence, watch_gates};
 use crate::programmer::telemetry::watch_gate;
 use crate::programmer::{Ending, Programmer, progress};
 
@@ -67,7 +67,7 @@ pub async fn run(pool: Pool, choice: Choice, shown: Shown, ending: Ending) -> an
     } = shown;
     let pool = Arc::new(pool);
     let shutdown = CancellationToken::new();
-    let others = Others::new();
+    let others = PeerPresence::new();
     let hear = {
         let others = others.clone();
         move |heartbeat: Heartbeat| others.hear(&heartbeat)
@@ -170,7 +170,9 @@ async fn free_ones(process: &Process, pool: &Pool, count: usize) -> Vec<pool::Pr
             match hold(&channel, limit, &programmer.id).await {
                 Ok(()) => taken.push(programmer.clone()),
                 Err(OpenError::Held(_)) => {}
-                Err(OpenError::Broker(error)) => tell(&error, "failed to try a programmer's id"),
+                Err(OpenError::Broker(error)) => {
+                    log_broker_error(&error, "failed to try a programmer's id")
+                }
             }
         }
         tracing::info!(
@@ -187,9 +189,9 @@ struct Host {
     process: Process,
     workshop: Arc<Workshop>,
     metrics: PrometheusHandle,
-    gates: BTreeMap<ProgrammerId, watch::Receiver<Door>>,
+    gates: BTreeMap<ProgrammerId, watch::Receiver<GateState>>,
     ending: Ending,
-    scribes: Arc<Scribes>,
+    scribes: Arc<OutcomeWriter>,
     answers: Arc<Answers>,
     progress: progress::Sender,
     hosted: Hosted,
@@ -308,7 +310,7 @@ impl Host {
             gate,
             status,
             ending: self.ending.clone(),
-            settling: Settling::default(),
+            completer: Completer::default(),
             scribes: Arc::clone(&self.scribes),
             answers: Arc::clone(&self.answers),
         })
@@ -320,7 +322,7 @@ impl Host {
         for programmer in seen {
             let status = programmer.status.clone();
             let (log, host) = (self.process.log.clone(), self.process.host.clone());
-            let up = Decision::Up {
+            let up = Event::Up {
                 programmer: programmer.id.clone(),
                 host,
                 again: true,

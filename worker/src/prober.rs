@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pool_broker::process::Process;
-use pool_core::event::Decision;
+use pool_core::event::Event;
 use pool_core::id::{AttemptId, ProgrammerId};
 use pool_core::llm::{Dialect, LlmKey, Scope};
 use pool_core::money::MicroUsd;
@@ -127,7 +127,7 @@ impl Prober {
             dialect,
         } = &due;
         let (key, scope, llm) = (key.clone(), scope.clone(), &due.key.llm);
-        let probing = Decision::Probing {
+        let probing = Event::Probing {
             key: key.clone(),
             scope: scope.clone(),
             programmer: programmer.clone(),
@@ -148,7 +148,7 @@ impl Prober {
         };
         tracing::info!(%llm, %scope, %programmer, ?dialect, fault = fault.map(|fault| fault.as_str()), "probed");
         let retry_after_ms = retry_after.and_then(|wait| u64::try_from(wait.as_millis()).ok());
-        let told = Decision::Probed {
+        let told = Event::Probed {
             key,
             scope,
             probe,
@@ -164,7 +164,7 @@ impl Prober {
             let _ = self
                 .process
                 .log
-                .append(Decision::Settled {
+                .append(Event::Settled {
                     attempt: probe,
                     cost_usd: cost,
                     by_llm,
@@ -180,7 +180,7 @@ impl Prober {
         let worst = self.upstreams.probe_cost(llm, due.dialect)?;
         if worst > MicroUsd::ZERO {
             let programmer = due.programmer.clone();
-            let reserved = Decision::Reserved {
+            let reserved = Event::Reserved {
                 attempt: probe,
                 task: None,
                 programmer,

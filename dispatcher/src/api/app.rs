@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use pool_core::event::Decision;
+use pool_core::event::Event;
 use pool_core::state::Verdict;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -53,7 +53,7 @@ impl App {
     }
 
     /// Appends the decision and returns the fold's verdict on it.
-    pub(super) async fn append_event(&self, decision: Decision) -> Result<Verdict, Problem> {
+    pub(super) async fn append_event(&self, decision: Event) -> Result<Verdict, Problem> {
         self.can_append()?;
         let appended = self.reader.process.log.append(decision);
         let in_time = tokio::time::timeout(CONFIRMED_WITHIN, appended).await;

@@ -4,7 +4,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use pool_core::event::Decision;
+use pool_core::event::Event;
 use pool_core::id::TaskId;
 use pool_core::object::object;
 use pool_core::pause::{Pause, Target};
@@ -64,7 +64,7 @@ pub async fn pause(State(app): State<App>, Body(body): Body) -> Result<Json<Paus
         let detail = "a route cannot be drained, only paused: drain the programmers that work on its tasks, or cancel the tasks";
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
     }
-    app.append_event(Decision::Paused {
+    app.append_event(Event::Paused {
         target: target.clone(),
         pause,
         since_ms: None,
@@ -87,7 +87,7 @@ pub async fn resume(State(app): State<App>, Body(body): Body) -> Result<Json<Pau
         );
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
-    app.append_event(Decision::Resumed {
+    app.append_event(Event::Resumed {
         target: target.clone(),
     })
     .await?;
@@ -102,7 +102,7 @@ pub async fn cancel(
 ) -> Result<Json<TaskView>, Problem> {
     let view = known(&app, &id)?;
     match app
-        .append_event(Decision::Cancelled {
+        .append_event(Event::Cancelled {
             task: view.id.clone(),
         })
         .await?

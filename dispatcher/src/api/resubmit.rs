@@ -231,7 +231,7 @@ fn may_requeue(id: &TaskId, state: &TaskState, force: bool) -> Result<String, Pr
 
 #[cfg(test)]
 mod tests {
-    use pool_core::event::{Batch, Decision, EmitterId};
+    use pool_core::event::{EmitterId, Event, EventBatch};
 
     use super::*;
 
@@ -242,9 +242,9 @@ mod tests {
             (Status::Succeeded, "`pool retry --force t`"),
             (Status::Failed, "`pool retry t`"),
         ] {
-            let mut fold = pool_core::state::Fold::new();
+            let mut fold = pool_core::state::PoolState::new();
             let (llm, cost_usd, error) = (None, pool_core::money::MicroUsd::ZERO, None);
-            let finished = Decision::Finished {
+            let finished = Event::Finished {
                 task: id.clone(),
                 attempt: None,
                 status,
@@ -252,13 +252,13 @@ mod tests {
                 cost_usd,
                 error,
             };
-            let submitted = Decision::Submitted {
+            let submitted = Event::Submitted {
                 task: id.clone(),
                 body_hash: String::new(),
                 route: "fast".to_owned(),
                 deadline_ms: None,
             };
-            let batch = Batch {
+            let batch = EventBatch {
                 v: 1,
                 emitter: EmitterId::new(),
                 first: 0,

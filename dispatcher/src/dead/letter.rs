@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::AMQPValue;
-use pool_broker::headers::{self, Obituary, text_header};
+use pool_broker::headers::{self, DeadLetterInfo, text_header};
 use pool_core::id::TaskId;
 use pool_core::time::Timestamp;
 use pool_core::wrong::id_in;
@@ -41,12 +41,12 @@ impl DeadLetter {
     fn read(body: &[u8], properties: &BasicProperties, key: &str) -> Self {
         let task_id = task_id(body, properties);
         let bytes = body.len();
-        if let Some(Obituary {
+        if let Some(DeadLetterInfo {
             id,
             reason,
             at,
             from,
-        }) = Obituary::of(properties)
+        }) = DeadLetterInfo::of(properties)
         {
             return Self {
                 id,
@@ -159,7 +159,8 @@ mod tests {
 
     #[test]
     fn ours_say_why_and_when() {
-        let obituary = Obituary::new("poison: it was never started", "tasks.fast", Timestamp(7));
+        let obituary =
+            DeadLetterInfo::new("poison: it was never started", "tasks.fast", Timestamp(7));
         let letter = DeadLetter::read(TASK, &obituary.properties(&BasicProperties::default()), "");
         assert_eq!(
             (letter.id, letter.reason),

@@ -19,7 +19,7 @@ use lapin::{Channel, Consumer};
 use pool_broker::link::Link;
 use pool_broker::process::Process;
 use pool_broker::topology::DEAD_QUEUE;
-use pool_broker::{BrokerError, within};
+use pool_broker::{BrokerError, with_timeout};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
 
@@ -153,10 +153,10 @@ async fn begin(link: &Link, most: u16) -> Result<(Channel, Consumer, usize), Dea
         ..QueueDeclareOptions::default()
     };
     let look = channel.queue_declare(DEAD_QUEUE.into(), options, FieldTable::default());
-    let left = within(limit, format!("look into {DEAD_QUEUE}"), look)
+    let left = with_timeout(limit, format!("look into {DEAD_QUEUE}"), look)
         .await?
         .message_count();
-    within(
+    with_timeout(
         limit,
         "set the prefetch for dead letters",
         channel.basic_qos(most, BasicQosOptions::default()),
@@ -168,7 +168,7 @@ async fn begin(link: &Link, most: u16) -> Result<(Channel, Consumer, usize), Dea
         BasicConsumeOptions::default(),
         FieldTable::default(),
     );
-    let consumer = within(limit, format!("look into {DEAD_QUEUE}"), consume).await?;
+    let consumer = with_timeout(limit, format!("look into {DEAD_QUEUE}"), consume).await?;
     Ok((
         channel,
         consumer,
@@ -188,7 +188,7 @@ async fn lock(link: &Link, limit: Duration) -> Result<(), DeadError> {
             ..QueueDeclareOptions::default()
         };
         let lock = channel.queue_declare(LOCK.into(), options, FieldTable::default());
-        match within(limit, format!("lock {DEAD_QUEUE}"), lock).await {
+        match with_timeout(limit, format!("lock {DEAD_QUEUE}"), lock).await {
             Ok(_) => return Ok(()),
             Err(BrokerError::Amqp { .. }) if Instant::now() < until => {
                 tokio::time::sleep(ASK_AGAIN).await
@@ -224,7 +224,7 @@ impl Look {
 
     pub(crate) async fn take_out(&self, delivery: &Delivery) -> Result<(), DeadError> {
         let limit = self.link.endpoint().timeout();
-        within(
+        with_timeout(
             limit,
             "ack a dead letter",
             delivery.ack(BasicAckOptions::default()),

@@ -27,7 +27,7 @@ use pool_broker::outbox::{Letter, Outbox, PROMPT, UNHURRIED};
 use pool_broker::process::Process;
 use pool_broker::service::Service;
 use pool_broker::topology::{HISTORY_KEY, HISTORY_STREAM, LOG};
-use pool_broker::{BrokerError, within};
+use pool_broker::{BrokerError, with_timeout};
 use pool_core::id::TaskId;
 use pool_core::progress;
 use pool_core::result::ResultMessage;
@@ -228,7 +228,7 @@ impl History {
         let mut consumer =
             consume(channel, limit, AMQPValue::LongLongInt(offset.cast_signed())).await?;
         loop {
-            let next = within(limit, format!("read {HISTORY_STREAM}"), async {
+            let next = with_timeout(limit, format!("read {HISTORY_STREAM}"), async {
                 Ok(consumer.next().await)
             })
             .await?;

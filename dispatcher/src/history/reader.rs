@@ -14,7 +14,7 @@ use pool_broker::headers::{self, json_properties};
 use pool_broker::link::{Link, discard};
 use pool_broker::publisher::Message;
 use pool_broker::topology::{HISTORY_KEY, HISTORY_STREAM, LOG};
-use pool_broker::{BrokerError, tell, within};
+use pool_broker::{BrokerError, log_broker_error, with_timeout};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -31,7 +31,7 @@ pub(super) async fn consume(
     offset: AMQPValue,
 ) -> Result<lapin::Consumer, BrokerError> {
     let qos = channel.basic_qos(PREFETCH, BasicQosOptions::default());
-    within(limit, "set the prefetch of the history's reader", qos).await?;
+    with_timeout(limit, "set the prefetch of the history's reader", qos).await?;
     let mut arguments = FieldTable::default();
     arguments.insert("x-stream-offset".into(), offset);
     let consume = channel.basic_consume(
@@ -40,7 +40,7 @@ pub(super) async fn consume(
         BasicConsumeOptions::default(),
         arguments,
     );
-    within(limit, format!("read the stream {HISTORY_STREAM}"), consume).await
+    with_timeout(limit, format!("read the stream {HISTORY_STREAM}"), consume).await
 }
 
 pub(super) async fn follow(history: History, read: watch::Sender<Read>) {
@@ -50,7 +50,7 @@ pub(super) async fn follow(history: History, read: watch::Sender<Read>) {
         let began = Instant::now();
         tokio::select! {
             () = shutdown.cancelled() => return,
-            error = read_all(&history, &read) => tell(&error, "the reader of the history starts over"),
+            error = read_all(&history, &read) => log_broker_error(&error, "the reader of the history starts over"),
         }
         backoff.worked_for(began.elapsed());
         tokio::select! {
@@ -218,7 +218,7 @@ fn write_mark(history: &History, mark: &str) -> AbortOnDropHandle<Instant> {
             };
             match publisher.publish(message).await {
                 Ok(()) => return Instant::now(),
-                Err(error) => tell(
+                Err(error) => log_broker_error(
                     &error,
                     "a mark in the history is not confirmed; writing it again",
                 ),

@@ -14,7 +14,7 @@ use pool_broker::headers::{Keeps, Reply, task_properties};
 use pool_broker::process::Process;
 use pool_broker::publisher::Message;
 use pool_broker::topology::TASKS;
-use pool_core::event::Decision;
+use pool_core::event::Event;
 use pool_core::id::TaskId;
 use pool_core::routing::{Unroutable, routing_key};
 use pool_core::state::{Refusal, TaskState, Verdict};
@@ -168,7 +168,7 @@ impl Intake {
         }
         self.history.add(Kind::Task, Some(&task.id), &body).await?;
         point(Point::TaskKept);
-        let submitted = Decision::Submitted {
+        let submitted = Event::Submitted {
             task: task.id.clone(),
             body_hash: task.body_hash(),
             route,
@@ -237,7 +237,7 @@ impl Intake {
         point(Point::Queued);
         self.process
             .log
-            .append(Decision::Published {
+            .append(Event::Published {
                 task: task.id.clone(),
                 generation: 0,
             })

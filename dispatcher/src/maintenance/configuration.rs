@@ -15,12 +15,12 @@ use pool_broker::fault::{Point, point};
 use pool_broker::link::discard;
 use pool_broker::process::Process;
 use pool_broker::topology::Topology;
-use pool_broker::{BrokerError, tell, within};
+use pool_broker::{BrokerError, log_broker_error, with_timeout};
 use pool_core::config_hash::config_hash;
-use pool_core::event::Decision;
+use pool_core::event::Event;
 use pool_core::pool::Pool;
 use pool_core::rules::Rules;
-use pool_core::state::Fold;
+use pool_core::state::PoolState;
 
 const LOCK: &str = "pool.topology";
 /// Check often, because all gates are shut while the log has no configuration.
@@ -30,7 +30,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 pub async fn put_in_force(process: &Process, pool: &Pool) {
     let mut backoff = Backoff::default();
     while let Err(error) = try_put_in_force(process, pool).await {
-        tell(&error, "failed to bind the routes; trying again");
+        log_broker_error(&error, "failed to bind the routes; trying again");
         backoff.wait().await;
     }
 }
@@ -50,17 +50,17 @@ pub async fn keep_in_force(process: Process, pool: Arc<Pool>) {
 }
 
 /// This configuration, if it is in force, to append again before the log drops it.
-pub(crate) fn in_force(fold: &Fold, pool: &Pool) -> Option<Decision> {
+pub(crate) fn in_force(fold: &PoolState, pool: &Pool) -> Option<Event> {
     is_in_force(fold, pool).then(|| configured(pool, config_hash(pool), true))
 }
 
-pub(crate) fn is_in_force(fold: &Fold, pool: &Pool) -> bool {
+pub(crate) fn is_in_force(fold: &PoolState, pool: &Pool) -> bool {
     fold.configuration()
         .is_some_and(|in_force| in_force.hash == config_hash(pool))
 }
 
-fn configured(pool: &Pool, hash: String, again: bool) -> Decision {
-    Decision::Configured {
+fn configured(pool: &Pool, hash: String, again: bool) -> Event {
+    Event::Configured {
         hash,
         capabilities: pool.capabilities(),
         rules: Rules::of(pool),
@@ -71,7 +71,7 @@ fn configured(pool: &Pool, hash: String, again: bool) -> Decision {
 /// Declares missing queues again and binds the routes in force, if this pool file has them. Tried
 /// once: the caller that found something missing checks again.
 pub async fn declare_again(process: &Process, pool: &Pool) {
-    let others = |fold: &Fold| fold.configuration().is_some() && !is_in_force(fold, pool);
+    let others = |fold: &PoolState| fold.configuration().is_some() && !is_in_force(fold, pool);
     if process.log.read(others) {
         return;
     }
@@ -108,7 +108,7 @@ async fn lock_and_bind(
         ..QueueDeclareOptions::default()
     };
     let lock = channel.queue_declare(LOCK.into(), options, FieldTable::default());
-    within(
+    with_timeout(
         limit,
         "lock the routes (another dispatcher may be binding them)",
         lock,
@@ -120,7 +120,9 @@ async fn lock_and_bind(
     let unlocked = async {
         let channel = process.consume.channel().await?;
         let unlock = channel.queue_delete(LOCK.into(), QueueDeleteOptions::default());
-        let unlocked = within(limit, "unlock the routes", unlock).await.map(drop);
+        let unlocked = with_timeout(limit, "unlock the routes", unlock)
+            .await
+            .map(drop);
         discard(&channel, process.consume.endpoint()).await;
         unlocked
     };

@@ -11,9 +11,9 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use pool_broker::event_log::{Log, LogError};
 use pool_broker::fault::{Point, point};
 use pool_broker::process::Process;
-use pool_core::event::Decision;
+use pool_core::event::Event;
 use pool_core::pool::Pool;
-use pool_core::state::Fold;
+use pool_core::state::PoolState;
 use pool_core::time::Timestamp;
 
 use super::configuration;
@@ -34,7 +34,7 @@ pub async fn run(process: Process, pool: Arc<Pool>) {
             () = tokio::time::sleep(wait) => {}
         }
         wait = every;
-        let since = |fold: &Fold| {
+        let since = |fold: &PoolState| {
             Timestamp(
                 fold.now()
                     .0
@@ -56,21 +56,21 @@ pub async fn run(process: Process, pool: Arc<Pool>) {
 }
 
 /// Pauses and open tasks without a snapshot since `then`.
-fn due(fold: &Fold, then: Timestamp) -> impl Iterator<Item = Decision> {
-    let pause = |(target, paused): (&_, &pool_core::state::pauses::Paused)| Decision::Paused {
+fn due(fold: &PoolState, then: Timestamp) -> impl Iterator<Item = Event> {
+    let pause = |(target, paused): (&_, &pool_core::state::pauses::Paused)| Event::Paused {
         target: Clone::clone(target),
         pause: paused.pause,
         since_ms: Some(paused.since.0),
     };
     let tasks = fold.tasks.stated_before(then);
-    let state = tasks.map(|(id, state)| Decision::Stated {
+    let state = tasks.map(|(id, state)| Event::Stated {
         task: id.clone(),
         state: Box::new(state.statement()),
     });
     fold.pauses.iter().map(pause).chain(state)
 }
 
-async fn say(log: &Log, decisions: Vec<Decision>) -> Result<(), LogError> {
+async fn say(log: &Log, decisions: Vec<Event>) -> Result<(), LogError> {
     point(Point::Restating);
     let said = stream::iter(decisions).map(|decision| async {
         log.append(decision).await?;

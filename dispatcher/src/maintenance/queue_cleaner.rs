@@ -12,7 +12,7 @@ use pool_broker::backoff::Backoff;
 use pool_broker::fault::{Point, point};
 use pool_broker::link::discard;
 use pool_broker::process::Process;
-use pool_broker::within;
+use pool_broker::with_timeout;
 use pool_core::pool::Pool;
 
 use super::configuration;
@@ -64,7 +64,7 @@ async fn empty(process: &Process, queue: &str) -> Result<(), NotReissued> {
         passive: true,
         ..QueueDeclareOptions::default()
     };
-    let exists = within(
+    let exists = with_timeout(
         limit,
         format!("look for {queue}"),
         channel.queue_declare(queue.into(), options, FieldTable::default()),
@@ -75,7 +75,7 @@ async fn empty(process: &Process, queue: &str) -> Result<(), NotReissued> {
     let mut moved = 0;
     loop {
         let get = channel.basic_get(queue.into(), BasicGetOptions::default());
-        let Some(message) = within(limit, format!("empty {queue}"), get).await? else {
+        let Some(message) = with_timeout(limit, format!("empty {queue}"), get).await? else {
             break;
         };
         point(Point::RetiredTaken);
@@ -86,7 +86,7 @@ async fn empty(process: &Process, queue: &str) -> Result<(), NotReissued> {
         )
         .await?;
         point(Point::RetiredLogged);
-        within(
+        with_timeout(
             limit,
             "ack a moved task",
             message.delivery.ack(BasicAckOptions::default()),

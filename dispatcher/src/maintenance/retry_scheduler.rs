@@ -14,13 +14,13 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use pool_broker::backoff::Backoff;
 use pool_broker::fault::{Point, point};
-use pool_broker::headers::{self, Keeps, Obituary, Reply};
+use pool_broker::headers::{self, DeadLetterInfo, Keeps, Reply};
 use pool_broker::link::discard;
 use pool_broker::process::Process;
 use pool_broker::publisher::Message;
 use pool_broker::topology::{DEAD_EXCHANGE, RETRIES_QUEUE, TASKS};
-use pool_broker::{BrokerError, tell, within};
-use pool_core::event::Decision;
+use pool_broker::{BrokerError, log_broker_error, with_timeout};
+use pool_core::event::Event;
 use pool_core::result::ErrorKind;
 use pool_core::routing::routing_key;
 use pool_core::task::TaskMessage;
@@ -46,7 +46,7 @@ pub async fn run(process: Process) {
 async fn consume(process: &Process) -> Result<(), BrokerError> {
     let channel = process.consume.channel().await?;
     let limit = process.consume.endpoint().timeout();
-    within(
+    with_timeout(
         limit,
         "set the prefetch of retries",
         channel.basic_qos(PREFETCH, BasicQosOptions::default()),
@@ -59,7 +59,7 @@ async fn consume(process: &Process) -> Result<(), BrokerError> {
         options,
         FieldTable::default(),
     );
-    let consumer = within(limit, format!("consume {RETRIES_QUEUE}"), consume).await?;
+    let consumer = with_timeout(limit, format!("consume {RETRIES_QUEUE}"), consume).await?;
     let in_hand = consumer.for_each_concurrent(usize::from(PREFETCH), |delivery| async {
         if let Ok(delivery) = delivery {
             handle_until_done(process, &delivery).await;
@@ -87,7 +87,7 @@ async fn handle_until_done(process: &Process, delivery: &Delivery) {
         if !delivery.acker.usable() || process.shutdown.is_cancelled() {
             return;
         }
-        tell(
+        log_broker_error(
             &error,
             "failed to publish a task for its next attempt; trying again",
         );
@@ -99,7 +99,7 @@ async fn issue(process: &Process, delivery: &Delivery) -> Result<(), BrokerError
     let limit = process.consume.endpoint().timeout();
     if headers::text(delivery.properties.kind()) == Some(headers::REPEAT) {
         ask_for_result(process, &delivery.properties, None).await?;
-        return within(
+        return with_timeout(
             limit,
             "ack a request for a result",
             delivery.ack(BasicAckOptions::default()),
@@ -113,8 +113,8 @@ async fn issue(process: &Process, delivery: &Delivery) -> Result<(), BrokerError
         Err(error) => {
             tracing::error!(%error, "a message in `pool.retries` is not a task; moving it to pool.dead");
             let reason = format!("{}: {error}", ErrorKind::InvalidTask.as_str());
-            let properties =
-                Obituary::new(reason, RETRIES_QUEUE, wall_clock()).properties(&delivery.properties);
+            let properties = DeadLetterInfo::new(reason, RETRIES_QUEUE, wall_clock())
+                .properties(&delivery.properties);
             let message = Message {
                 exchange: DEAD_EXCHANGE,
                 key: "",
@@ -126,7 +126,7 @@ async fn issue(process: &Process, delivery: &Delivery) -> Result<(), BrokerError
         }
     }
     point(Point::RetryLogged);
-    within(
+    with_timeout(
         limit,
         "ack a retried task",
         delivery.ack(BasicAckOptions::default()),
@@ -163,7 +163,7 @@ async fn issue_task(
         // Nothing depends on this event: the message is in its queue.
         let _ = process
             .log
-            .append(Decision::Published { task, generation })
+            .append(Event::Published { task, generation })
             .await;
     }
     Ok(())

@@ -16,15 +16,15 @@ use pool_broker::link::discard;
 use pool_broker::process::Process;
 use pool_broker::publisher::Message;
 use pool_broker::topology::{REPLIES, RESULTS_KEY, TASKS, UNROUTABLE};
-use pool_broker::{BrokerError, within};
-use pool_core::event::Decision;
+use pool_broker::{BrokerError, with_timeout};
+use pool_core::event::Event;
 use pool_core::id::{AttemptId, Capability, TaskId};
 use pool_core::pool::Pool;
 use pool_core::result::{
     ErrorKind, MAX_RESULT_BYTES, ResultMessage, Status, TaskFailure, lower_limit,
 };
 use pool_core::routing::{CapabilitySet, Routes, parse_routing_key, queue_name, routing_key};
-use pool_core::state::{Fold, Verdict};
+use pool_core::state::{PoolState, Verdict};
 use pool_core::task::{Task, TaskMessage};
 use pool_core::time::Timestamp;
 use tokio::time::Instant;
@@ -108,7 +108,7 @@ pub async fn run(process: Process, pool: Arc<Pool>) {
 async fn consume(process: &Process, pool: &Pool) -> Result<(), BrokerError> {
     let channel = process.consume.channel().await?;
     let limit = process.consume.endpoint().timeout();
-    within(
+    with_timeout(
         limit,
         "set the prefetch of unroutable tasks",
         channel.basic_qos(10, BasicQosOptions::default()),
@@ -121,13 +121,13 @@ async fn consume(process: &Process, pool: &Pool) -> Result<(), BrokerError> {
         options,
         FieldTable::default(),
     );
-    let mut consumer = within(limit, format!("consume {UNROUTABLE}"), consume).await?;
+    let mut consumer = with_timeout(limit, format!("consume {UNROUTABLE}"), consume).await?;
     let mut declared = None;
     while let Some(Ok(delivery)) = consumer.next().await {
         point(Point::UnroutableTaken);
         handle(process, pool, &delivery, &mut declared).await?;
         point(Point::UnroutableHandled);
-        within(
+        with_timeout(
             limit,
             "ack an unroutable task",
             delivery.ack(BasicAckOptions::default()),
@@ -188,7 +188,7 @@ async fn inherit(
     delivery: &Delivery,
     task: Task,
 ) -> Result<Option<AttemptId>, BrokerError> {
-    let owned = |fold: &Fold| {
+    let owned = |fold: &PoolState| {
         let state = fold
             .tasks
             .get(&task.id)
@@ -203,7 +203,7 @@ async fn inherit(
     };
     let (attempt, token) = (AttemptId::new(), headers::token(&delivery.properties));
     let body_hash = task.body_hash();
-    let started = Decision::Started {
+    let started = Event::Started {
         task: task.id,
         attempt,
         programmer,

@@ -1,7 +1,7 @@
 //! Collects the tasks of a report: the log has their outcomes, the history their numbers.
 
 use pool_core::id::TaskId;
-use pool_core::state::{Fold, TaskState};
+use pool_core::state::{PoolState, TaskState};
 use pool_telemetry::clock::wall_clock;
 
 use super::Report;
@@ -11,7 +11,7 @@ use crate::views::Reader;
 
 /// Builds the report about the tasks that ended since then.
 pub(crate) fn report(reader: &Reader, since: Since, by: &By) -> Report {
-    let until = reader.process.log.read(Fold::now).max(wall_clock());
+    let until = reader.process.log.read(PoolState::now).max(wall_clock());
     let since = since.at(until);
     // The fold stands still during this closure, so it copies only what the report counts.
     let ended: Vec<(TaskId, TaskState)> = reader.process.log.read(|fold| {

@@ -9,7 +9,7 @@ use lapin::Channel;
 use lapin::options::BasicAckOptions;
 use lapin::types::DeliveryTag;
 use pool_broker::fault::{Point, point};
-use pool_broker::{BrokerError, within};
+use pool_broker::{BrokerError, with_timeout};
 use tokio::sync::mpsc;
 
 /// The interval between two rounds of acks.
@@ -114,7 +114,7 @@ pub(crate) async fn acknowledge(
         }
         tags.drain(..).for_each(|tag| tally.add(tag));
         for Ack { tag, multiple } in tally.due() {
-            within(
+            with_timeout(
                 limit,
                 "ack results",
                 channel.basic_ack(tag, BasicAckOptions { multiple }),

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use pool_broker::event_log::LogError;
 use pool_broker::process::Process;
-use pool_core::event::Decision;
+use pool_core::event::Event;
 use pool_core::id::{AttemptId, TaskId};
 use pool_core::result::{ErrorKind, ResultMessage, Status};
-use pool_core::state::{Fold, Outcome, Refusal, Verdict};
+use pool_core::state::{Outcome, PoolState, Refusal, Verdict};
 use pool_core::task::Task;
 
 /// How long to wait until this process has read the claim of a task whose result is already here.
@@ -29,7 +29,7 @@ enum ResultStatus {
     Unknown,
 }
 
-fn status(fold: &Fold, task: &TaskId, attempt: AttemptId) -> ResultStatus {
+fn status(fold: &PoolState, task: &TaskId, attempt: AttemptId) -> ResultStatus {
     match (fold.tasks.winner(task), fold.tasks.is_owner(task, attempt)) {
         (Some(Some(winner)), _) if winner == attempt => ResultStatus::Winner,
         (Some(_), _) => ResultStatus::Loser,
@@ -57,7 +57,7 @@ pub(super) enum Disposition {
 
 impl Disposition {
     /// For a result that is not the outcome of its task.
-    fn of_loser(fold: &Fold, task: &TaskId) -> Self {
+    fn of_loser(fold: &PoolState, task: &TaskId) -> Self {
         let outcome = fold
             .tasks
             .get(task)
@@ -114,7 +114,7 @@ async fn decide_attempt(
     // workers share messages of the log, and dead programmers need no special case. Once
     // this event is read back, the claim has been read too.
     match log
-        .append(Decision::finished(task, Some(attempt), result))
+        .append(Event::finished(task, Some(attempt), result))
         .await?
     {
         Verdict::Accepted => Ok(Disposition::Outcome),
@@ -137,7 +137,7 @@ async fn decide_without_attempt(
     }
     match process
         .log
-        .append(Decision::finished(task, None, result))
+        .append(Event::finished(task, None, result))
         .await?
     {
         Verdict::Accepted => Ok(Disposition::Outcome),
@@ -145,7 +145,7 @@ async fn decide_without_attempt(
         Verdict::Refused(Refusal::Finished) => {
             let the_same =
                 |outcome: &Outcome| outcome.attempt.is_none() && outcome.status == result.status;
-            let known = |fold: &Fold| fold.tasks.get(task)?.outcome.as_ref().map(the_same);
+            let known = |fold: &PoolState| fold.tasks.get(task)?.outcome.as_ref().map(the_same);
             Ok(process.log.read(|fold| match known(fold) {
                 Some(true) => Disposition::Outcome,
                 Some(false) | None => Disposition::of_loser(fold, task),
@@ -157,7 +157,7 @@ async fn decide_without_attempt(
 
 /// Whether the message is not a task, uses the id of another task, or only has a wrong routing key.
 /// Such a result says nothing about the task that has this id, now or later.
-fn misuses_id(fold: &Fold, task: &TaskId, result: &ResultMessage) -> bool {
+fn misuses_id(fold: &PoolState, task: &TaskId, result: &ResultMessage) -> bool {
     match result.error.as_ref().map(|error| error.kind) {
         Some(ErrorKind::InvalidTask | ErrorKind::IdConflict) => return true,
         Some(ErrorKind::Unroutable) if can_be_done(fold, result) => return true,
@@ -175,7 +175,7 @@ fn misuses_id(fold: &Fold, task: &TaskId, result: &ResultMessage) -> bool {
 }
 
 /// Whether some programmer offers what the task of this result requires.
-fn can_be_done(fold: &Fold, result: &ResultMessage) -> bool {
+fn can_be_done(fold: &PoolState, result: &ResultMessage) -> bool {
     let required = result.task.as_ref().map(|message| &message.capabilities);
     let offers = fold
         .configuration()

@@ -22,8 +22,8 @@ use pool_broker::process::Process;
 use pool_broker::publisher::Message;
 use pool_broker::service::Service;
 use pool_broker::topology::{DEAD_EXCHANGE, RESULTS_QUEUE};
-use pool_broker::{BrokerError, tell, within};
-use pool_core::event::Decision;
+use pool_broker::{BrokerError, log_broker_error, with_timeout};
+use pool_core::event::Event;
 use pool_core::id::TaskId;
 use pool_core::result::{ResultMessage, Status};
 use pool_telemetry::clock::wall_clock;
@@ -106,7 +106,7 @@ async fn consume(handler: &ResultHandler) -> Result<(), BrokerError> {
     let process = &handler.process;
     let channel = process.consume.channel().await?;
     let limit = process.consume.endpoint().timeout();
-    within(
+    with_timeout(
         limit,
         "set the prefetch of results",
         channel.basic_qos(PREFETCH, BasicQosOptions::default()),
@@ -119,7 +119,7 @@ async fn consume(handler: &ResultHandler) -> Result<(), BrokerError> {
         options,
         FieldTable::default(),
     );
-    let consumer = within(limit, "consume results", consume).await?;
+    let consumer = with_timeout(limit, "consume results", consume).await?;
     let (handled, tags) = mpsc::channel(usize::from(PREFETCH));
     let in_hand = async {
         let handled = handled;
@@ -164,7 +164,9 @@ impl NotHandled {
     fn tell(&self) {
         let text = "failed to handle a result; trying again";
         match self {
-            Self::Broker(error) | Self::Reply(NotDelivered::Broker(error)) => tell(error, text),
+            Self::Broker(error) | Self::Reply(NotDelivered::Broker(error)) => {
+                log_broker_error(error, text)
+            }
             Self::Log(_) => tracing::warn!(error = %self, "{text}"),
             // The history's reader and the reply sender report these problems themselves.
             Self::History(_) | Self::NotYetKept(_) | Self::Reply(NotDelivered::Waits(_)) => {
@@ -289,7 +291,7 @@ async fn repeat(
 /// attempt before it requests this result. Reading back an event of our own makes sure that the
 /// usage has been read too.
 async fn cancelled(process: &Process, task: &TaskId) -> Result<ResultMessage, LogError> {
-    process.log.append(Decision::Tick).await?;
+    process.log.append(Event::Tick).await?;
     Ok(ResultMessage::cancelled(
         task.clone(),
         process.log.read(|fold| fold.tasks.usage(task)),

@@ -12,7 +12,7 @@ use lapin::BasicProperties;
 use lapin::message::Delivery;
 use pool_broker::BrokerError;
 use pool_broker::fault::{Point, point};
-use pool_broker::headers::{Obituary, Reply, json_properties, text};
+use pool_broker::headers::{DeadLetterInfo, Reply, json_properties, text};
 use pool_broker::outbox::{Letter, Outbox, PROMPT};
 use pool_broker::process::Process;
 use pool_broker::publisher::Message;
@@ -241,7 +241,8 @@ impl ReplySender {
             "{REASON}: {to} has accepted its results too slowly or not at all for {} s; repair or empty the queue, then run `pool dead retry` to send this result",
             self.patience.as_secs()
         );
-        let properties = Obituary::new(reason, RESULTS_QUEUE, wall_clock()).properties(came_with);
+        let properties =
+            DeadLetterInfo::new(reason, RESULTS_QUEUE, wall_clock()).properties(came_with);
         let message = Message {
             exchange: DEAD_EXCHANGE,
             key: "",
@@ -282,7 +283,7 @@ pub(crate) async fn send_again(
     process: &Process,
     letter: &Delivery,
 ) -> Result<Option<String>, BrokerError> {
-    let ours = Obituary::of(&letter.properties)
+    let ours = DeadLetterInfo::of(&letter.properties)
         .is_some_and(|obituary| obituary.reason.starts_with(REASON));
     let id = text(letter.properties.message_id()).unwrap_or_default();
     let Some((to, properties)) = addressed(&letter.properties, id).filter(|_| ours) else {

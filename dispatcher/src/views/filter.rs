@@ -8,7 +8,7 @@ use std::str::FromStr;
 use pool_core::id::{LlmName, ProgrammerId, TaskId};
 use pool_core::pool::Pool;
 use pool_core::result::Status;
-use pool_core::state::{Fold, TaskState};
+use pool_core::state::{PoolState, TaskState};
 use pool_core::time::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -144,7 +144,12 @@ pub(super) type Found = (Option<Timestamp>, TaskId);
 impl Filter {
     /// How many tasks match by the log alone, and the newest of them, unordered. If the filter also
     /// asks for words, all of them.
-    pub(super) fn of_log(&self, pool: &Pool, fold: &Fold, heard: &Snapshot) -> (usize, Vec<Found>) {
+    pub(super) fn of_log(
+        &self,
+        pool: &Pool,
+        fold: &PoolState,
+        heard: &Snapshot,
+    ) -> (usize, Vec<Found>) {
         let matches = |state: &TaskState| {
             self.status
                 .is_none_or(|wanted| wanted == Stage::of(state, runs(fold, state, heard)))
@@ -255,7 +260,7 @@ fn time(state: &TaskState) -> Option<Timestamp> {
 }
 
 /// Whether a programmer works on the task. A task whose programmer is lost waits for another one.
-pub(super) fn runs(fold: &Fold, state: &TaskState, heard: &Snapshot) -> bool {
+pub(super) fn runs(fold: &PoolState, state: &TaskState, heard: &Snapshot) -> bool {
     state
         .owner
         .as_ref()

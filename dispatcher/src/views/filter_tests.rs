@@ -3,10 +3,10 @@ use std::time::Duration;
 
 use pool_api::status::Unseen;
 use pool_config::{Env, load};
-use pool_core::event::{Batch, Decision, EmitterId};
+use pool_core::event::{EmitterId, Event, EventBatch};
 use pool_core::id::{AttemptId, Token};
 use pool_core::money::MicroUsd;
-use pool_core::state::Fold;
+use pool_core::state::PoolState;
 use pool_core::time::Timestamp;
 
 use super::*;
@@ -18,11 +18,11 @@ fn id(n: u64) -> TaskId {
 }
 
 /// Tasks that were submitted one after another; every third has failed.
-fn fold() -> Fold {
-    let (mut fold, emitter, mut first) = (Fold::new(), EmitterId::new(), 0);
+fn fold() -> PoolState {
+    let (mut fold, emitter, mut first) = (PoolState::new(), EmitterId::new(), 0);
     for n in 0..COUNT {
         let (body_hash, route) = (String::new(), "fast".to_owned());
-        let mut events = vec![Decision::Submitted {
+        let mut events = vec![Event::Submitted {
             task: id(n),
             body_hash,
             route,
@@ -30,7 +30,7 @@ fn fold() -> Fold {
         }];
         if n % 3 == 0 {
             let (llm, cost_usd, error) = (None, MicroUsd::ZERO, None);
-            events.push(Decision::Finished {
+            events.push(Event::Finished {
                 task: id(n),
                 attempt: None,
                 status: Status::Failed,
@@ -41,7 +41,7 @@ fn fold() -> Fold {
         }
         let count = events.len() as u64;
         fold.apply(
-            &Batch {
+            &EventBatch {
                 v: 1,
                 emitter,
                 first,
@@ -107,7 +107,7 @@ fn a_task_whose_programmer_is_not_heard_of_any_more_is_queued_again() {
         },
     );
     let (route, body_hash) = ("fast".to_owned(), String::new());
-    let started = Decision::Started {
+    let started = Event::Started {
         task: id(1),
         attempt,
         programmer,
@@ -116,7 +116,7 @@ fn a_task_whose_programmer_is_not_heard_of_any_more_is_queued_again() {
         body_hash,
     };
     fold.apply(
-        &Batch {
+        &EventBatch {
             v: 1,
             emitter: EmitterId::new(),
             first: 0,

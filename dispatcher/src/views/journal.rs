@@ -10,7 +10,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use pool_broker::event_log::Observer;
-use pool_core::event::Decision;
+use pool_core::event::Event;
 use pool_core::id::{AttemptId, TaskId};
 use pool_core::result::Status;
 use pool_core::state::Verdict;
@@ -25,7 +25,7 @@ const CHANGES: usize = 2_000;
 #[derive(Debug, Clone)]
 pub struct Entry {
     pub at: Timestamp,
-    pub decision: Decision,
+    pub decision: Event,
     pub verdict: Verdict,
 }
 
@@ -136,7 +136,7 @@ impl Observer for Journal {
         };
     }
 
-    fn hears(&self, at: Timestamp, decision: &Decision, verdict: Verdict) {
+    fn hears(&self, at: Timestamp, decision: &Event, verdict: Verdict) {
         let mut memory = self.0.write().unwrap_or_else(PoisonError::into_inner);
         memory.hear(&Entry {
             at,
@@ -148,7 +148,7 @@ impl Observer for Journal {
 
 impl Memory {
     fn hear(&mut self, entry: &Entry) {
-        if let Decision::Used { so_far: true, .. } = entry.decision {
+        if let Event::Used { so_far: true, .. } = entry.decision {
             // There is one for each paid call, and the next one supersedes it.
             return;
         }
@@ -185,8 +185,8 @@ impl Memory {
         self.forget();
     }
 
-    fn count(&mut self, decision: &Decision, task: &TaskId) {
-        if let Decision::Started { attempt, .. } = decision {
+    fn count(&mut self, decision: &Event, task: &TaskId) {
+        if let Event::Started { attempt, .. } = decision {
             self.attempts.insert(*attempt, task.clone());
         }
         if let Some(status) = decision.ends_as() {
@@ -203,7 +203,7 @@ impl Memory {
             self.forgotten.insert(hash(&oldest));
             self.events -= track.events;
             for entry in track.entries {
-                if let Decision::Started { attempt, .. } = entry.decision {
+                if let Event::Started { attempt, .. } = entry.decision {
                     self.attempts.remove(&attempt);
                 }
             }
@@ -225,14 +225,14 @@ mod tests {
         TaskId::new(format!("t{n}")).expect("an id")
     }
 
-    fn published(n: usize) -> Decision {
-        Decision::Published {
+    fn published(n: usize) -> Event {
+        Event::Published {
             task: task(n),
             generation: 0,
         }
     }
 
-    fn hear(journal: &Journal, decision: &Decision) {
+    fn hear(journal: &Journal, decision: &Event) {
         journal.hears(Timestamp(1), decision, Verdict::Accepted);
     }
 
@@ -242,7 +242,7 @@ mod tests {
         for n in [1, 2, 1] {
             hear(&journal, &published(n));
         }
-        hear(&journal, &Decision::Tick);
+        hear(&journal, &Event::Tick);
         assert_eq!(
             journal.changed_since(0),
             Changes::These(vec![task(1), task(2)]),
@@ -323,7 +323,7 @@ mod tests {
     fn what_names_only_the_attempt_is_in_its_tasks_timeline() {
         let journal = Journal::default();
         let attempt = AttemptId::new();
-        let started = Decision::Started {
+        let started = Event::Started {
             task: task(1),
             attempt,
             programmer: pool_core::id::ProgrammerId::new("001").expect("an id"),
@@ -338,13 +338,13 @@ mod tests {
         let cost_usd = pool_core::money::MicroUsd::ZERO;
         hear(
             &journal,
-            &Decision::Settled {
+            &Event::Settled {
                 attempt,
                 cost_usd,
                 by_llm: std::collections::BTreeMap::new(),
             },
         );
-        hear(&journal, &Decision::Cancelled { task: task(1) });
+        hear(&journal, &Event::Cancelled { task: task(1) });
         assert_eq!(journal.entries(&task(1)).len(), 3, "all three");
         assert_eq!(
             journal.ended(),

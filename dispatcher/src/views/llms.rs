@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use pool_core::eligibility::Standing;
+use pool_core::eligibility::Eligibility;
 use pool_core::id::{LlmName, ProgrammerId};
 use pool_core::llm::{Fault, LlmKey, Scope};
 use pool_core::money::MicroUsd;
 use pool_core::pool::{Pool, Programmer};
-use pool_core::state::Fold;
+use pool_core::state::PoolState;
 use pool_core::state::breaker::{Breaker, State};
 use pool_core::time::Timestamp;
 use schemars::JsonSchema;
@@ -41,7 +41,7 @@ pub struct BreakerStatus {
     pub probed_by: Option<ProgrammerId>,
 }
 
-pub(super) fn breakers(standing: &Standing<'_>) -> Vec<BreakerStatus> {
+pub(super) fn breakers(standing: &Eligibility<'_>) -> Vec<BreakerStatus> {
     standing
         .breakers()
         .map(|(key, scope, breaker)| breaker_status((key, scope), breaker))
@@ -112,7 +112,7 @@ pub struct BudgetStatus {
 }
 
 /// Today's budget by the log.
-pub fn budget(pool: &Pool, fold: &Fold) -> BudgetStatus {
+pub fn budget(pool: &Pool, fold: &PoolState) -> BudgetStatus {
     let budget = &fold.budget;
     let (spent, reserved, alert) = (budget.spent(), budget.reserved(), budget.alert());
     let warning = budget

@@ -8,10 +8,10 @@ use lapin::types::{AMQPValue, FieldTable};
 use pool_broker::link::discard;
 use pool_broker::process::Process;
 use pool_broker::topology::EVENTS_STREAM;
-use pool_broker::{BrokerError, within};
-use pool_core::event::{Batch, Decision};
+use pool_broker::{BrokerError, with_timeout};
+use pool_core::event::{Event, EventBatch};
 use pool_core::id::{AttemptId, TaskId};
-use pool_core::state::Fold;
+use pool_core::state::PoolState;
 use pool_core::time::Timestamp;
 use tokio::sync::Semaphore;
 
@@ -48,7 +48,7 @@ pub async fn entries(
         discard(&channel, process.consume.endpoint()).await;
         entries
     };
-    within(LIMIT, format!("read the stream {EVENTS_STREAM}"), async {
+    with_timeout(LIMIT, format!("read the stream {EVENTS_STREAM}"), async {
         Ok(reading.await)
     })
     .await?
@@ -61,7 +61,7 @@ async fn read(
     span: Span,
 ) -> Result<Vec<Entry>, BrokerError> {
     let limit = process.consume.endpoint().timeout();
-    within(
+    with_timeout(
         limit,
         "set the prefetch of the events' reader",
         channel.basic_qos(PREFETCH, BasicQosOptions::default()),
@@ -82,22 +82,23 @@ async fn read(
         BasicConsumeOptions::default(),
         arguments,
     );
-    let mut consumer = within(limit, format!("read the stream {EVENTS_STREAM}"), consume).await?;
+    let mut consumer =
+        with_timeout(limit, format!("read the stream {EVENTS_STREAM}"), consume).await?;
     let mut search = Search {
         task,
-        fold: Fold::new(),
+        fold: PoolState::new(),
         attempts: Vec::new(),
         found: Vec::new(),
     };
     while let Ok(Some(Ok(delivery))) = tokio::time::timeout(END, consumer.next()).await {
-        let Ok(batch) = Batch::from_json(&delivery.data) else {
+        let Ok(batch) = EventBatch::from_json(&delivery.data) else {
             continue;
         };
         if batch.at() > span.to {
             break;
         }
         search.read(&batch);
-        within(
+        with_timeout(
             limit,
             "acknowledge events",
             delivery.ack(BasicAckOptions::default()),
@@ -109,13 +110,13 @@ async fn read(
 
 struct Search<'a> {
     task: &'a TaskId,
-    fold: Fold,
+    fold: PoolState,
     attempts: Vec<AttemptId>,
     found: Vec<Entry>,
 }
 
 impl Search<'_> {
-    fn read(&mut self, batch: &Batch) {
+    fn read(&mut self, batch: &EventBatch) {
         let Self {
             task,
             fold,
@@ -123,7 +124,7 @@ impl Search<'_> {
             found,
         } = self;
         fold.apply(batch, |_, decision, verdict| {
-            if let Decision::Started {
+            if let Event::Started {
                 task: started,
                 attempt,
                 ..

@@ -1,7 +1,7 @@
 //! Pauses as the API shows them.
 
 use pool_core::pause::{Pause, Target};
-use pool_core::state::Fold;
+use pool_core::state::PoolState;
 use pool_core::state::pauses::Paused;
 use pool_core::time::Timestamp;
 use schemars::JsonSchema;
@@ -16,7 +16,7 @@ pub struct PauseView {
 }
 
 /// All pauses at this place of the log.
-pub(crate) fn paused(fold: &Fold) -> Vec<PauseView> {
+pub(crate) fn paused(fold: &PoolState) -> Vec<PauseView> {
     let view = |(target, paused): (&Target, &Paused)| PauseView {
         target: target.clone(),
         pause: paused.pause,

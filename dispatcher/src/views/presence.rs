@@ -10,7 +10,7 @@ use pool_broker::status::BrokerStatus;
 use pool_core::event::EmitterId;
 use pool_core::heartbeat::{Gate, Heartbeat, ProgrammerBeat, ShutReason};
 use pool_core::id::ProgrammerId;
-use pool_core::state::{Fold, Owner};
+use pool_core::state::{Owner, PoolState};
 use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 use tokio::time::Instant;
@@ -82,7 +82,7 @@ impl Snapshot {
 
     /// Whether this owner's programmer is down or has been replaced by another process, as far as
     /// this dispatcher knows. For display; only the log decides which attempt owns a task.
-    pub fn has_lost(&self, fold: &Fold, owner: &Owner) -> bool {
+    pub fn has_lost(&self, fold: &PoolState, owner: &Owner) -> bool {
         fold.is_gone(owner) || self.of(&owner.programmer).is_err_and(Unseen::is_down)
     }
 }

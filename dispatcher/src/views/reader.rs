@@ -5,10 +5,10 @@ use std::sync::Arc;
 use pool_api::status::{ProgrammerState, ProgrammerStatus, programmer_status};
 use pool_broker::process::Process;
 use pool_core::config_hash::config_hash;
-use pool_core::eligibility::Standing;
+use pool_core::eligibility::Eligibility;
 use pool_core::id::TaskId;
 use pool_core::pool::{Pool, Programmer};
-use pool_core::state::Fold;
+use pool_core::state::PoolState;
 use pool_telemetry::clock::wall_clock;
 
 use super::filter::{Filter, Found, newest, runs};
@@ -71,7 +71,7 @@ impl Reader {
     /// Like [`Self::task`], with a snapshot that many tasks share.
     fn task_as_heard(&self, id: &TaskId, heard: &Snapshot) -> Option<TaskView> {
         let entry = self.history.entry(id).unwrap_or_default();
-        let view = |fold: &Fold| {
+        let view = |fold: &PoolState| {
             fold.tasks
                 .get(id)
                 .map(|state| TaskView::new(id, state, runs(fold, state, heard), entry))
@@ -159,7 +159,7 @@ impl Reader {
         } = self;
         let (fresh, broker) = (pool.load_balancing.health_check_interval, process.broker());
         let (programmers, breakers): (Vec<ProgrammerStatus>, _) = process.log.read(|fold| {
-            let standing = Standing {
+            let standing = Eligibility {
                 pool,
                 fold,
                 now: fold.now().max(wall_clock()),

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use pool_core::routing::Route;
-use pool_core::state::Fold;
+use pool_core::state::PoolState;
 use pool_core::time::Timestamp;
 
 use super::pool_status::RouteStatus;
@@ -20,7 +20,7 @@ pub(super) struct RouteLoad {
 }
 
 impl RouteLoad {
-    pub(super) fn of(fold: &Fold, heard: &Snapshot) -> Self {
+    pub(super) fn of(fold: &PoolState, heard: &Snapshot) -> Self {
         let mut load = Self::default();
         for (task, owner) in fold.tasks.running() {
             let Some(state) = fold.tasks.get(task) else {
@@ -38,7 +38,12 @@ impl RouteLoad {
         load
     }
 
-    pub(super) fn route(&self, fold: &Fold, route: &Route, waiting: Option<u32>) -> RouteStatus {
+    pub(super) fn route(
+        &self,
+        fold: &PoolState,
+        route: &Route,
+        waiting: Option<u32>,
+    ) -> RouteStatus {
         let lost = self.lost.get(&route.name).map_or(&[][..], Vec::as_slice);
         let oldest = lost
             .iter()
@@ -63,7 +68,7 @@ mod tests {
     use std::time::Duration;
 
     use pool_api::status::Unseen;
-    use pool_core::event::{Batch, Decision, EmitterId};
+    use pool_core::event::{EmitterId, Event, EventBatch};
     use pool_core::id::{AttemptId, Capability, ProgrammerId, TaskId, Token};
     use pool_core::routing::Routes;
 
@@ -76,7 +81,7 @@ mod tests {
             ProgrammerId::new("006").expect("an id"),
         );
         let (route, body_hash) = ("any".to_owned(), String::new());
-        let submitted = Decision::Submitted {
+        let submitted = Event::Submitted {
             task: task.clone(),
             body_hash: body_hash.clone(),
             route: route.clone(),
@@ -87,7 +92,7 @@ mod tests {
             count: 0,
         };
         let attempt = AttemptId::from_u128(1);
-        let started = Decision::Started {
+        let started = Event::Started {
             task,
             attempt,
             programmer: programmer.clone(),
@@ -95,8 +100,8 @@ mod tests {
             route: route.clone(),
             body_hash,
         };
-        let mut fold = Fold::new();
-        let batch = Batch {
+        let mut fold = PoolState::new();
+        let batch = EventBatch {
             v: 1,
             emitter: EmitterId::new(),
             first: 0,

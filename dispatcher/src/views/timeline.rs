@@ -1,6 +1,6 @@
 //! Describes a task's events in words, for its page. Pure.
 
-use pool_core::event::Decision;
+use pool_core::event::Event;
 use pool_core::id::{AttemptId, ProgrammerId};
 use pool_core::state::{Refusal, Verdict};
 use pool_core::time::Timestamp;
@@ -48,8 +48,8 @@ pub fn lines(entries: &[Entry]) -> Vec<Line> {
 fn number_of(entry: &Entry, before: u32) -> u32 {
     match (&entry.decision, entry.verdict) {
         (_, Verdict::Refused(_)) => before,
-        (Decision::Started { .. }, Verdict::Accepted) => before + 1,
-        (Decision::Released { .. }, Verdict::Accepted) => before.saturating_sub(1),
+        (Event::Started { .. }, Verdict::Accepted) => before + 1,
+        (Event::Released { .. }, Verdict::Accepted) => before.saturating_sub(1),
         (_, Verdict::Accepted) => before,
     }
 }
@@ -127,17 +127,17 @@ impl Words {
     }
 }
 
-fn words(decision: &Decision, number: Option<u32>) -> Words {
+fn words(decision: &Event, number: Option<u32>) -> Words {
     match decision {
-        Decision::Submitted { route, .. } => {
+        Event::Submitted { route, .. } => {
             Words::new(Tone::Neutral, format!("submitted for the route {route}"))
         }
-        Decision::Published { generation: 0, .. } => Words::new(Tone::Neutral, "queued"),
-        Decision::Published { generation, .. } => Words::new(
+        Event::Published { generation: 0, .. } => Words::new(Tone::Neutral, "queued"),
+        Event::Published { generation, .. } => Words::new(
             Tone::Neutral,
             format!("queued again (generation {generation})"),
         ),
-        Decision::Reissued {
+        Event::Reissued {
             retry: Some(retry), ..
         } => {
             let at = Timestamp(retry.at_ms);
@@ -147,11 +147,11 @@ fn words(decision: &Decision, number: Option<u32>) -> Words {
             );
             Words::new(Tone::Warning, text).of(None, Some(retry.attempt))
         }
-        Decision::Reissued { generation, .. } => Words::new(
+        Event::Reissued { generation, .. } => Words::new(
             Tone::Neutral,
             format!("about to be published again (generation {generation})"),
         ),
-        Decision::Started {
+        Event::Started {
             programmer,
             attempt,
             token,
@@ -168,18 +168,18 @@ fn words(decision: &Decision, number: Option<u32>) -> Words {
             let text = format!("{} began {which}{again}", programmer.display_name());
             Words::new(Tone::Active, text).of(Some(programmer), Some(*attempt))
         }
-        Decision::Released {
+        Event::Released {
             no_llm: true,
             attempt,
             ..
         } => {
             Words::new(Tone::Warning, "handed back: no LLM was available").of(None, Some(*attempt))
         }
-        Decision::Released { attempt, .. } => {
+        Event::Released { attempt, .. } => {
             let text = "handed back: the worker was shut down or lost its connection; the attempt does not count";
             Words::new(Tone::Warning, text).of(None, Some(*attempt))
         }
-        Decision::Used {
+        Event::Used {
             attempt,
             spent,
             so_far,
@@ -193,8 +193,8 @@ fn words(decision: &Decision, number: Option<u32>) -> Words {
             );
             Words::new(Tone::Neutral, text).of(None, Some(*attempt))
         }
-        Decision::Finished { .. } | Decision::Cancelled { .. } => outcome(decision),
-        Decision::Reserved {
+        Event::Finished { .. } | Event::Cancelled { .. } => outcome(decision),
+        Event::Reserved {
             programmer,
             attempt,
             amount_usd,
@@ -203,14 +203,14 @@ fn words(decision: &Decision, number: Option<u32>) -> Words {
             let text = format!("reserved ${amount_usd} of today's budget for paid calls");
             Words::new(Tone::Neutral, text).of(Some(programmer), Some(*attempt))
         }
-        Decision::Settled {
+        Event::Settled {
             attempt, cost_usd, ..
         } => Words::new(
             Tone::Neutral,
             format!("paid calls cost ${cost_usd}; the rest of the reservation is released"),
         )
         .of(None, Some(*attempt)),
-        Decision::LlmFailed {
+        Event::LlmFailed {
             key,
             programmer,
             fault,
@@ -219,25 +219,25 @@ fn words(decision: &Decision, number: Option<u32>) -> Words {
             let text = format!("a call to {} failed for good: {}", key.llm, fault.as_str());
             Words::new(Tone::Warning, text).of(Some(programmer), None)
         }
-        Decision::Stated { .. } => Words::new(
+        Event::Stated { .. } => Words::new(
             Tone::Neutral,
             "snapshot, because the log is about to drop the task's first events",
         ),
-        Decision::Tick
-        | Decision::Configured { .. }
-        | Decision::Paused { .. }
-        | Decision::Resumed { .. }
-        | Decision::BudgetSet { .. }
-        | Decision::LlmAnswered { .. }
-        | Decision::Probing { .. }
-        | Decision::Probed { .. }
-        | Decision::Up { .. }
-        | Decision::Unknown => Words::new(Tone::Neutral, "an event of the pool"),
+        Event::Tick
+        | Event::Configured { .. }
+        | Event::Paused { .. }
+        | Event::Resumed { .. }
+        | Event::BudgetSet { .. }
+        | Event::LlmAnswered { .. }
+        | Event::Probing { .. }
+        | Event::Probed { .. }
+        | Event::Up { .. }
+        | Event::Unknown => Words::new(Tone::Neutral, "an event of the pool"),
     }
 }
 
-fn outcome(decision: &Decision) -> Words {
-    let Decision::Finished {
+fn outcome(decision: &Event) -> Words {
+    let Event::Finished {
         attempt,
         status,
         llm,
@@ -274,7 +274,7 @@ mod tests {
     use pool_core::money::MicroUsd;
     use pool_core::result::{ErrorKind, Status};
 
-    fn said(decision: Decision, verdict: Verdict) -> (String, Tone, bool) {
+    fn said(decision: Event, verdict: Verdict) -> (String, Tone, bool) {
         let line = line(
             &Entry {
                 at: Timestamp(1),
@@ -289,7 +289,7 @@ mod tests {
     #[test]
     fn attempts_are_counted_as_the_pool_counts_them() {
         let task = TaskId::new("t").expect("an id");
-        let started = |n: u64| Decision::Started {
+        let started = |n: u64| Event::Started {
             task: task.clone(),
             attempt: AttemptId::from_u128(n.into()),
             programmer: ProgrammerId::new("006").expect("an id"),
@@ -300,7 +300,7 @@ mod tests {
             route: "fast".to_owned(),
             body_hash: String::new(),
         };
-        let released = Decision::Released {
+        let released = Event::Released {
             task: task.clone(),
             attempt: AttemptId::from_u128(1),
             no_llm: false,
@@ -340,7 +340,7 @@ mod tests {
     #[test]
     fn an_outcome_names_error_llm_and_cost_and_a_refusal_says_why() {
         let task = TaskId::new("t").expect("an id");
-        let finished = Decision::Finished {
+        let finished = Event::Finished {
             task: task.clone(),
             attempt: None,
             status: Status::Failed,
@@ -354,7 +354,7 @@ mod tests {
             (text, Tone::Bad, true),
             "all known facts"
         );
-        let stopped = Decision::Finished {
+        let stopped = Event::Finished {
             task: task.clone(),
             attempt: None,
             status: Status::Cancelled,
@@ -368,7 +368,7 @@ mod tests {
             "the status is not repeated as the error"
         );
         let late = said(
-            Decision::Cancelled { task },
+            Event::Cancelled { task },
             Verdict::Refused(Refusal::Finished),
         );
         let text = "cancelled by an operator – refused: the task has already finished".to_owned();

@@ -10,7 +10,7 @@ mod programmers;
 mod tests;
 mod words;
 
-use pool_core::eligibility::Standing;
+use pool_core::eligibility::Eligibility;
 use pool_core::id::{ProgrammerId, TaskId};
 use pool_core::pause::{Pause, Target};
 use pool_core::routing::Route;
@@ -28,7 +28,7 @@ pub(crate) fn explain(reader: &Reader, id: &TaskId) -> Option<Why> {
     let heard = reader.heard();
     let fresh = reader.process.log.is_fresh();
     reader.process.log.read(|fold| {
-        let standing = Standing {
+        let standing = Eligibility {
             pool: &reader.pool,
             fold,
             now: fold.now().max(wall_clock()),

@@ -1,6 +1,6 @@
 //! The types of a question about a waiting task, and of its answer.
 
-use pool_core::eligibility::Standing;
+use pool_core::eligibility::Eligibility;
 use pool_core::heartbeat::ShutReason;
 use pool_core::id::{ProgrammerId, TaskId};
 use pool_core::routing::Routes;
@@ -13,7 +13,7 @@ use crate::views::presence::Snapshot;
 /// The pool at one moment, as far as this dispatcher knows it.
 #[derive(Clone, Copy)]
 pub struct Look<'a> {
-    pub standing: &'a Standing<'a>,
+    pub standing: &'a Eligibility<'a>,
     pub routes: &'a Routes,
     pub heard: &'a Snapshot,
     /// Whether the event log has been read to its end.

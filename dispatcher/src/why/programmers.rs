@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use pool_api::status::Unseen;
-use pool_core::eligibility::{Closed, Means, Obstacle, Room};
+use pool_core::eligibility::{Blocker, BudgetFit, Closed, LlmAccess};
 use pool_core::heartbeat::{Gate, ShutReason};
 use pool_core::id::{ProgrammerId, TaskId};
 use pool_core::pause::Target;
@@ -123,7 +123,7 @@ impl Look<'_> {
 
     /// An operator's pause or drain counts whether the programmer is busy or not.
     fn ordered(&self, programmer: &Programmer, busy: Option<(&TaskId, &Owner)>) -> Option<Found> {
-        let Obstacle {
+        let Blocker {
             reason,
             detail,
             until,
@@ -160,16 +160,18 @@ impl Look<'_> {
 
     /// Breakers and budget.
     fn without_means(&self, programmer: &Programmer) -> Option<Found> {
-        let Obstacle {
+        let Blocker {
             reason,
             detail,
             until,
         } = self.obstacle(programmer)?;
         let (state, now) = (Availability::from(reason), self.standing.now);
-        let its_turn_comes =
-            || self.standing.room_for(programmer, |id| self.could_take(id)) == Room::ForOthersFirst;
+        let its_turn_comes = || {
+            self.standing.room_for(programmer, |id| self.could_take(id))
+                == BudgetFit::ForOthersFirst
+        };
         Some(match self.standing.means(programmer) {
-            Means::Nothing(shut) => {
+            LlmAccess::Nothing(shut) => {
                 let shut = Found {
                     state,
                     words: words::breakers(&shut, now),
@@ -181,10 +183,10 @@ impl Look<'_> {
                     None => shut,
                 }
             }
-            Means::Free | Means::Paid if its_turn_comes() => {
+            LlmAccess::Free | LlmAccess::Paid if its_turn_comes() => {
                 Found::new(state, words::ITS_TURN, detail)
             }
-            Means::Free | Means::Paid => self.over_budget(Obstacle {
+            LlmAccess::Free | LlmAccess::Paid => self.over_budget(Blocker {
                 reason,
                 detail,
                 until,
@@ -194,11 +196,11 @@ impl Look<'_> {
 
     fn over_budget(
         &self,
-        Obstacle {
+        Blocker {
             reason,
             detail,
             until,
-        }: Obstacle,
+        }: Blocker,
     ) -> Found {
         let (words, detail) = (
             words::over_budget(until, self.standing.now),
@@ -248,11 +250,11 @@ impl Look<'_> {
         }
     }
 
-    fn obstacle(&self, programmer: &Programmer) -> Option<Obstacle> {
+    fn obstacle(&self, programmer: &Programmer) -> Option<Blocker> {
         let obstacle = self
             .standing
             .obstacle(programmer, |id| self.could_take(id))?;
-        Some(Obstacle {
+        Some(Blocker {
             detail: with_clocks(&obstacle.detail, self.standing.now),
             ..obstacle
         })

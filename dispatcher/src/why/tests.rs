@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pool_api::status::{Seen, Unseen};
 use pool_config::parse;
-use pool_core::event::{Batch, Decision, EmitterId, FailedCall};
+use pool_core::event::{EmitterId, Event, EventBatch, FailedCall};
 use pool_core::heartbeat::{Gate, ShutReason};
 use pool_core::id::{AttemptId, LlmName, Token};
 use pool_core::llm::Fault;
@@ -12,7 +12,7 @@ use pool_core::pause::{Pause, Target};
 use pool_core::pool::Pool;
 use pool_core::routing::Routes;
 use pool_core::rules::Rules;
-use pool_core::state::Fold;
+use pool_core::state::PoolState;
 use pool_core::state::breaker::Caller;
 
 use super::*;
@@ -43,7 +43,7 @@ workspace: {dir: /tmp, roots: [/tmp]}
 struct World {
     pool: Pool,
     routes: Routes,
-    fold: Fold,
+    fold: PoolState,
     heard: Snapshot,
     fresh: bool,
     seq: u64,
@@ -59,7 +59,7 @@ impl World {
             .map(|one| (one.id.clone(), one.capabilities.clone()))
             .collect();
         let at = "2026-01-31T12:00:00Z".parse().expect("a time");
-        let (fold, routes) = (Fold::new(), Routes::new(&offers));
+        let (fold, routes) = (PoolState::new(), Routes::new(&offers));
         let heard = Snapshot::empty(Unseen::Silent { since: at });
         let mut world = Self {
             pool,
@@ -72,14 +72,14 @@ impl World {
         };
         for programmer in world.pool.programmers.clone() {
             world.says(programmer.id.as_str(), Gate::Consuming);
-            world.append(Decision::Up {
+            world.append(Event::Up {
                 programmer: programmer.id,
                 host: "h".to_owned(),
                 again: false,
             });
         }
         let rules = Rules::of(&world.pool);
-        world.append(Decision::Configured {
+        world.append(Event::Configured {
             hash: "h".to_owned(),
             capabilities: offers,
             rules,
@@ -88,9 +88,9 @@ impl World {
         world
     }
 
-    fn append(&mut self, decision: Decision) {
+    fn append(&mut self, decision: Event) {
         let (emitter, events) = (EmitterId::from_u128(1), vec![decision]);
-        let batch = Batch {
+        let batch = EventBatch {
             v: 1,
             emitter,
             first: self.seq,
@@ -126,7 +126,7 @@ impl World {
 
     fn submit(&mut self, name: &str, route: &str) {
         let (task, route, body_hash) = (task(name), route.to_owned(), "h".to_owned());
-        self.append(Decision::Submitted {
+        self.append(Event::Submitted {
             task,
             body_hash,
             route,
@@ -137,14 +137,14 @@ impl World {
     /// Submits `t`, the task that the tests ask about.
     fn wait(&mut self, name: &str, route: &str) {
         self.submit(name, route);
-        self.append(Decision::Published {
+        self.append(Event::Published {
             task: task(name),
             generation: 0,
         });
     }
 
     fn start(&mut self, name: &str, programmer: &str, attempt: u128) {
-        self.append(Decision::Started {
+        self.append(Event::Started {
             task: task(name),
             attempt: AttemptId::from_u128(attempt),
             programmer: id(programmer),
@@ -164,7 +164,7 @@ impl World {
             AttemptId::from_u128(attempt),
         );
         let amount_usd = dollars.parse().expect("an amount");
-        self.append(Decision::Reserved {
+        self.append(Event::Reserved {
             attempt,
             task,
             programmer,
@@ -193,7 +193,7 @@ impl World {
                 task(&format!("o{n}")),
             );
             let fault = Fault::Timeout;
-            self.append(Decision::LlmFailed {
+            self.append(Event::LlmFailed {
                 key,
                 programmer,
                 host,
@@ -207,7 +207,7 @@ impl World {
     }
 
     fn pause(&mut self, target: Target, pause: Pause) {
-        self.append(Decision::Paused {
+        self.append(Event::Paused {
             target,
             pause,
             since_ms: None,
@@ -215,7 +215,7 @@ impl World {
     }
 
     fn why(&self, name: &str) -> Why {
-        let standing = Standing {
+        let standing = Eligibility {
             pool: &self.pool,
             fold: &self.fold,
             now: self.at,
@@ -420,7 +420,7 @@ fn an_idle_programmer_of_a_paused_route_says_what_keeps_it() {
 fn the_log_is_believed_before_an_older_heartbeat() {
     let mut world = World::new();
     // Enough budget for all at once.
-    world.append(Decision::BudgetSet {
+    world.append(Event::BudgetSet {
         limit_usd: "100".parse().expect("an amount"),
     });
     world.wait("t", "premium");
@@ -529,12 +529,12 @@ fn an_owner_whose_programmer_is_held_by_another_process_does_not_make_it_busy() 
     let mut world = World::new();
     world.start("a", "006", 1);
     world.later(1);
-    let up = vec![Decision::Up {
+    let up = vec![Event::Up {
         programmer: id("006"),
         host: "h".to_owned(),
         again: false,
     }];
-    let batch = Batch {
+    let batch = EventBatch {
         v: 1,
         emitter: EmitterId::from_u128(2),
         first: 0,
@@ -566,7 +566,7 @@ fn places_in_the_queue_go_by_when_messages_came_into_it() {
         if name == "t" {
             world.submit(name, "premium");
         }
-        world.append(Decision::Published {
+        world.append(Event::Published {
             task: task(name),
             generation: 0,
         });

@@ -5,7 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use pool_core::eligibility::{Standing, explain};
+use pool_core::eligibility::{Eligibility, explain};
 use pool_core::heartbeat::{Gate, ShutReason};
 use pool_core::id::{ProgrammerId, TaskId};
 use pool_core::llm::Fault;
@@ -144,7 +144,7 @@ impl Unseen {
 
 /// The status of a programmer, from the fold and its last heartbeat.
 pub fn programmer_status(
-    standing: &Standing<'_>,
+    standing: &Eligibility<'_>,
     programmer: &Programmer,
     seen: Result<Seen, Unseen>,
 ) -> ProgrammerStatus {
@@ -199,7 +199,7 @@ struct GateStatus {
 }
 
 fn gate_status(
-    standing: &Standing<'_>,
+    standing: &Eligibility<'_>,
     programmer: &Programmer,
     gate: Result<&Gate, Unseen>,
 ) -> GateStatus {
@@ -236,7 +236,7 @@ fn gate_status(
 }
 
 /// The open breaker that keeps this programmer's calls from its primary LLM.
-fn circuit(standing: &Standing<'_>, programmer: &Programmer) -> Option<CircuitStatus> {
+fn circuit(standing: &Eligibility<'_>, programmer: &Programmer) -> Option<CircuitStatus> {
     let caller = standing.caller(&programmer.id);
     let primary = programmer.primary();
     let shut = standing.shut(&standing.pool.llm_key(primary, &caller.host), &caller)?;

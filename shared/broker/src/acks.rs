@@ -7,7 +7,7 @@ use lapin::message::Delivery;
 use lapin::options::BasicAckOptions;
 use tokio::time::Instant;
 
-use super::{BrokerError, within};
+use super::{BrokerError, with_timeout};
 
 /// The number of messages per acknowledgement: far below any prefetch, so that the broker never waits.
 const TOGETHER: usize = 64;
@@ -56,7 +56,7 @@ impl Acks {
         self.count = 0;
         self.since = Instant::now();
         match self.last.take() {
-            Some(last) => within(
+            Some(last) => with_timeout(
                 self.limit,
                 "ack a stream",
                 last.ack(BasicAckOptions { multiple: true }),

@@ -13,7 +13,7 @@ use lapin::tcp::AsyncTcpStream;
 use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
 use lapin::{Connection, ConnectionProperties, ErrorKind};
 
-use super::refusal::{Cause, NotConnected, cause_of};
+use super::connect_error::{Cause, NotConnected, cause_of};
 use super::{BrokerError, tls};
 
 /// How to reach the broker, and the name under which the management UI shows this process.

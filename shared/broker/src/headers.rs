@@ -193,7 +193,7 @@ pub fn result_properties(task_id: &str, attempt: Option<String>) -> BasicPropert
 
 /// The headers of a dead letter: why and when the pool put a message into `pool.dead`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Obituary {
+pub struct DeadLetterInfo {
     /// Names the dead letter in `pool.dead`: 32 hexadecimal digits.
     pub id: String,
     /// For people: `kind: message`, at most 1,000 characters.
@@ -204,7 +204,7 @@ pub struct Obituary {
     pub from: String,
 }
 
-impl Obituary {
+impl DeadLetterInfo {
     /// Makes the id, and cuts the reason.
     pub fn new(reason: impl Into<String>, from: impl Into<String>, at: Timestamp) -> Self {
         let mut reason = reason.into();
@@ -390,14 +390,14 @@ mod tests {
             },
         )
         .with_reply_to("results.me".into());
-        let obituary = Obituary::new(
+        let obituary = DeadLetterInfo::new(
             "poison: ".to_owned() + &"x".repeat(5_000),
             "tasks.fast",
             Timestamp(9),
         );
         let properties = obituary.properties(&came_with);
         assert_eq!(
-            Obituary::of(&properties),
+            DeadLetterInfo::of(&properties),
             Some(obituary.clone()),
             "id, reason, time and queue"
         );
@@ -415,7 +415,7 @@ mod tests {
             Some("results.me"),
             "the address stays"
         );
-        assert_eq!(Obituary::of(&came_with), None, "not one of ours");
+        assert_eq!(DeadLetterInfo::of(&came_with), None, "not one of ours");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::link::{Link, discard};
 use super::process::Process;
 use super::publisher::{Message, Publisher};
 use super::topology::HEARTBEATS;
-use super::{BrokerError, within};
+use super::{BrokerError, with_timeout};
 use pool_core::heartbeat::Heartbeat;
 use pool_telemetry::clock::wall_clock;
 
@@ -142,7 +142,7 @@ async fn consume(
     // An older heartbeat says nothing about the present.
     arguments.insert("x-message-ttl".into(), AMQPValue::LongInt(10_000));
     let declare = channel.queue_declare("".into(), options, arguments);
-    let queue = within(limit, "declare a queue for heartbeats", declare)
+    let queue = with_timeout(limit, "declare a queue for heartbeats", declare)
         .await?
         .name()
         .clone();
@@ -153,11 +153,11 @@ async fn consume(
         QueueBindOptions::default(),
         FieldTable::default(),
     );
-    within(limit, "bind a queue for heartbeats", bind).await?;
+    with_timeout(limit, "bind a queue for heartbeats", bind).await?;
     let options = BasicConsumeOptions {
         no_ack: true,
         ..BasicConsumeOptions::default()
     };
     let consume = channel.basic_consume(queue, "heartbeats".into(), options, FieldTable::default());
-    within(limit, "consume heartbeats", consume).await
+    with_timeout(limit, "consume heartbeats", consume).await
 }

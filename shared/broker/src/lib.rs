@@ -7,6 +7,7 @@
 pub mod acks;
 pub mod backoff;
 pub mod clock;
+pub mod connect_error;
 mod endpoint;
 pub mod event_log;
 pub mod fault;
@@ -17,7 +18,6 @@ pub mod outbox;
 pub mod pool_metrics;
 pub mod process;
 pub mod publisher;
-pub mod refusal;
 pub mod service;
 pub mod status;
 mod tls;
@@ -25,10 +25,10 @@ pub mod topology;
 
 use std::time::Duration;
 
+use connect_error::NotConnected;
 pub use endpoint::Endpoint;
 use lapin::ErrorKind;
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
-use refusal::NotConnected;
 
 /// An operation on the broker that failed. The text fits after "failed to"; `what` in each variant is the operation:
 /// `publish to pool.tasks with key "fast"`.
@@ -167,7 +167,7 @@ fn message_too_large(error: &lapin::Error) -> Option<usize> {
 
 /// Logs a failed operation that will be tried again: as a warning, or at level debug during an outage of the connection,
 /// because the link has logged that one.
-pub fn tell(error: &BrokerError, what: &str) {
+pub fn log_broker_error(error: &BrokerError, what: &str) {
     if error.is_outage() {
         tracing::debug!(%error, "{what}");
     } else {
@@ -179,7 +179,7 @@ pub fn tell(error: &BrokerError, what: &str) {
 ///
 /// # Errors
 /// [`BrokerError::Timeout`], or [`BrokerError::Amqp`] with lapin's error.
-pub async fn within<T>(
+pub async fn with_timeout<T>(
     limit: Duration,
     what: impl Into<String>,
     call: impl Future<Output = lapin::Result<T>>,

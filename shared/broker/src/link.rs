@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::backoff::Backoff;
-use super::refusal::{Cause, NotConnected};
-use super::{BrokerError, Endpoint, unacknowledged_too_long, within};
+use super::connect_error::{Cause, NotConnected};
+use super::{BrokerError, Endpoint, unacknowledged_too_long, with_timeout};
 use pool_core::time::Timestamp;
 use pool_telemetry::broker::{Blocked, Down, TakenBack, Up};
 use pool_telemetry::clock::wall_clock;
@@ -233,7 +233,7 @@ impl Link {
             "open a channel to RabbitMQ at {}",
             self.endpoint().address()
         );
-        within(self.endpoint().timeout(), what, connection.create_channel()).await
+        with_timeout(self.endpoint().timeout(), what, connection.create_channel()).await
     }
 
     fn error(&self) -> Option<NotConnected> {
@@ -291,7 +291,7 @@ impl Link {
         });
         if let Some(connection) = was.connection() {
             // A broker that does not answer will notice the closed socket.
-            let _ = within(
+            let _ = with_timeout(
                 self.endpoint().timeout(),
                 "close",
                 connection.close(200, "bye".into()),
@@ -461,7 +461,7 @@ pub async fn gone(channel: &Channel) {
 pub async fn discard(channel: &Channel, endpoint: &Endpoint) {
     if channel.status().connected() {
         // If closing fails, the connection is lost and the channel with it.
-        let _ = within(
+        let _ = with_timeout(
             endpoint.timeout(),
             "close a channel",
             channel.close(200, "starting over".into()),

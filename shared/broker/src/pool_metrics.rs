@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pool_core::eligibility::Standing;
+use pool_core::eligibility::Eligibility;
 use pool_core::pool::Pool;
 use pool_telemetry::clock::wall_clock;
 use pool_telemetry::pool::{Known, PoolWatch};
@@ -26,7 +26,7 @@ pub async fn watch(process: Process, pool: Arc<Pool>) {
         .emit();
         if fresh {
             log.read(|fold| {
-                watch.look(&Standing {
+                watch.look(&Eligibility {
                     pool: &pool,
                     fold,
                     now: fold.now().max(wall_clock()),

@@ -18,7 +18,7 @@ use super::publisher::Publisher;
 use super::service::Service;
 use super::status::{BrokerStatus, Condition};
 use super::topology::{EVENTS_STREAM, Topology};
-use super::{BrokerError, Endpoint, heartbeats, tell, within};
+use super::{BrokerError, Endpoint, heartbeats, log_broker_error, with_timeout};
 use crate::clock::Clock;
 use pool_core::event::EmitterId;
 use pool_core::heartbeat::Heartbeat;
@@ -162,7 +162,7 @@ async fn keep_declared(process: Process, events: Events) {
             tracing::warn!("the stream {EVENTS_STREAM} is gone; declaring everything again");
         }
         match try_declare(&process.consume, &process.routes, &events).await {
-            Err(error) if !told => tell(
+            Err(error) if !told => log_broker_error(
                 &error,
                 "the topology is not declared again yet; trying again",
             ),
@@ -182,7 +182,7 @@ async fn is_gone(link: &Link) -> bool {
         ..QueueDeclareOptions::default()
     };
     let look = channel.queue_declare(EVENTS_STREAM.into(), options, FieldTable::default());
-    let seen = within(link.endpoint().timeout(), "look for the event log", look).await;
+    let seen = with_timeout(link.endpoint().timeout(), "look for the event log", look).await;
     discard(&channel, link.endpoint()).await;
     seen.is_err_and(|error| error.is(AMQPSoftError::NOTFOUND))
 }
@@ -197,7 +197,7 @@ async fn declare(link: &Link, routes: &Routes, pool: &Pool) -> Result<(), Broker
         if is_refusal(&error) {
             return Err(error);
         }
-        tell(&error, "the topology is not declared yet; trying again");
+        log_broker_error(&error, "the topology is not declared yet; trying again");
         backoff.wait().await;
     }
 }

@@ -13,7 +13,7 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 
 use super::link::Link;
-use super::{BrokerError, within};
+use super::{BrokerError, with_timeout};
 
 #[derive(Debug)]
 struct ConfirmedChannels(Link);
@@ -25,7 +25,7 @@ impl Manager for ConfirmedChannels {
     async fn create(&self) -> Result<Channel, BrokerError> {
         let channel = self.0.channel_now().await?;
         let select = channel.confirm_select(ConfirmSelectOptions::default());
-        within(
+        with_timeout(
             self.0.endpoint().timeout(),
             "ask for publisher confirms",
             select,
@@ -137,7 +137,7 @@ impl Publisher {
         let what = || format!("publish {} messages", messages.len());
         let channel = self.unless_blocked(what, self.channel(what)).await?;
         let mut sending = Sending::default();
-        let sent = within(
+        let sent = with_timeout(
             self.link.endpoint().timeout(),
             what(),
             sending.run(&channel.channel, messages),
@@ -202,7 +202,8 @@ impl Publisher {
         what: String,
     ) -> Result<(), BrokerError> {
         let publish = async { basic_publish(channel, message).await?.await };
-        let confirmation = within(self.link.endpoint().timeout(), what.as_str(), publish).await?;
+        let confirmation =
+            with_timeout(self.link.endpoint().timeout(), what.as_str(), publish).await?;
         match confirmation {
             Confirmation::Ack(None) => Ok(()),
             Confirmation::Ack(Some(_)) => Err(BrokerError::Returned { what }),

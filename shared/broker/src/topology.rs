@@ -11,7 +11,7 @@ use lapin::protocol::AMQPSoftError;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 
-use super::{BrokerError, Endpoint, within};
+use super::{BrokerError, Endpoint, with_timeout};
 use crate::fault::{Point, point};
 use pool_core::pool::Events;
 use pool_core::routing::{Binding, Route, Routes};
@@ -171,7 +171,7 @@ impl<'a> Topology<'a> {
             let look =
                 self.channel
                     .queue_declare(queue.as_str().into(), options, FieldTable::default());
-            match within(self.endpoint.timeout(), what.as_str(), look).await {
+            match with_timeout(self.endpoint.timeout(), what.as_str(), look).await {
                 Ok(_) => {}
                 Err(error) if error.is(AMQPSoftError::NOTFOUND) => {
                     return Err(BrokerError::NotDeclared { what });
@@ -203,7 +203,7 @@ impl<'a> Topology<'a> {
                 key.as_str().into(),
                 FieldTable::default(),
             );
-            within(
+            with_timeout(
                 self.endpoint.timeout(),
                 format!("unbind {queue} from {TASKS}"),
                 unbind,
@@ -230,7 +230,7 @@ impl<'a> Topology<'a> {
         let declare = self
             .channel
             .exchange_declare(name.into(), kind, options, arguments);
-        within(
+        with_timeout(
             self.endpoint.timeout(),
             format!("declare the exchange {name}"),
             declare,
@@ -244,7 +244,7 @@ impl<'a> Topology<'a> {
             ..QueueDeclareOptions::default()
         };
         let declare = self.channel.queue_declare(name.into(), options, arguments);
-        let declared = within(
+        let declared = with_timeout(
             self.endpoint.timeout(),
             format!("declare the queue {name}"),
             declare,
@@ -274,7 +274,7 @@ impl<'a> Topology<'a> {
             QueueBindOptions::default(),
             FieldTable::default(),
         );
-        within(
+        with_timeout(
             self.endpoint.timeout(),
             format!("bind {queue} to {exchange}"),
             bind,

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use pool_config::parse;
 use pool_core::eligibility::*;
-use pool_core::event::{Batch, Decision, EmitterId, FailedCall};
+use pool_core::event::{EmitterId, Event, EventBatch, FailedCall};
 use pool_core::heartbeat::ShutReason;
 use pool_core::id::{AttemptId, LlmName, ProgrammerId, TaskId, Token};
 use pool_core::llm::Fault;
 use pool_core::money::MicroUsd;
 use pool_core::pool::{Pool, Strategy};
 use pool_core::rules::Rules;
-use pool_core::state::Fold;
+use pool_core::state::PoolState;
 use pool_core::state::breaker::Caller;
 use pool_core::time::Timestamp;
 
@@ -33,7 +33,7 @@ workspace: {dir: /tmp, roots: [/tmp]}
 
 struct Log {
     pool: Pool,
-    fold: Fold,
+    fold: PoolState,
     seq: u64,
     at: u64,
 }
@@ -42,20 +42,20 @@ impl Log {
     fn new() -> Self {
         let pool = parse(POOL, Path::new("pool.yaml")).expect("a good pool file");
         let mut log = Self {
-            fold: Fold::new(),
+            fold: PoolState::new(),
             seq: 0,
             at: 1_000_000,
             pool,
         };
         for programmer in log.pool.programmers.clone() {
-            log.append(Decision::Up {
+            log.append(Event::Up {
                 programmer: programmer.id,
                 host: "h".to_owned(),
                 again: false,
             });
         }
         let rules = Rules::of(&log.pool);
-        log.append(Decision::Configured {
+        log.append(Event::Configured {
             hash: "h".to_owned(),
             capabilities: BTreeMap::new(),
             rules,
@@ -64,8 +64,8 @@ impl Log {
         log
     }
 
-    fn append(&mut self, decision: Decision) {
-        let batch = Batch {
+    fn append(&mut self, decision: Event) {
+        let batch = EventBatch {
             v: 1,
             emitter: EmitterId::from_u128(1),
             first: self.seq,
@@ -89,7 +89,7 @@ impl Log {
             TaskId::new(format!("t{task}")).expect("an id"),
         );
         let fault = Fault::Timeout;
-        self.append(Decision::LlmFailed {
+        self.append(Event::LlmFailed {
             key,
             programmer,
             host,
@@ -102,7 +102,7 @@ impl Log {
     }
 
     fn start(&mut self, programmer: &str, attempt: u128) {
-        self.append(Decision::Started {
+        self.append(Event::Started {
             task: TaskId::new(format!("s{attempt}")).expect("an id"),
             attempt: AttemptId::from_u128(attempt),
             programmer: id(programmer),
@@ -116,7 +116,7 @@ impl Log {
         let task = Some(TaskId::new(format!("s{attempt}")).expect("an id"));
         let (attempt, programmer) = (AttemptId::from_u128(attempt), id(programmer));
         let amount_usd = dollars.parse().expect("an amount");
-        self.append(Decision::Reserved {
+        self.append(Event::Reserved {
             attempt,
             task,
             programmer,
@@ -124,15 +124,15 @@ impl Log {
         });
     }
 
-    fn standing(&self) -> Standing<'_> {
-        Standing {
+    fn standing(&self) -> Eligibility<'_> {
+        Eligibility {
             pool: &self.pool,
             fold: &self.fold,
             now: Timestamp(self.at),
         }
     }
 
-    fn obstacle(&self, programmer: &str) -> Option<Obstacle> {
+    fn obstacle(&self, programmer: &str) -> Option<Blocker> {
         let programmer = self.pool.programmer(&id(programmer)).expect("in the pool");
         self.standing().obstacle(programmer, |_| true)
     }
@@ -266,7 +266,7 @@ fn a_route_of_free_programmers_opens_for_paid_ones_when_a_task_has_waited() {
         "the free one has it for itself"
     );
     let task = TaskId::new("t").expect("an id");
-    log.append(Decision::Submitted {
+    log.append(Event::Submitted {
         task,
         body_hash: "h".to_owned(),
         route: "any".to_owned(),
@@ -280,7 +280,7 @@ fn a_route_of_free_programmers_opens_for_paid_ones_when_a_task_has_waited() {
         log.fail("ollama/qwen", task, "001");
     }
     log.start("001", 7);
-    log.append(Decision::Finished {
+    log.append(Event::Finished {
         task: TaskId::new("t").expect("an id"),
         attempt: None,
         status: pool_core::result::Status::Cancelled,
@@ -393,7 +393,7 @@ fn a_breaker_is_told_as_long_as_it_can_hold_back_a_call() {
     let mut now = told(&log);
     now.sort();
     assert_eq!(now, all, "both LLMs are in use where they failed");
-    log.append(Decision::Up {
+    log.append(Event::Up {
         programmer: id("001"),
         host: "another".to_owned(),
         again: false,

@@ -13,7 +13,7 @@ use crate::money::MicroUsd;
 use crate::pause::{Pause, Target};
 use crate::pool::{Pool, Programmer, Strategy};
 use crate::routing::Route;
-use crate::state::Fold;
+use crate::state::PoolState;
 use crate::state::breaker::{Breaker, Caller, Shut};
 use crate::state::pauses::Paused;
 use crate::task::MAX_CAPABILITIES;
@@ -24,18 +24,18 @@ use crate::time::Timestamp;
 pub const TURN_MS: u64 = 2000;
 
 /// The state of the pool at one moment, for questions about its programmers.
-pub struct Standing<'a> {
+pub struct Eligibility<'a> {
     /// The pool file.
     pub pool: &'a Pool,
     /// The state of the log.
-    pub fold: &'a Fold,
+    pub fold: &'a PoolState,
     /// The moment of the questions.
     pub now: Timestamp,
 }
 
 /// The LLMs that a programmer could use now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Means {
+pub enum LlmAccess {
     /// An LLM that costs nothing is available.
     Free,
     /// Only LLMs that cost money are available.
@@ -46,7 +46,7 @@ pub enum Means {
 
 /// Whether the cap of a programmer fits into what is left of the day's budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Room {
+pub enum BudgetFit {
     /// It fits.
     Enough,
     /// It fits, but other programmers wait for the same money and have their turn first. The turn of this one comes within
@@ -70,7 +70,7 @@ pub enum Closed {
 
 /// Why a programmer takes no task.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Obstacle {
+pub struct Blocker {
     /// For programs.
     pub reason: ShutReason,
     /// One sentence for people.
@@ -79,7 +79,7 @@ pub struct Obstacle {
     pub until: Option<Timestamp>,
 }
 
-impl Standing<'_> {
+impl Eligibility<'_> {
     /// This programmer and its host, for questions to the breakers. The host is empty while the programmer was never up.
     pub fn caller(&self, programmer: &ProgrammerId) -> Caller {
         let host = self
@@ -143,20 +143,20 @@ impl Standing<'_> {
     }
 
     /// The LLMs that this programmer could use now.
-    pub fn means(&self, programmer: &Programmer) -> Means {
+    pub fn means(&self, programmer: &Programmer) -> LlmAccess {
         let caller = self.caller(&programmer.id);
         let (mut paid, mut shut) = (false, Vec::new());
         for (llm, key) in self.llms(programmer, &caller.host) {
             match self.shut(&key, &caller) {
-                None if self.pool.is_free(&llm) => return Means::Free,
+                None if self.pool.is_free(&llm) => return LlmAccess::Free,
                 None => paid = true,
                 Some(why) => shut.push((llm, why)),
             }
         }
         if paid {
-            Means::Paid
+            LlmAccess::Paid
         } else {
-            Means::Nothing(shut)
+            LlmAccess::Nothing(shut)
         }
     }
 
@@ -165,16 +165,18 @@ impl Standing<'_> {
         &self,
         programmer: &Programmer,
         alive: impl Fn(&ProgrammerId) -> bool,
-    ) -> Option<Obstacle> {
+    ) -> Option<Blocker> {
         if let Some((target, paused)) = self.fold.pauses.of_programmer(&programmer.id) {
             return Some(pause_obstacle(target, paused));
         }
         match self.means(programmer) {
-            Means::Free => None,
-            Means::Nothing(shut) => Some(breaker_obstacle(&shut)),
-            Means::Paid => match self.room_for(programmer, alive) {
-                Room::Enough => None,
-                Room::ForOthersFirst | Room::TooLittle => Some(self.budget_obstacle(programmer)),
+            LlmAccess::Free => None,
+            LlmAccess::Nothing(shut) => Some(breaker_obstacle(&shut)),
+            LlmAccess::Paid => match self.room_for(programmer, alive) {
+                BudgetFit::Enough => None,
+                BudgetFit::ForOthersFirst | BudgetFit::TooLittle => {
+                    Some(self.budget_obstacle(programmer))
+                }
             },
         }
     }
@@ -210,7 +212,7 @@ impl Standing<'_> {
             return Some(Closed::Paused(paused));
         }
         let patience = self.pool.load_balancing.spill_to_paid_after;
-        if patience.is_zero() || self.means(programmer) != Means::Paid {
+        if patience.is_zero() || self.means(programmer) != LlmAccess::Paid {
             return None;
         }
         let spills = self
@@ -242,20 +244,24 @@ impl Standing<'_> {
     }
 
     /// Whether this programmer's cap fits into the budget beside the tasks that others have begun and not reserved yet. Of
-    /// the programmers that wait for money, only as many get [`Room::Enough`] as fit.
-    pub fn room_for(&self, programmer: &Programmer, alive: impl Fn(&ProgrammerId) -> bool) -> Room {
+    /// the programmers that wait for money, only as many get [`BudgetFit::Enough`] as fit.
+    pub fn room_for(
+        &self,
+        programmer: &Programmer,
+        alive: impl Fn(&ProgrammerId) -> bool,
+    ) -> BudgetFit {
         let Some(room) = self.fold.budget.room() else {
-            return Room::Enough;
+            return BudgetFit::Enough;
         };
         let (begun, busy) = self.begun();
         let mut left = room.saturating_sub(begun);
         if programmer.limits.max_cost > left {
-            return Room::TooLittle;
+            return BudgetFit::TooLittle;
         }
         let waits = |other: &&Programmer| {
             let me = other.id == programmer.id;
             let idle = !busy.contains(&other.id) && alive(&other.id);
-            me || (idle && other.limits.max_cost <= left && self.means(other) == Means::Paid)
+            me || (idle && other.limits.max_cost <= left && self.means(other) == LlmAccess::Paid)
         };
         let waiting: Vec<&Programmer> = self.pool.programmers.iter().filter(waits).collect();
         let turn = usize::try_from(self.now.0 / TURN_MS).unwrap_or_default();
@@ -264,16 +270,16 @@ impl Standing<'_> {
             let fits = other.limits.max_cost <= left;
             if other.id == programmer.id {
                 return if fits {
-                    Room::Enough
+                    BudgetFit::Enough
                 } else {
-                    Room::ForOthersFirst
+                    BudgetFit::ForOthersFirst
                 };
             }
             if fits {
                 left = left.saturating_sub(other.limits.max_cost);
             }
         }
-        Room::ForOthersFirst
+        BudgetFit::ForOthersFirst
     }
 
     /// The money that running tasks may still reserve, and the programmers that have a running task.
@@ -290,7 +296,7 @@ impl Standing<'_> {
             let reserved = self.fold.budget.has_reserved(owner.attempt);
             if let Some(programmer) = self.pool.programmer(&owner.programmer)
                 && !reserved
-                && self.means(programmer) != Means::Free
+                && self.means(programmer) != LlmAccess::Free
             {
                 sum += programmer.limits.max_cost;
             }
@@ -300,16 +306,16 @@ impl Standing<'_> {
 
     /// The budget as a second obstacle beside open breakers: all LLMs of the programmer cost money, and its cap does not fit.
     /// While all its breakers are open, [`Self::obstacle`] names only them.
-    pub fn over_budget(&self, programmer: &Programmer) -> Option<Obstacle> {
+    pub fn over_budget(&self, programmer: &Programmer) -> Option<Blocker> {
         let pays = self
             .llms(programmer, "")
             .iter()
             .all(|(llm, _)| !self.pool.is_free(llm));
-        (pays && self.room_for(programmer, |_| true) == Room::TooLittle)
+        (pays && self.room_for(programmer, |_| true) == BudgetFit::TooLittle)
             .then(|| self.budget_obstacle(programmer))
     }
 
-    fn budget_obstacle(&self, programmer: &Programmer) -> Obstacle {
+    fn budget_obstacle(&self, programmer: &Programmer) -> Blocker {
         let budget = &self.fold.budget;
         let limit = budget.limit().unwrap_or_default();
         let until = budget.day().map(|day| day.ends);
@@ -330,7 +336,7 @@ impl Standing<'_> {
         let detail = format!(
             "a task may cost up to ${cap}, {why} (${spent} spent, ${reserved} reserved); it waits until money is free again{when}"
         );
-        Obstacle {
+        Blocker {
             reason: ShutReason::Budget,
             detail,
             until,
@@ -360,12 +366,12 @@ pub fn consumer_priority(pool: &Pool, programmer: &Programmer) -> u8 {
     }
 }
 
-fn pause_obstacle(target: &Target, paused: Paused) -> Obstacle {
+fn pause_obstacle(target: &Target, paused: Paused) -> Blocker {
     let reason = match paused.pause {
         Pause::Pause => ShutReason::Paused,
         Pause::Drain => ShutReason::Draining,
     };
-    Obstacle {
+    Blocker {
         reason,
         detail: explain_pause(target, paused),
         until: None,
@@ -389,10 +395,10 @@ pub fn explain_pause(target: &Target, paused: Paused) -> String {
     )
 }
 
-fn breaker_obstacle(shut: &[(LlmName, Shut)]) -> Obstacle {
+fn breaker_obstacle(shut: &[(LlmName, Shut)]) -> Blocker {
     let until = shut.iter().map(|(_, shut)| shut.until).min();
     let each: Vec<String> = shut.iter().map(|(llm, shut)| explain(llm, shut)).collect();
-    Obstacle {
+    Blocker {
         reason: ShutReason::Breaker,
         detail: each.join("; "),
         until,

@@ -1,6 +1,6 @@
 //! The events of the stream `pool.events`: every decision that all processes must remember.
 //!
-//! One message of the stream is a [`Batch`]: events of one emitter with consecutive sequence numbers. The id
+//! One message of the stream is a [`EventBatch`]: events of one emitter with consecutive sequence numbers. The id
 //! of an event is (emitter, sequence number). A batch that the broker did not confirm is published again with
 //! the same ids, and the fold skips the events that it has seen. Unknown kinds and fields are skipped too.
 
@@ -50,7 +50,7 @@ pub struct EventId {
 /// One event. docs/internals/event-log.md says which process appends which.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Decision {
+pub enum Event {
     /// Carries the time forward when nothing else happens.
     Tick,
     /// This configuration is in force from here on.
@@ -419,7 +419,7 @@ impl Spent {
     }
 }
 
-impl Decision {
+impl Event {
     /// `reissued` without a retry: the task is about to be published again with this generation.
     pub fn reissued(task: &TaskId, generation: u32) -> Self {
         Self::Reissued {
@@ -497,7 +497,7 @@ impl Decision {
 
 /// One message of the stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Batch {
+pub struct EventBatch {
     /// The version of this format: 1.
     pub v: u32,
     /// The process that appended the batch.
@@ -507,7 +507,7 @@ pub struct Batch {
     /// When the batch was appended, by the clock of its emitter: milliseconds since 1970.
     pub at_ms: u64,
     /// The events in their order.
-    pub events: Vec<Decision>,
+    pub events: Vec<Event>,
 }
 
 #[derive(Deserialize)]
@@ -519,7 +519,7 @@ struct LenientBatch<'a> {
     events: Vec<&'a RawValue>,
 }
 
-impl Batch {
+impl EventBatch {
     /// `at_ms` as a time.
     pub fn at(&self) -> Timestamp {
         Timestamp(self.at_ms)
@@ -531,7 +531,7 @@ impl Batch {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// Reads a message of the stream. An event that cannot be read becomes [`Decision::Unknown`], so that every
+    /// Reads a message of the stream. An event that cannot be read becomes [`Event::Unknown`], so that every
     /// reader, old or new, counts the same sequence numbers.
     ///
     /// # Errors
@@ -541,7 +541,7 @@ impl Batch {
             return Ok(batch);
         }
         let lenient: LenientBatch<'_> = serde_json::from_slice(body)?;
-        let read = |raw: &&RawValue| serde_json::from_str(raw.get()).unwrap_or(Decision::Unknown);
+        let read = |raw: &&RawValue| serde_json::from_str(raw.get()).unwrap_or(Event::Unknown);
         Ok(Self {
             v: 1,
             emitter: lenient.emitter,
@@ -560,26 +560,21 @@ mod tests {
     fn what_a_newer_version_wrote_is_skipped_and_still_counted() {
         let body = br#"{"v":2,"emitter":"00000000-0000-0000-0000-000000000007","first":3,"at_ms":9,"colour":1,
             "events":[{"kind":"tick"},{"kind":"sung","song":1},{"kind":"published","task":5},{"kind":"published","task":"t","generation":1,"x":2}]}"#;
-        let batch = Batch::from_json(body).expect("a readable frame");
-        let published = Decision::Published {
+        let batch = EventBatch::from_json(body).expect("a readable frame");
+        let published = Event::Published {
             task: TaskId::new("t").expect("an id"),
             generation: 1,
         };
         assert_eq!(
             batch.events,
-            [
-                Decision::Tick,
-                Decision::Unknown,
-                Decision::Unknown,
-                published
-            ],
+            [Event::Tick, Event::Unknown, Event::Unknown, published],
             "known events are read, others keep their place"
         );
     }
 
     #[test]
     fn a_started_event_is_well_under_a_kilobyte() {
-        let started = Decision::Started {
+        let started = Event::Started {
             task: TaskId::new("t".repeat(64)).expect("an id"),
             attempt: AttemptId::new(),
             programmer: ProgrammerId::new("001").expect("an id"),
@@ -590,7 +585,7 @@ mod tests {
             route: "fast.local".to_owned(),
             body_hash: "0".repeat(32),
         };
-        let batch = Batch {
+        let batch = EventBatch {
             v: 1,
             emitter: EmitterId::new(),
             first: 0,
@@ -599,7 +594,11 @@ mod tests {
         };
         let bytes = batch.to_json();
         assert!(bytes.len() < 512, "{} bytes", bytes.len());
-        assert_eq!(Batch::from_json(&bytes).ok(), Some(batch), "reads back");
+        assert_eq!(
+            EventBatch::from_json(&bytes).ok(),
+            Some(batch),
+            "reads back"
+        );
     }
 
     #[test]
@@ -611,13 +610,13 @@ mod tests {
             ..Usage::default()
         };
         let (task, attempt) = (TaskId::new("t").expect("an id"), AttemptId::from_u128(1));
-        let used = Decision::Used {
+        let used = Event::Used {
             task,
             attempt,
             spent: Spent::of(usage),
             so_far: true,
         };
-        let batch = Batch {
+        let batch = EventBatch {
             v: 1,
             emitter: EmitterId::from_u128(1),
             first: 0,
@@ -625,7 +624,7 @@ mod tests {
             events: vec![used],
         };
         assert_eq!(
-            Batch::from_json(&batch.to_json()).ok(),
+            EventBatch::from_json(&batch.to_json()).ok(),
             Some(batch),
             "reads back"
         );

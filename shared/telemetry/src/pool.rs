@@ -8,10 +8,10 @@ use super::catalog::{
     BREAKER_STATE, BUDGET_LIMIT, BUDGET_RESERVED, BUDGET_SPENT, BUDGET_THRESHOLD, CLOCK_OFFSET,
     LOG_FRESH, LOG_SILENCE,
 };
-use pool_core::eligibility::Standing;
+use pool_core::eligibility::Eligibility;
 use pool_core::llm::{LlmKey, Scope};
 use pool_core::money::MicroUsd;
-use pool_core::state::Fold;
+use pool_core::state::PoolState;
 use pool_core::state::breaker::State;
 
 /// A breaker's state in metrics: 0 closed, 1 half-open, 2 open.
@@ -43,12 +43,12 @@ pub struct PoolWatch {
 
 impl PoolWatch {
     /// Sets the metrics, and logs changes since the last call.
-    pub fn look(&mut self, standing: &Standing<'_>) {
+    pub fn look(&mut self, standing: &Eligibility<'_>) {
         self.breakers(standing);
         self.budget(standing.fold);
     }
 
-    fn breakers(&mut self, standing: &Standing<'_>) {
+    fn breakers(&mut self, standing: &Eligibility<'_>) {
         let governs: BTreeSet<(&LlmKey, &Scope)> = standing
             .breakers()
             .map(|(key, scope, _)| (key, scope))
@@ -80,7 +80,7 @@ impl PoolWatch {
         }
     }
 
-    fn budget(&mut self, fold: &Fold) {
+    fn budget(&mut self, fold: &PoolState) {
         let budget = &fold.budget;
         BUDGET_SPENT.set([], dollars(budget.spent()));
         BUDGET_RESERVED.set([], dollars(budget.reserved()));
@@ -182,7 +182,7 @@ impl BreakerChanged<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_core::event::{Batch, Decision, EmitterId};
+    use pool_core::event::{EmitterId, Event, EventBatch};
     use pool_core::id::{AttemptId, ProgrammerId};
     use pool_core::rules::{BudgetRules, Rules};
 
@@ -201,20 +201,20 @@ workspace: {dir: /tmp, roots: [/tmp]}
             budget,
             ..Rules::default()
         };
-        let configured = Decision::Configured {
+        let configured = Event::Configured {
             hash: "h".to_owned(),
             capabilities: BTreeMap::new(),
             rules,
             again: false,
         };
-        let reserved = Decision::Reserved {
+        let reserved = Event::Reserved {
             attempt: AttemptId::from_u128(1),
             task: None,
             programmer: ProgrammerId::new("001").expect("an id"),
             amount_usd: MicroUsd(2_500_000),
         };
-        let mut fold = Fold::new();
-        let batch = Batch {
+        let mut fold = PoolState::new();
+        let batch = EventBatch {
             v: 1,
             emitter: EmitterId::from_u128(1),
             first: 0,
@@ -224,7 +224,7 @@ workspace: {dir: /tmp, roots: [/tmp]}
         fold.apply(&batch, |_, _, _| ());
         let pool =
             pool_config::parse(POOL, std::path::Path::new("pool.yaml")).expect("a good pool file");
-        let standing = Standing {
+        let standing = Eligibility {
             pool: &pool,
             fold: &fold,
             now: fold.now(),

@@ -6,10 +6,10 @@
 use super::catalog::{
     ATTEMPTS_RELEASED, ATTEMPTS_RETRIED, TASK_QUEUE, TASK_RUN, TASKS_FINISHED, TASKS_SUBMITTED,
 };
-use pool_core::event::Decision;
+use pool_core::event::Event;
 use pool_core::id::{LlmName, TaskId};
 use pool_core::result::ErrorKind;
-use pool_core::state::{Fold, Outcome, TaskState};
+use pool_core::state::{Outcome, PoolState, TaskState};
 
 /// An event that is counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,41 +38,41 @@ pub enum Written {
 
 impl Written {
     /// What this event counts as; None: it is not counted.
-    pub fn of(decision: &Decision) -> Option<Self> {
+    pub fn of(decision: &Event) -> Option<Self> {
         match decision {
-            Decision::Submitted { route, .. } => Some(Self::Submitted {
+            Event::Submitted { route, .. } => Some(Self::Submitted {
                 route: route.clone(),
             }),
-            Decision::Reissued {
+            Event::Reissued {
                 retry: Some(retry), ..
             } => Some(Self::Retried { error: retry.error }),
-            Decision::Released { no_llm, .. } => Some(Self::Released { no_llm: *no_llm }),
-            Decision::Finished { task, .. } | Decision::Cancelled { task } => {
+            Event::Released { no_llm, .. } => Some(Self::Released { no_llm: *no_llm }),
+            Event::Finished { task, .. } | Event::Cancelled { task } => {
                 Some(Self::Ended { task: task.clone() })
             }
-            Decision::Tick
-            | Decision::Configured { .. }
-            | Decision::Published { .. }
-            | Decision::Reissued { retry: None, .. }
-            | Decision::Started { .. }
-            | Decision::Used { .. }
-            | Decision::Stated { .. }
-            | Decision::Paused { .. }
-            | Decision::Resumed { .. }
-            | Decision::Reserved { .. }
-            | Decision::Settled { .. }
-            | Decision::BudgetSet { .. }
-            | Decision::LlmFailed { .. }
-            | Decision::LlmAnswered { .. }
-            | Decision::Probing { .. }
-            | Decision::Probed { .. }
-            | Decision::Up { .. }
-            | Decision::Unknown => None,
+            Event::Tick
+            | Event::Configured { .. }
+            | Event::Published { .. }
+            | Event::Reissued { retry: None, .. }
+            | Event::Started { .. }
+            | Event::Used { .. }
+            | Event::Stated { .. }
+            | Event::Paused { .. }
+            | Event::Resumed { .. }
+            | Event::Reserved { .. }
+            | Event::Settled { .. }
+            | Event::BudgetSet { .. }
+            | Event::LlmFailed { .. }
+            | Event::LlmAnswered { .. }
+            | Event::Probing { .. }
+            | Event::Probed { .. }
+            | Event::Up { .. }
+            | Event::Unknown => None,
         }
     }
 
     /// Counts the accepted event; `fold` is the state after it.
-    pub fn emit(&self, fold: &Fold) {
+    pub fn emit(&self, fold: &PoolState) {
         match self {
             Self::Submitted { route } => TASKS_SUBMITTED.add([route], 1),
             Self::Retried { error } => ATTEMPTS_RETRIED.add([error.as_str()], 1),
@@ -116,7 +116,7 @@ fn ended(task: &TaskId, state: &TaskState) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_core::event::{Batch, EmitterId};
+    use pool_core::event::{EmitterId, EventBatch};
     use pool_core::id::{AttemptId, ProgrammerId, Token};
     use pool_core::money::MicroUsd;
     use pool_core::result::Status;
@@ -126,13 +126,13 @@ mod tests {
         let task = TaskId::new("t").expect("an id");
         let attempt = AttemptId::from_u128(1);
         let (route, body_hash) = ("fast".to_owned(), "h".to_owned());
-        let submitted = Decision::Submitted {
+        let submitted = Event::Submitted {
             task: task.clone(),
             body_hash: body_hash.clone(),
             route: route.clone(),
             deadline_ms: None,
         };
-        let started = Decision::Started {
+        let started = Event::Started {
             task: task.clone(),
             attempt,
             programmer: ProgrammerId::new("001").expect("an id"),
@@ -143,7 +143,7 @@ mod tests {
             route,
             body_hash,
         };
-        let finished = Decision::Finished {
+        let finished = Event::Finished {
             task: task.clone(),
             attempt: Some(attempt),
             status: Status::Succeeded,
@@ -156,11 +156,11 @@ mod tests {
             .filter_map(Written::of)
             .collect();
         assert_eq!(written.len(), 2, "its start is not counted");
-        let mut fold = Fold::new();
+        let mut fold = PoolState::new();
         for (seq, (at_ms, event)) in
             (0..).zip([(1_000, submitted), (3_000, started), (10_000, finished)])
         {
-            let batch = Batch {
+            let batch = EventBatch {
                 v: 1,
                 emitter: EmitterId::from_u128(1),
                 first: seq,

@@ -13,10 +13,10 @@ use pool_broker::topology::{
     DEAD_QUEUE, EVENTS_KEY, EVENTS_STREAM, HISTORY_KEY, HISTORY_STREAM, LOG, RESULTS_QUEUE,
     RETRIES_QUEUE, UNROUTABLE,
 };
-use pool_core::event::{Batch, Decision, EmitterId};
+use pool_core::event::{EmitterId, Event, EventBatch};
 use pool_core::result::ResultMessage;
 use pool_core::routing::Routes;
-use pool_core::state::{Fold, Verdict};
+use pool_core::state::{PoolState, Verdict};
 use pool_telemetry::clock::wall_clock;
 use serde_json::json;
 
@@ -37,11 +37,11 @@ pub struct Record {
 }
 
 impl Record {
-    fn take(&mut self, decision: &Decision) {
-        if let Decision::Started { task, .. } = decision {
+    fn take(&mut self, decision: &Event) {
+        if let Event::Started { task, .. } = decision {
             self.starts.push(task.to_string());
         } else if let (Some(task), Some(status)) = (decision.task(), decision.ends_as()) {
-            let attempt = if let Decision::Finished { attempt, .. } = decision {
+            let attempt = if let Event::Finished { attempt, .. } = decision {
                 *attempt
             } else {
                 None
@@ -52,7 +52,7 @@ impl Record {
                 attempt,
                 status,
             });
-        } else if let Decision::Reissued { retry: Some(_), .. } = decision {
+        } else if let Event::Reissued { retry: Some(_), .. } = decision {
             self.made_again += 1;
         }
     }
@@ -67,12 +67,12 @@ pub async fn read_log(connection: &Connection) -> anyhow::Result<Record> {
     let batch = json!({"v": 1, "emitter": mark, "first": 0, "at_ms": wall_clock().0, "events": [{"kind": "unknown"}]});
     let properties = BasicProperties::default();
     let is_mark = |delivery: &Delivery| {
-        Batch::from_json(&delivery.data).is_ok_and(|batch| batch.emitter == mark)
+        EventBatch::from_json(&delivery.data).is_ok_and(|batch| batch.emitter == mark)
     };
     let mark = (EVENTS_KEY, batch.to_string(), properties);
-    let (mut fold, mut record) = (Fold::new(), Record::default());
+    let (mut fold, mut record) = (PoolState::new(), Record::default());
     for delivery in read(connection, EVENTS_STREAM, mark, is_mark).await? {
-        let Ok(batch) = Batch::from_json(&delivery.data) else {
+        let Ok(batch) = EventBatch::from_json(&delivery.data) else {
             continue;
         };
         fold.apply(&batch, |_, decision, verdict| {

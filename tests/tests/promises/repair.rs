@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use futures_util::future::join_all;
 use lapin::BasicProperties;
 use lapin::options::{BasicPublishOptions, QueueDeleteOptions};
-use pool_core::event::Decision;
+use pool_core::event::Event;
 use pool_core::id::TaskId;
 use pool_core::result::Status;
 use pool_core::task::{Task, TaskMessage};
@@ -89,7 +89,7 @@ async fn into_history(url: &str, task: &Task) {
 
 fn submitted(task: &Task) -> Value {
     let (body_hash, route) = (task.body_hash(), "any".to_owned());
-    let event = Decision::Submitted {
+    let event = Event::Submitted {
         task: task.id.clone(),
         body_hash,
         route,
@@ -127,7 +127,7 @@ async fn a_task_that_a_dead_dispatcher_did_not_publish_is_done_and_one_without_a
     // The same for a dispatcher that died between `reissued` and publishing.
     let moved = read("moved");
     into_history(&pool.amqp_url(), &moved).await;
-    let reissued = serde_json::to_value(Decision::reissued(&moved.id, 1)).expect("JSON");
+    let reissued = serde_json::to_value(Event::reissued(&moved.id, 1)).expect("JSON");
     log.append(&[submitted(&moved), reissued]).await;
     assert_eq!(
         pool.api().result("moved", SOON).await.status,

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use pool_core::event::Decision;
+use pool_core::event::Event;
 use pool_core::id::{AttemptId, Capability, ProgrammerId, TaskId};
 use pool_core::routing::{Routes, queue_name};
 use pool_core::time::Timestamp;
@@ -106,7 +106,7 @@ fn overlaps(entries: &[Entry]) -> Vec<String> {
     let mut overlaps = Vec::new();
     for entry in entries.iter().filter(|entry| entry.accepted) {
         match &entry.decision {
-            Decision::Started {
+            Event::Started {
                 task,
                 attempt,
                 programmer,
@@ -117,7 +117,7 @@ fn overlaps(entries: &[Entry]) -> Vec<String> {
                     overlaps.push(format!("{programmer} started {task} while it had {other}"));
                 }
             }
-            Decision::Finished {
+            Event::Finished {
                 attempt: Some(attempt),
                 ..
             } => busy.retain(|_, (_, running)| running != attempt),
@@ -137,13 +137,13 @@ fn waits(entries: &[Entry]) -> Vec<Duration> {
     let mut waits = Vec::new();
     for Entry { at, decision, .. } in entries.iter().filter(|entry| entry.accepted) {
         match decision {
-            Decision::Submitted { task, route, .. } => {
+            Event::Submitted { task, route, .. } => {
                 waiting
                     .entry(route.clone())
                     .or_default()
                     .insert(task.clone());
             }
-            Decision::Started {
+            Event::Started {
                 task,
                 attempt,
                 programmer,
@@ -156,7 +156,7 @@ fn waits(entries: &[Entry]) -> Vec<Duration> {
                 waiting.entry(route.clone()).or_default().remove(task);
                 owner.insert(*attempt, programmer.clone());
             }
-            Decision::Finished {
+            Event::Finished {
                 attempt: Some(attempt),
                 ..
             } => {

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::claim::Claimed;
-use super::progress::Teller;
+use super::progress::OutputReporter;
 use super::work::{Findings, Finish, Left, Work, cancelled};
 use crate::agent::{self, Agent};
 use crate::sandbox::Sandbox;
@@ -163,13 +163,13 @@ pub struct Attempts {
     pub(super) workshop: Arc<Workshop>,
     pub(super) programmer: pool::Programmer,
     pub(super) gateway: Gateway,
-    teller: Option<Teller>,
+    teller: Option<OutputReporter>,
 }
 
 impl Attempts {
     /// Reports the output of agents to `teller`.
     #[must_use]
-    pub fn told_to(self, teller: Teller) -> Self {
+    pub fn told_to(self, teller: OutputReporter) -> Self {
         Self {
             teller: Some(teller),
             ..self

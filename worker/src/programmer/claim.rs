@@ -10,7 +10,7 @@ use pool_core::id::{AttemptId, TaskId, Token};
 use pool_core::money::MicroUsd;
 use pool_core::result::{ErrorKind, Status, TaskFailure};
 use pool_core::routing::CapabilitySet;
-use pool_core::state::{Fold, Refusal, TaskState};
+use pool_core::state::{PoolState, Refusal, TaskState};
 use pool_core::task::{Task, TaskMessage};
 use pool_core::time::Timestamp;
 use pool_core::wrong::id_in;
@@ -107,7 +107,7 @@ pub enum Examination {
 }
 
 /// Decides by the fold how to handle a delivery. Pure.
-pub fn examine(fold: &Fold, envelope: &Envelope, offered: &CapabilitySet) -> Examination {
+pub fn examine(fold: &PoolState, envelope: &Envelope, offered: &CapabilitySet) -> Examination {
     let known = fold.tasks.get(&envelope.task.id);
     let generation = known.map_or(0, |state| state.generation);
     if let Some(conflict) = conflict(fold, envelope) {
@@ -148,7 +148,7 @@ fn older_than_the_log(known: Option<&TaskState>) -> Examination {
 }
 
 /// Whether the log knows this id with another body.
-fn conflict(fold: &Fold, envelope: &Envelope) -> Option<Examination> {
+fn conflict(fold: &PoolState, envelope: &Envelope) -> Option<Examination> {
     let known = fold.tasks.get(&envelope.task.id)?.body_hash.as_ref()?;
     (*known != envelope.body_hash).then(|| {
         let problem = format!(
@@ -163,7 +163,7 @@ fn conflict(fold: &Fold, envelope: &Envelope) -> Option<Examination> {
 }
 
 /// How to handle a delivery whose `started` was refused.
-pub fn after_refusal(fold: &Fold, envelope: &Envelope, refusal: Refusal) -> Examination {
+pub fn after_refusal(fold: &PoolState, envelope: &Envelope, refusal: Refusal) -> Examination {
     if let Some(conflict) = conflict(fold, envelope) {
         return conflict;
     }
@@ -253,7 +253,7 @@ impl Claimed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_core::event::{Batch, Decision, EmitterId};
+    use pool_core::event::{EmitterId, Event, EventBatch};
     use pool_core::id::{Capability, ProgrammerId};
 
     const NOW: Timestamp = Timestamp(1_767_323_045_678);
@@ -271,9 +271,9 @@ mod tests {
         }
     }
 
-    fn fold(events: Vec<Decision>) -> Fold {
-        let mut fold = Fold::new();
-        let batch = Batch {
+    fn fold(events: Vec<Event>) -> PoolState {
+        let mut fold = PoolState::new();
+        let batch = EventBatch {
             v: 1,
             emitter: EmitterId::from_u128(1),
             first: 0,
@@ -284,8 +284,8 @@ mod tests {
         fold
     }
 
-    fn started(count: u64, hash: &str) -> Decision {
-        Decision::Started {
+    fn started(count: u64, hash: &str) -> Event {
+        Event::Started {
             task: TaskId::new("t").expect("an id"),
             attempt: AttemptId::from_u128(1),
             programmer: ProgrammerId::new("001").expect("an id"),
@@ -298,8 +298,8 @@ mod tests {
         }
     }
 
-    fn finished() -> Decision {
-        Decision::Finished {
+    fn finished() -> Event {
+        Event::Finished {
             task: TaskId::new("t").expect("an id"),
             attempt: Some(AttemptId::from_u128(1)),
             status: Status::Succeeded,
@@ -316,7 +316,7 @@ mod tests {
     #[test]
     fn a_new_task_is_claimed_and_a_finished_one_is_dropped() {
         let envelope = envelope("", 0);
-        let examine = |fold: &Fold| examine(fold, &envelope, &offered());
+        let examine = |fold: &PoolState| examine(fold, &envelope, &offered());
         assert_eq!(examine(&fold(vec![])), Examination::Claim, "never heard of");
         let done = fold(vec![started(0, &envelope.body_hash), finished()]);
         assert_eq!(examine(&done), Examination::Finished, "finished");
@@ -346,14 +346,14 @@ mod tests {
     #[test]
     fn an_old_delivery_is_dropped_only_when_the_new_message_is_in_its_queue() {
         let envelope = envelope("", 0);
-        let reissued = || Decision::reissued(&TaskId::new("t").expect("an id"), 1);
+        let reissued = || Event::reissued(&TaskId::new("t").expect("an id"), 1);
         let examine = |events| examine(&fold(events), &envelope, &offered());
         assert_eq!(
             examine(vec![reissued()]),
             Examination::Divert { generation: 2 },
             "it was never published again"
         );
-        let published = Decision::Published {
+        let published = Event::Published {
             task: TaskId::new("t").expect("an id"),
             generation: 1,
         };
@@ -370,13 +370,13 @@ mod tests {
         let envelope = envelope("", 0);
         let id = || TaskId::new("t").expect("an id");
         let after = |events| after_refusal(&fold(events), &envelope, Refusal::OldGeneration);
-        let reissued = Decision::reissued(&id(), 1);
+        let reissued = Event::reissued(&id(), 1);
         assert_eq!(
             after(vec![reissued.clone()]),
             Examination::Divert { generation: 2 },
             "this message is all there is"
         );
-        let published = Decision::Published {
+        let published = Event::Published {
             task: id(),
             generation: 1,
         };
@@ -391,7 +391,7 @@ mod tests {
     #[test]
     fn a_delivery_that_lost_to_nobody_is_sent_on_instead_of_dropped() {
         let envelope = envelope("", 0);
-        let released = Decision::Released {
+        let released = Event::Released {
             task: TaskId::new("t").expect("an id"),
             attempt: AttemptId::from_u128(1),
             no_llm: false,

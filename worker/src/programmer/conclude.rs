@@ -10,17 +10,17 @@ use lapin::options::BasicAckOptions;
 use pool_broker::backoff::Backoff;
 use pool_broker::fault::{Point, point};
 use pool_broker::headers::{
-    Obituary, Reply, repeat_properties, result_properties, task_properties,
+    DeadLetterInfo, Reply, repeat_properties, result_properties, task_properties,
 };
 use pool_broker::process::Process;
 use pool_broker::publisher::Message;
 use pool_broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_KEY, TASKS};
-use pool_broker::{BrokerError, tell, within};
-use pool_core::event::Decision;
+use pool_broker::{BrokerError, log_broker_error, with_timeout};
+use pool_core::event::Event;
 use pool_core::id::{AttemptId, TaskId};
 use pool_core::result::{MAX_RESULT_BYTES, ResultMessage, Status, TaskFailure, lower_limit};
 use pool_core::routing::routing_key;
-use pool_core::state::{Fold, Refusal, Verdict};
+use pool_core::state::{PoolState, Refusal, Verdict};
 use pool_telemetry::clock::wall_clock;
 use tokio::time::Instant;
 
@@ -64,9 +64,7 @@ pub async fn publish_result(
         if !still_wanted() {
             return false;
         }
-        process.log.is_current()
-            || process.log.append(Decision::Tick).await.is_err()
-            || still_wanted()
+        process.log.is_current() || process.log.append(Event::Tick).await.is_err() || still_wanted()
     };
     let (mut limit, mut backoff) = (MAX_RESULT_BYTES, Backoff::default());
     while wanted().await {
@@ -82,7 +80,7 @@ pub async fn publish_result(
         let Err(error) = process.publisher.publish(message).await else {
             return true;
         };
-        tell(&error, "the result is not confirmed; publishing it again");
+        log_broker_error(&error, "the result is not confirmed; publishing it again");
         limit = error
             .size_limit()
             .map_or(limit, |takes| lower_limit(body.len(), takes));
@@ -104,7 +102,7 @@ pub(super) async fn publish_while<W: Future<Output = bool>>(
         match process.publisher.publish(message.clone()).await {
             Ok(()) => return true,
             Err(error) => {
-                tell(&error, words);
+                log_broker_error(&error, words);
                 backoff.wait().await;
             }
         }
@@ -116,12 +114,12 @@ pub(super) async fn publish_while<W: Future<Output = bool>>(
 /// result, for all programmers. A programmer whose result finds no dispatcher writes the outcome
 /// itself.
 #[derive(Debug, Default)]
-pub struct Scribes {
+pub struct OutcomeWriter {
     /// Until this instant no dispatcher is waited for, because none answered last time.
     alone_until: Mutex<Option<Instant>>,
 }
 
-impl Scribes {
+impl OutcomeWriter {
     /// How long to wait for a dispatcher.
     fn patience(&self, now: Instant) -> Duration {
         let alone = self
@@ -147,7 +145,7 @@ impl Scribes {
 /// this attempt's outcome counts.
 pub async fn decided(
     process: &Process,
-    scribes: &Scribes,
+    scribes: &OutcomeWriter,
     task: &TaskId,
     (attempt, result): (AttemptId, &ResultMessage),
 ) -> bool {
@@ -164,7 +162,7 @@ pub async fn decided(
         scribes.missed(Instant::now());
     }
     match log
-        .append(Decision::finished(task, Some(attempt), result))
+        .append(Event::finished(task, Some(attempt), result))
         .await
     {
         Ok(Verdict::Accepted) => true,
@@ -195,7 +193,7 @@ pub async fn let_go(
 }
 
 /// Whether the log gives the task, or its outcome, to another attempt.
-fn is_lost(fold: &Fold, id: &TaskId, attempt: AttemptId) -> bool {
+fn is_lost(fold: &PoolState, id: &TaskId, attempt: AttemptId) -> bool {
     let owner = fold.tasks.get(id).and_then(|state| state.owner.as_ref());
     fold.tasks
         .winner(id)
@@ -211,7 +209,7 @@ pub async fn lost(process: &Process, id: &TaskId, (attempt, connection): (Attemp
     if process.consume.number() == connection {
         return;
     }
-    let released = Decision::Released {
+    let released = Event::Released {
         task: id.clone(),
         attempt,
         no_llm: false,
@@ -225,7 +223,7 @@ pub async fn lost(process: &Process, id: &TaskId, (attempt, connection): (Attemp
 pub async fn ack(process: &Process, delivery: &Delivery) -> End {
     let limit = process.consume.endpoint().timeout();
     point(Point::Acking);
-    let written = within(
+    let written = with_timeout(
         limit,
         "ack a task",
         delivery.ack(BasicAckOptions::default()),
@@ -301,7 +299,7 @@ pub async fn dead_letter(
         .as_ref()
         .map_or(String::new(), |id| format!("task {id}: "));
     let reason = format!("{}: {task}{}", failure.kind.as_str(), failure.message);
-    let obituary = Obituary::new(reason, from, wall_clock());
+    let obituary = DeadLetterInfo::new(reason, from, wall_clock());
     let mut result = ResultMessage::without_attempt(id, Status::Rejected, failure);
     if !publish_result(process, &mut result, reply, &wanted).await {
         return End::Lost;
@@ -335,7 +333,7 @@ pub async fn divert(
     loop {
         match process
             .log
-            .append(Decision::reissued(&task.id, generation))
+            .append(Event::reissued(&task.id, generation))
             .await
         {
             Ok(Verdict::Accepted) => break,
@@ -369,7 +367,7 @@ pub async fn divert(
     // If this event is lost, nothing breaks: the message is in its queue.
     let _ = process
         .log
-        .append(Decision::Published {
+        .append(Event::Published {
             task: task.id.clone(),
             generation,
         })

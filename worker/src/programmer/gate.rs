@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use pool_broker::process::Process;
 use pool_core::config_hash::config_hash;
-use pool_core::eligibility::{Obstacle, Standing};
+use pool_core::eligibility::{Blocker, Eligibility};
 use pool_core::heartbeat::{Gate, Heartbeat, ShutReason};
 use pool_core::id::ProgrammerId;
 use pool_core::pause::Pause;
 use pool_core::pool::{self, Pool};
-use pool_core::state::Fold;
+use pool_core::state::PoolState;
 use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 use tokio::sync::watch;
@@ -33,7 +33,7 @@ pub struct Shut {
 
 /// The tasks that a programmer may take now.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Door {
+pub struct GateState {
     /// None: the gate is open.
     pub shut: Option<Shut>,
     /// The indices of its queues that are closed for now although the gate is open.
@@ -42,7 +42,7 @@ pub struct Door {
     pub drained_since: Option<Timestamp>,
 }
 
-impl Door {
+impl GateState {
     /// The part that the session decides by: all but the sentence for people.
     pub fn state(&self) -> (Option<ShutReason>, &BTreeSet<usize>) {
         (self.shut.as_ref().map(|shut| shut.reason), &self.closed)
@@ -53,9 +53,9 @@ impl Door {
 pub fn watch_gates(
     process: Process,
     pool: Arc<Pool>,
-    others: Others,
+    others: PeerPresence,
     programmers: &[pool::Programmer],
-) -> BTreeMap<ProgrammerId, watch::Receiver<Door>> {
+) -> BTreeMap<ProgrammerId, watch::Receiver<GateState>> {
     let watcher = Watcher {
         config_hash: config_hash(&pool),
         process,
@@ -82,11 +82,11 @@ struct Watcher {
     process: Process,
     pool: Arc<Pool>,
     config_hash: String,
-    others: Others,
+    others: PeerPresence,
 }
 
 impl Watcher {
-    async fn run(self, senders: Vec<(pool::Programmer, watch::Sender<Door>)>) {
+    async fn run(self, senders: Vec<(pool::Programmer, watch::Sender<GateState>)>) {
         let (programmers, senders): (Vec<_>, Vec<_>) = senders.into_iter().unzip();
         // Nothing can be computed before the log has been read; then it is computed at once.
         let _ = self.process.log.ready().await;
@@ -114,7 +114,7 @@ impl Watcher {
     }
 
     /// If the process is the obstacle, the same door for all programmers; otherwise one for each.
-    fn look(&self, programmers: &[pool::Programmer]) -> Vec<Door> {
+    fn look(&self, programmers: &[pool::Programmer]) -> Vec<GateState> {
         let shut = look(
             &self.process,
             &self.config_hash,
@@ -122,7 +122,7 @@ impl Watcher {
         );
         if shut.is_some() {
             // A programmer that is drained while the gate is shut still gets its full grace period.
-            let since = |fold: &Fold| {
+            let since = |fold: &PoolState| {
                 programmers
                     .iter()
                     .map(|p| drained_since(fold, &p.id))
@@ -130,10 +130,10 @@ impl Watcher {
             };
             let doors = self.process.log.read(since).into_iter();
             return doors
-                .map(|since| Door {
+                .map(|since| GateState {
                     shut: shut.clone(),
                     drained_since: since,
-                    ..Door::default()
+                    ..GateState::default()
                 })
                 .collect();
         }
@@ -144,14 +144,14 @@ impl Watcher {
         self.process.log.read(|fold| {
             // A breaker's cooldown may end before the next event carries the time.
             let now = fold.now().max(wall_clock());
-            let standing = Standing {
+            let standing = Eligibility {
                 pool: &self.pool,
                 fold,
                 now,
             };
             let door = |programmer: &pool::Programmer| {
-                let shut = |Obstacle { reason, detail, .. }| Shut { reason, detail };
-                Door {
+                let shut = |Blocker { reason, detail, .. }| Shut { reason, detail };
+                GateState {
                     shut: standing.obstacle(programmer, alive).map(shut),
                     closed: standing.closed_routes(
                         programmer,
@@ -166,7 +166,7 @@ impl Watcher {
     }
 }
 
-fn drained_since(fold: &Fold, programmer: &ProgrammerId) -> Option<Timestamp> {
+fn drained_since(fold: &PoolState, programmer: &ProgrammerId) -> Option<Timestamp> {
     let paused = fold
         .pauses
         .of_programmer(programmer)
@@ -219,12 +219,12 @@ fn report(programmer: &pool::Programmer, shut: Option<&Shut>) {
 
 /// The programmers that could take a task, according to their heartbeats. Cheap to clone.
 #[derive(Clone)]
-pub struct Others {
+pub struct PeerPresence {
     since: Instant,
     heard: Arc<RwLock<HashMap<ProgrammerId, Instant>>>,
 }
 
-impl Others {
+impl PeerPresence {
     #[expect(clippy::new_without_default, reason = "it has a beginning")]
     pub fn new() -> Self {
         Self {

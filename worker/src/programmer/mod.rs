@@ -1,22 +1,22 @@
 //! One programmer: takes a task, works on it, publishes the result, and starts over.
 //!
-//! [`session`] decides the next action, and this shell performs it. [`station`] talks to the
-//! broker; [`walk`] handles a task in hand ([`claim`] for steps 7 and 8, [`attempt`] for step 9,
-//! [`conclude`] for steps 10 and 11). [`settling`] runs beside the next task.
+//! [`session`] decides the next action, and this shell performs it. [`consumer`] talks to the
+//! broker; [`executor`] handles a task in hand ([`claim`] for steps 7 and 8, [`attempt`] for step 9,
+//! [`conclude`] for steps 10 and 11). [`completer`] runs beside the next task.
 
 pub mod attempt;
 pub mod claim;
+pub mod completer;
 pub mod conclude;
+pub mod consumer;
+mod executor;
 pub mod gate;
 pub mod permits;
 pub mod progress;
-mod retry;
 mod runs;
+mod schedule_retry;
 pub mod session;
-pub mod settling;
-pub mod station;
 pub mod telemetry;
-mod walk;
 mod work;
 
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use lapin::message::Delivery;
 use pool_broker::process::Process;
-use pool_core::event::Decision;
+use pool_core::event::Event;
 use pool_core::heartbeat::{Gate, ShutReason};
 use pool_core::pool::{self, Pool};
 use pool_core::routing::queue_name;
@@ -36,11 +36,11 @@ use tracing::Instrument as _;
 
 use attempt::{Attempts, Outcome};
 use claim::Claimed;
-use conclude::Scribes;
-use gate::{Door, Shut};
+use completer::Completer;
+use conclude::OutcomeWriter;
+use consumer::{Consumers, Heard, Incoming, OpenError, Station};
+use gate::{GateState, Shut};
 use session::{Action, Conditions, Input, OpenQueues, Session};
-use settling::Settling;
-use station::{Consumers, Heard, Incoming, OpenError, Station};
 use telemetry::attempt_span;
 
 use crate::answers::Answers;
@@ -82,14 +82,14 @@ pub struct Programmer {
     pub process: Process,
     pub attempts: Attempts,
     pub pool: Arc<Pool>,
-    pub gate: watch::Receiver<Door>,
+    pub gate: watch::Receiver<GateState>,
     /// The priority of its consumers.
     pub priority: u8,
     pub status: watch::Sender<Gate>,
     pub ending: Ending,
     /// The end of its last task.
-    pub settling: Settling,
-    pub scribes: Arc<Scribes>,
+    pub completer: Completer,
+    pub scribes: Arc<OutcomeWriter>,
     pub answers: Arc<Answers>,
 }
 
@@ -105,7 +105,7 @@ impl Programmer {
         };
         loop {
             let input = if let Action::Open { after_failure } = action {
-                self.settling.settled().await;
+                self.completer.settled().await;
                 if let Some(unusable) = station.take() {
                     Station::close(&unusable).await;
                 }
@@ -126,7 +126,7 @@ impl Programmer {
             conditions = self.conditions();
             action = session.handle(input, &conditions, Instant::now());
         }
-        self.settling.settled().await;
+        self.completer.settled().await;
         if let Some(station) = station {
             station.close().await;
         }
@@ -162,7 +162,7 @@ impl Programmer {
                 self.hand_back(station, held).instrument(span).await
             }
             Action::Abandon => {
-                self.settling.settled().await;
+                self.completer.settled().await;
                 station.close().await;
                 In::Broken
             }
@@ -318,7 +318,7 @@ impl Programmer {
     /// Appends that this process holds the programmer. If this event is lost, nothing breaks.
     fn announce(&self) {
         let (log, host) = (self.process.log.clone(), self.process.host.clone());
-        let up = Decision::Up {
+        let up = Event::Up {
             programmer: self.config.id.clone(),
             host,
             again: false,

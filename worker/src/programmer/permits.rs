@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures_util::future::{BoxFuture, FutureExt as _};
 use pool_broker::process::Process;
 use pool_core::eligibility::explain;
-use pool_core::event::{Decision, Spent};
+use pool_core::event::{Event, Spent};
 use pool_core::id::{AttemptId, LlmName, ProgrammerId, TaskId};
 use pool_core::money::MicroUsd;
 use pool_core::pool::Pool;
@@ -74,7 +74,7 @@ impl TaskPermits {
             .iter()
             .map(|used| (used.llm.clone(), used.cost_usd))
             .collect();
-        let settled = Decision::Settled {
+        let settled = Event::Settled {
             attempt: self.attempt,
             cost_usd,
             by_llm,
@@ -95,8 +95,8 @@ impl TaskPermits {
         }
     }
 
-    fn used(&self, usage: Usage, so_far: bool) -> Decision {
-        Decision::Used {
+    fn used(&self, usage: Usage, so_far: bool) -> Event {
+        Event::Used {
             task: self.task.clone(),
             attempt: self.attempt,
             spent: Spent::of(usage),
@@ -122,7 +122,7 @@ impl TaskPermits {
             ));
         }
         self.asked.store(true, Ordering::Relaxed);
-        let reserved = Decision::Reserved {
+        let reserved = Event::Reserved {
             attempt: self.attempt,
             task: Some(self.task.clone()),
             programmer: self.me.programmer.clone(),
@@ -204,7 +204,7 @@ impl Permits for TaskPermits {
         };
         let key = self.pool.llm_key(llm, &self.me.host);
         let told = self.answers.untold(&key, &self.me.host);
-        let failed = Decision::LlmFailed {
+        let failed = Event::LlmFailed {
             key,
             programmer: self.me.programmer.clone(),
             host: self.me.host.clone(),

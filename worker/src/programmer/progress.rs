@@ -29,12 +29,12 @@ const WAITING: usize = 64;
 
 /// Publishes the pieces of one programmer. All programmers share one channel. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Teller {
+pub struct OutputReporter {
     pieces: mpsc::Sender<(TaskId, Progress)>,
     programmer: ProgrammerId,
 }
 
-/// The sender of a process. Each programmer has a [`Teller`] that feeds it.
+/// The sender of a process. Each programmer has a [`OutputReporter`] that feeds it.
 #[derive(Debug, Clone)]
 pub struct Sender(mpsc::Sender<(TaskId, Progress)>);
 
@@ -56,8 +56,8 @@ impl Sender {
         Self(sender)
     }
 
-    pub fn of(&self, programmer: &ProgrammerId) -> Teller {
-        Teller {
+    pub fn of(&self, programmer: &ProgrammerId) -> OutputReporter {
+        OutputReporter {
             pieces: self.0.clone(),
             programmer: programmer.clone(),
         }
@@ -83,10 +83,10 @@ async fn publish(publisher: &Publisher, task: &TaskId, piece: &Progress) {
     }
 }
 
-impl Teller {
-    /// Publishes the output of one attempt until the [`Telling`] is dropped.
-    pub fn tell(&self, task: &TaskId, attempt: AttemptId) -> Telling {
-        let telling = Telling {
+impl OutputReporter {
+    /// Publishes the output of one attempt until the [`OutputStream`] is dropped.
+    pub fn tell(&self, task: &TaskId, attempt: AttemptId) -> OutputStream {
+        let telling = OutputStream {
             buffer: Arc::default(),
             over: Arc::default(),
         };
@@ -144,12 +144,12 @@ impl Teller {
 
 /// The live output of one attempt.
 #[derive(Debug)]
-pub struct Telling {
+pub struct OutputStream {
     buffer: Arc<Mutex<Buffer>>,
     over: Arc<Notify>,
 }
 
-impl Telling {
+impl OutputStream {
     /// A listener for the agent's output.
     pub fn agent(&self) -> Listener {
         self.listener(None)
@@ -167,7 +167,7 @@ impl Telling {
     }
 }
 
-impl Drop for Telling {
+impl Drop for OutputStream {
     fn drop(&mut self) {
         self.over.notify_one();
     }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Attempts, millis};
-use super::progress::Telling;
+use super::progress::OutputStream;
 use super::runs::{Bounds, End, Next, Run, next_run, repair_prompt};
 use super::telemetry::RunEnded;
 use crate::acceptance::{Place, run_checks};
@@ -92,7 +92,7 @@ pub(super) struct Work<'a> {
     pub(super) permits: Arc<dyn Permits>,
     pub(super) cancel: &'a CancellationToken,
     /// The receiver of the live output of the agent and the checks.
-    pub(super) telling: Option<&'a Telling>,
+    pub(super) telling: Option<&'a OutputStream>,
 }
 
 /// The job of one run.

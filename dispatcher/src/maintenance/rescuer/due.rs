@@ -10,7 +10,7 @@ use std::time::Duration;
 use pool_core::heartbeat::{Gate, Heartbeat, ShutReason};
 use pool_core::id::{ProgrammerId, TaskId};
 use pool_core::routing::Routes;
-use pool_core::state::{Fold, TaskState};
+use pool_core::state::{PoolState, TaskState};
 use pool_core::time::Timestamp;
 
 /// A worker that was silent this long has lost its connection, and the broker has taken back its
@@ -103,7 +103,7 @@ pub(crate) struct Look<'a> {
 
 /// The tasks to publish again.
 pub(crate) fn due(
-    fold: &Fold,
+    fold: &PoolState,
     sightings: &Sightings,
     look: &Look<'_>,
     now: Timestamp,
@@ -133,7 +133,7 @@ fn planned(state: &TaskState) -> Timestamp {
 }
 
 fn lost<'a>(
-    fold: &'a Fold,
+    fold: &'a PoolState,
     sightings: &Sightings,
     look: &Look<'_>,
     now: Timestamp,

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use pool_core::event::{Batch, Decision, EmitterId, Retry};
+use pool_core::event::{EmitterId, Event, EventBatch, Retry};
 use pool_core::heartbeat::{Gate, Heartbeat, ProgrammerBeat, ShutReason};
 use pool_core::id::{AttemptId, Capability, LlmName, ProgrammerId, TaskId, Token};
 use pool_core::result::ErrorKind;
 use pool_core::routing::Routes;
 use pool_core::rules::Rules;
-use pool_core::state::Fold;
+use pool_core::state::PoolState;
 use pool_core::time::Timestamp;
 
 use super::due::{Cause, Look, Repair, Sightings, due};
@@ -27,7 +27,7 @@ fn task() -> TaskId {
 
 /// Two programmers of one route, and what happened at which second.
 struct Scene {
-    fold: Fold,
+    fold: PoolState,
     routes: Routes,
     sightings: Sightings,
     empty: BTreeMap<String, Timestamp>,
@@ -39,7 +39,7 @@ impl Scene {
     fn new() -> Self {
         let offers = ["001", "002"].map(|id| (programmer(id), BTreeSet::new()));
         Self {
-            fold: Fold::new(),
+            fold: PoolState::new(),
             routes: Routes::new(&BTreeMap::from(offers)),
             sightings: Sightings::default(),
             empty: BTreeMap::new(),
@@ -48,8 +48,8 @@ impl Scene {
         }
     }
 
-    fn at(&mut self, second: u64, decision: Decision) {
-        let batch = Batch {
+    fn at(&mut self, second: u64, decision: Event) {
+        let batch = EventBatch {
             v: 1,
             emitter: EmitterId::from_u128(1),
             first: self.events,
@@ -64,7 +64,7 @@ impl Scene {
         let (body_hash, route) = ("hash".to_owned(), "any".to_owned());
         self.at(
             second,
-            Decision::Submitted {
+            Event::Submitted {
                 task: task(),
                 body_hash,
                 route,
@@ -77,7 +77,7 @@ impl Scene {
         self.submitted(second);
         self.at(
             second,
-            Decision::Published {
+            Event::Published {
                 task: task(),
                 generation: 0,
             },
@@ -90,7 +90,7 @@ impl Scene {
         let token = Token::default();
         self.at(
             second,
-            Decision::Started {
+            Event::Started {
                 task: task(),
                 attempt,
                 programmer: programmer("001"),
@@ -174,7 +174,7 @@ fn what_was_submitted_and_not_published_is_due_after_a_minute() {
     );
     scene.at(
         161,
-        Decision::Published {
+        Event::Published {
             task: task(),
             generation: 0,
         },
@@ -186,7 +186,7 @@ fn what_was_submitted_and_not_published_is_due_after_a_minute() {
 fn what_was_reissued_and_not_published_is_due_a_minute_after_its_time() {
     let mut scene = Scene::new();
     scene.published(100);
-    scene.at(200, Decision::reissued(&task(), 1));
+    scene.at(200, Event::reissued(&task(), 1));
     assert_eq!(
         scene.due(260),
         repair(2, Cause::Unpublished),
@@ -203,7 +203,7 @@ fn what_was_reissued_and_not_published_is_due_a_minute_after_its_time() {
     };
     scene.at(
         200,
-        Decision::Reissued {
+        Event::Reissued {
             task: task(),
             generation: 1,
             retry: Some(retry),
@@ -353,7 +353,7 @@ fn a_task_of_a_retired_route_is_due_when_every_queue_is_empty() {
     ]);
     scene.at(
         90,
-        Decision::Configured {
+        Event::Configured {
             hash: "h".to_owned(),
             capabilities,
             rules: Rules::default(),
@@ -363,7 +363,7 @@ fn a_task_of_a_retired_route_is_due_when_every_queue_is_empty() {
     let (body_hash, route) = ("hash".to_owned(), "old".to_owned());
     scene.at(
         100,
-        Decision::Submitted {
+        Event::Submitted {
             task: task(),
             body_hash,
             route,
@@ -372,7 +372,7 @@ fn a_task_of_a_retired_route_is_due_when_every_queue_is_empty() {
     );
     scene.at(
         100,
-        Decision::Published {
+        Event::Published {
             task: task(),
             generation: 0,
         },

@@ -26,7 +26,7 @@ const CASES: [Case; 27] = [
             );
             let (status, cost_usd) = (Status::Failed, "0".parse().expect("an amount"));
             let error = Some(ErrorKind::NoChange);
-            world.append(Decision::Finished {
+            world.append(Event::Finished {
                 task: task("t"),
                 attempt,
                 status,
@@ -41,7 +41,7 @@ const CASES: [Case; 27] = [
         Reason::Finished,
         |world| {
             world.wait("t", "fast");
-            world.append(Decision::Cancelled { task: task("t") });
+            world.append(Event::Cancelled { task: task("t") });
             // True whatever is read later.
             world.fresh = false;
         },
@@ -97,7 +97,7 @@ const CASES: [Case; 27] = [
         Reason::NotPublished,
         |world| {
             world.wait("t", "fast");
-            world.append(Decision::reissued(&task("t"), 1));
+            world.append(Event::reissued(&task("t"), 1));
             world.later(60);
         },
         "it has been due for republishing since 12:00 UTC (generation 1); if that does not happen, a dispatcher does it shortly",
@@ -308,7 +308,7 @@ fn broke(world: &mut World) {
         at_ms,
         spent: Default::default(),
     });
-    world.append(Decision::Reissued {
+    world.append(Event::Reissued {
         task: task("t"),
         generation: 1,
         retry,
@@ -321,18 +321,18 @@ fn handed_back(world: &mut World) {
         "h".to_owned(),
         Some(world.at.0 + 30 * 60_000),
     );
-    world.append(Decision::Submitted {
+    world.append(Event::Submitted {
         task: task("t"),
         body_hash,
         route,
         deadline_ms,
     });
-    world.append(Decision::Published {
+    world.append(Event::Published {
         task: task("t"),
         generation: 0,
     });
     world.start("t", "006", 1);
-    world.append(Decision::Released {
+    world.append(Event::Released {
         task: task("t"),
         attempt: AttemptId::from_u128(1),
         no_llm: true,

@@ -14,10 +14,10 @@ use super::{Pending, Shared, Waiter};
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::headers::json_properties;
+use crate::log_broker_error;
 use crate::publisher::{Message, Publisher};
-use crate::tell;
 use crate::topology::{EVENTS_KEY, LOG};
-use pool_core::event::{Batch, Decision, EmitterId};
+use pool_core::event::{EmitterId, Event, EventBatch};
 use pool_core::time::Timestamp;
 use pool_telemetry::tasks::Written;
 
@@ -66,7 +66,7 @@ pub(super) async fn run(
 }
 
 /// Makes the message and registers the waiter of each event.
-fn batch(shared: &Shared, first: u64, taken: Vec<Pending>, at: Timestamp) -> Batch {
+fn batch(shared: &Shared, first: u64, taken: Vec<Pending>, at: Timestamp) -> EventBatch {
     let mut events = Vec::with_capacity(taken.len());
     shared.waiters.with(|waiters| {
         waiters.retain(|_, waiter| !waiter.verdict.is_closed());
@@ -82,7 +82,7 @@ fn batch(shared: &Shared, first: u64, taken: Vec<Pending>, at: Timestamp) -> Bat
             events.push(pending.decision);
         }
     });
-    Batch {
+    EventBatch {
         v: 1,
         emitter: shared.emitter,
         first,
@@ -99,18 +99,18 @@ async fn right_time(clock: &Clock) -> Timestamp {
 
 /// A batch of one event with its own emitter: the mark that shows a reader where the log ended when it began to read. It
 /// carries no time, because a process with a wrong clock must be able to read too.
-pub(super) fn mark(emitter: EmitterId) -> Batch {
-    Batch {
+pub(super) fn mark(emitter: EmitterId) -> EventBatch {
+    EventBatch {
         v: 1,
         emitter,
         first: 0,
         at_ms: 0,
-        events: vec![Decision::Tick],
+        events: vec![Event::Tick],
     }
 }
 
 /// Publishes until it is confirmed.
-pub(super) async fn publish(publisher: &Publisher, batch: &Batch) {
+pub(super) async fn publish(publisher: &Publisher, batch: &EventBatch) {
     let body = batch.to_json();
     let mut backoff = Backoff::default();
     loop {
@@ -127,7 +127,7 @@ pub(super) async fn publish(publisher: &Publisher, batch: &Batch) {
         match publisher.publish(message).await {
             Ok(()) => return,
             Err(error) => {
-                tell(&error, "events are not confirmed; publishing them again");
+                log_broker_error(&error, "events are not confirmed; publishing them again");
                 backoff.wait().await;
             }
         }

@@ -24,10 +24,10 @@ use crate::clock::Clock;
 use news::News;
 pub use observer::Observer;
 use observer::Observers;
-use pool_core::event::{Decision, EmitterId, EventId};
+use pool_core::event::{EmitterId, Event, EventId};
 use pool_core::id::TaskId;
 use pool_core::pool::Events;
-use pool_core::state::{Fold, Verdict};
+use pool_core::state::{PoolState, Verdict};
 use pool_telemetry::catalog::LOG_APPEND;
 use pool_telemetry::tasks::Written;
 
@@ -77,7 +77,7 @@ struct Shared {
     emitter: EmitterId,
     waiters: Waiters,
     news: News,
-    fold: RwLock<Fold>,
+    fold: RwLock<PoolState>,
     view: watch::Sender<View>,
     /// Notified after each `paused` and `resumed`.
     orders: Notify,
@@ -101,7 +101,7 @@ impl Shared {
 }
 
 struct Pending {
-    decision: Decision,
+    decision: Event,
     verdict: oneshot::Sender<Verdict>,
 }
 
@@ -172,7 +172,7 @@ impl Log {
     ///
     /// # Errors
     /// [`LogError`]. The event may still get into the log later, so ask the fold before deciding anything.
-    pub async fn append(&self, decision: Decision) -> Result<Verdict, LogError> {
+    pub async fn append(&self, decision: Event) -> Result<Verdict, LogError> {
         let began = Instant::now();
         let verdict = append_to(&self.append, decision, APPEND_TIMEOUT).await?;
         LOG_APPEND.record([], began.elapsed());
@@ -185,8 +185,8 @@ impl Log {
     /// Those of [`Log::append`], for the second event.
     pub async fn append_behind(
         &self,
-        first: Option<Decision>,
-        second: Decision,
+        first: Option<Event>,
+        second: Event,
     ) -> Result<Verdict, LogError> {
         match first {
             // `join` polls in this order, so they are handed over in it.
@@ -200,7 +200,7 @@ impl Log {
     }
 
     /// Reads the state of the pool. `look` must be quick, because the reader waits meanwhile.
-    pub fn read<T>(&self, look: impl FnOnce(&Fold) -> T) -> T {
+    pub fn read<T>(&self, look: impl FnOnce(&PoolState) -> T) -> T {
         // The fold changes only by whole events or as a whole, so a panic in another thread does not spoil it.
         look(
             &self
@@ -230,7 +230,7 @@ impl Log {
     /// Whether the newest event was appended a moment ago, by its own time. A process that was frozen first reads old messages
     /// that waited for it, and would take them for new. False while this machine's clock is wrong.
     pub fn is_current(&self) -> bool {
-        let heard = self.read(Fold::now);
+        let heard = self.read(PoolState::now);
         self.is_fresh()
             && self
                 .shared
@@ -248,7 +248,7 @@ impl Log {
     pub async fn wait_for_task<T>(
         &self,
         task: &TaskId,
-        mut look: impl FnMut(&Fold) -> Option<T>,
+        mut look: impl FnMut(&PoolState) -> Option<T>,
     ) -> T {
         self.shared
             .news
@@ -285,7 +285,7 @@ impl Log {
 /// accepts no events.
 async fn append_to(
     appender: &mpsc::Sender<Pending>,
-    decision: Decision,
+    decision: Event,
     limit: Duration,
 ) -> Result<Verdict, LogError> {
     let (verdict, read_back) = oneshot::channel();
@@ -313,7 +313,7 @@ async fn pulse(log: Log, tick: Duration, shutdown: CancellationToken) {
             let silent = log.view.borrow().heard <= heard;
             if silent {
                 spoke = Instant::now();
-                if log.append(Decision::Tick).await.is_err() {
+                if log.append(Event::Tick).await.is_err() {
                     tracing::debug!("the tick of this process was not read back");
                 }
             }
@@ -334,7 +334,7 @@ mod tests {
     async fn an_append_has_a_deadline_also_when_the_appender_takes_nothing() {
         // The queue has room for one event, and nothing is taken out of it.
         let (appender, _taken) = mpsc::channel(1);
-        let append = || append_to(&appender, Decision::Tick, Duration::from_millis(50));
+        let append = || append_to(&appender, Event::Tick, Duration::from_millis(50));
         let both = tokio::time::timeout(Duration::from_secs(10), future::join(append(), append()));
         let both = both
             .await

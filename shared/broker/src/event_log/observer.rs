@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use pool_core::event::{Batch, Decision};
+use pool_core::event::{Event, EventBatch};
 use pool_core::state::Verdict;
 use pool_core::time::Timestamp;
 
@@ -12,7 +12,7 @@ pub trait Observer: Send + Sync {
     fn starts_over(&self);
 
     /// An event and its verdict.
-    fn hears(&self, at: Timestamp, decision: &Decision, verdict: Verdict);
+    fn hears(&self, at: Timestamp, decision: &Event, verdict: Verdict);
 }
 
 /// The observer of this process, if it has one.
@@ -31,7 +31,7 @@ impl Observers {
         }
     }
 
-    pub(super) fn tell(&self, batch: &Batch, decision: &Decision, verdict: Verdict) {
+    pub(super) fn tell(&self, batch: &EventBatch, decision: &Event, verdict: Verdict) {
         if let Some(observer) = self.0.get() {
             observer.hears(batch.at(), decision, verdict);
         }

@@ -19,9 +19,9 @@ use crate::backoff::Backoff;
 use crate::link::{Link, discard};
 use crate::publisher::Publisher;
 use crate::topology::EVENTS_STREAM;
-use crate::{BrokerError, tell, within};
-use pool_core::event::{Batch, Decision, EmitterId, EventId};
-use pool_core::state::{Fold, Verdict};
+use crate::{BrokerError, log_broker_error, with_timeout};
+use pool_core::event::{EmitterId, Event, EventBatch, EventId};
+use pool_core::state::{PoolState, Verdict};
 
 /// The most unacknowledged messages; a stream's consumer must set a limit.
 const PREFETCH: u16 = 1000;
@@ -43,7 +43,9 @@ pub(super) async fn run(
         backoff.worked_for(began.elapsed());
         shared.view.send_modify(|view| view.caught_up = false);
         match end {
-            End::Broker(error) => tell(&error, "the reader of the event log starts over"),
+            End::Broker(error) => {
+                log_broker_error(&error, "the reader of the event log starts over")
+            }
             end @ (End::Silent(_) | End::Ended) => {
                 tracing::warn!(reason = %end, "the reader of the event log starts over")
             }
@@ -82,7 +84,7 @@ async fn read(shared: &Arc<Shared>, link: &Link, publisher: &Publisher, stale: D
 
 async fn consume(channel: &lapin::Channel, link: &Link) -> Result<lapin::Consumer, BrokerError> {
     let limit = link.endpoint().timeout();
-    within(
+    with_timeout(
         limit,
         "limit the event log's reader",
         channel.basic_qos(PREFETCH, BasicQosOptions::default()),
@@ -99,7 +101,7 @@ async fn consume(channel: &lapin::Channel, link: &Link) -> Result<lapin::Consume
         BasicConsumeOptions::default(),
         arguments,
     );
-    within(limit, format!("read the stream {EVENTS_STREAM}"), consume).await
+    with_timeout(limit, format!("read the stream {EVENTS_STREAM}"), consume).await
 }
 
 /// Folds the messages: until the mark arrives into a new fold, then into the one that the process sees.
@@ -163,7 +165,7 @@ async fn follow(
 /// can also see the state behind it.
 #[derive(Default)]
 struct Rebuild {
-    fold: Fold,
+    fold: PoolState,
     own: Vec<(EventId, Verdict)>,
 }
 
@@ -174,7 +176,7 @@ fn apply(
     delivery: &Delivery,
     mark: EmitterId,
 ) -> bool {
-    let batch = match Batch::from_json(&delivery.data) {
+    let batch = match EventBatch::from_json(&delivery.data) {
         Ok(batch) => batch,
         Err(error) => {
             tracing::warn!(%error, "a message in the event log is not a batch of events; every process skips it");
@@ -182,7 +184,7 @@ fn apply(
         }
     };
     let mut own = Vec::new();
-    let keep = |event: EventId, decision: &Decision, verdict| {
+    let keep = |event: EventId, decision: &Event, verdict| {
         shared.observer.tell(&batch, decision, verdict);
         if event.emitter == shared.emitter {
             own.push((event, verdict));
@@ -203,11 +205,11 @@ fn apply(
                 .for_each(|(event, verdict)| shared.resolve(event, verdict));
             shared
                 .news
-                .tell(batch.events.iter().filter_map(Decision::task));
+                .tell(batch.events.iter().filter_map(Event::task));
             if batch
                 .events
                 .iter()
-                .any(|event| matches!(event, Decision::Paused { .. } | Decision::Resumed { .. }))
+                .any(|event| matches!(event, Event::Paused { .. } | Event::Resumed { .. }))
             {
                 shared.orders.notify_one();
             }

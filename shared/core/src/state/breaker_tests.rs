@@ -21,7 +21,7 @@ const LEASE: u64 = 30_000;
 
 /// A pool whose programmers all use one LLM; `per_host` of them on each host.
 struct Log {
-    fold: Fold,
+    fold: PoolState,
     seq: u64,
     at: u64,
     per_host: u32,
@@ -46,7 +46,7 @@ impl Log {
 
     fn with(programmers: u32, per_host: u32, for_itself: bool) -> Self {
         let mut log = Self {
-            fold: Fold::new(),
+            fold: PoolState::new(),
             seq: 0,
             at: 1_000_000,
             per_host,
@@ -70,7 +70,7 @@ impl Log {
             .collect::<BTreeMap<_, _>>();
         for programmer in programmers.keys() {
             let number: u32 = programmer.as_str().parse().expect("a number");
-            log.append(Decision::Up {
+            log.append(Event::Up {
                 programmer: programmer.clone(),
                 host: log.host(number),
                 again: false,
@@ -81,7 +81,7 @@ impl Log {
             programmers,
             ..Rules::default()
         };
-        log.append(Decision::Configured {
+        log.append(Event::Configured {
             hash: "h".to_owned(),
             capabilities: BTreeMap::new(),
             rules,
@@ -101,8 +101,8 @@ impl Log {
         }
     }
 
-    fn append(&mut self, decision: Decision) -> Verdict {
-        let batch = Batch {
+    fn append(&mut self, decision: Event) -> Verdict {
+        let batch = EventBatch {
             v: 1,
             emitter: EmitterId::from_u128(1),
             first: self.seq,
@@ -115,8 +115,8 @@ impl Log {
         seen
     }
 
-    fn failure(&self, programmer: u32, task: &str, fault: Fault, epoch: u64) -> Decision {
-        Decision::LlmFailed {
+    fn failure(&self, programmer: u32, task: &str, fault: Fault, epoch: u64) -> Event {
+        Event::LlmFailed {
             key: key(),
             programmer: id(programmer),
             host: self.host(programmer),
@@ -138,7 +138,7 @@ impl Log {
     fn fail_as(&mut self, programmer: u32, task: &str, fault: Fault, known: FailedCall) -> Verdict {
         let epoch = self.fold.breakers.epoch(&key(), &self.caller(programmer));
         let mut failure = self.failure(programmer, task, fault, epoch);
-        if let Decision::LlmFailed { call, .. } = &mut failure {
+        if let Event::LlmFailed { call, .. } = &mut failure {
             *call = known;
         }
         self.append(failure)
@@ -155,12 +155,12 @@ impl Log {
 
     fn wait(&mut self, ms: u64) {
         self.at += ms;
-        self.append(Decision::Tick);
+        self.append(Event::Tick);
     }
 
     fn probe(&mut self, programmer: u32, probe: u128) -> Verdict {
         let (key, programmer, probe) = (key(), id(programmer), AttemptId::from_u128(probe));
-        self.append(Decision::Probing {
+        self.append(Event::Probing {
             key,
             scope: Scope::Pool,
             programmer,
@@ -170,7 +170,7 @@ impl Log {
 
     fn probed(&mut self, probe: u128, fault: Option<Fault>) -> Verdict {
         let (key, probe) = (key(), AttemptId::from_u128(probe));
-        self.append(Decision::Probed {
+        self.append(Event::Probed {
             key,
             scope: Scope::Pool,
             probe,
@@ -409,7 +409,7 @@ fn retry_after_is_the_cooldown() {
     let mut log = Log::new(10, 10);
     log.fail(1, "a", Fault::RateLimited);
     log.fail(2, "b", Fault::RateLimited);
-    let Decision::LlmFailed {
+    let Event::LlmFailed {
         key,
         programmer,
         host,
@@ -423,7 +423,7 @@ fn retry_after_is_the_cooldown() {
         panic!("a failure")
     };
     let retry_after_ms = Some(7000);
-    log.append(Decision::LlmFailed {
+    log.append(Event::LlmFailed {
         key,
         programmer,
         host,

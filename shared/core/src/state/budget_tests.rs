@@ -13,7 +13,7 @@ const HOUR: u64 = 60 * 60 * 1000;
 
 /// A pool's log, written event by event.
 struct Log {
-    fold: Fold,
+    fold: PoolState,
     seq: u64,
     at: u64,
 }
@@ -28,7 +28,7 @@ impl Log {
 
     fn with_rules(budget: BudgetRules) -> Self {
         let mut log = Self {
-            fold: Fold::new(),
+            fold: PoolState::new(),
             seq: 0,
             at: NOON,
         };
@@ -36,7 +36,7 @@ impl Log {
             budget,
             ..Rules::default()
         };
-        log.append(Decision::Configured {
+        log.append(Event::Configured {
             hash: "h".to_owned(),
             capabilities: BTreeMap::new(),
             rules,
@@ -45,12 +45,12 @@ impl Log {
         log
     }
 
-    fn append(&mut self, decision: Decision) -> Verdict {
+    fn append(&mut self, decision: Event) -> Verdict {
         self.append_as(1, decision)
     }
 
-    fn append_as(&mut self, emitter: u128, decision: Decision) -> Verdict {
-        let batch = Batch {
+    fn append_as(&mut self, emitter: u128, decision: Event) -> Verdict {
+        let batch = EventBatch {
             v: 1,
             emitter: EmitterId::from_u128(emitter),
             first: self.seq,
@@ -99,8 +99,8 @@ fn programmer() -> ProgrammerId {
     ProgrammerId::new("001").expect("an id")
 }
 
-fn started(name: &str, attempt: u128, count: u64) -> Decision {
-    Decision::Started {
+fn started(name: &str, attempt: u128, count: u64) -> Event {
+    Event::Started {
         task: task(name),
         attempt: AttemptId::from_u128(attempt),
         programmer: programmer(),
@@ -113,8 +113,8 @@ fn started(name: &str, attempt: u128, count: u64) -> Decision {
     }
 }
 
-fn finished(name: &str, attempt: u128, cost_usd: MicroUsd) -> Decision {
-    Decision::Finished {
+fn finished(name: &str, attempt: u128, cost_usd: MicroUsd) -> Event {
+    Event::Finished {
         task: task(name),
         attempt: Some(AttemptId::from_u128(attempt)),
         status: Status::Succeeded,
@@ -124,9 +124,9 @@ fn finished(name: &str, attempt: u128, cost_usd: MicroUsd) -> Decision {
     }
 }
 
-fn reserved(name: Option<&str>, attempt: u128, amount_usd: MicroUsd) -> Decision {
+fn reserved(name: Option<&str>, attempt: u128, amount_usd: MicroUsd) -> Event {
     let (task, attempt) = (name.map(task), AttemptId::from_u128(attempt));
-    Decision::Reserved {
+    Event::Reserved {
         attempt,
         task,
         programmer: programmer(),
@@ -134,17 +134,17 @@ fn reserved(name: Option<&str>, attempt: u128, amount_usd: MicroUsd) -> Decision
     }
 }
 
-fn settled(attempt: u128, cost_usd: MicroUsd) -> Decision {
+fn settled(attempt: u128, cost_usd: MicroUsd) -> Event {
     let by_llm = BTreeMap::from([(llm(), cost_usd)]);
-    Decision::Settled {
+    Event::Settled {
         attempt: AttemptId::from_u128(attempt),
         cost_usd,
         by_llm,
     }
 }
 
-fn released(name: &str, attempt: u128) -> Decision {
-    Decision::Released {
+fn released(name: &str, attempt: u128) -> Event {
+    Event::Released {
         task: task(name),
         attempt: AttemptId::from_u128(attempt),
         no_llm: false,
@@ -222,7 +222,7 @@ fn who_loses_the_task_without_settling_has_spent_all_of_it_until_he_settles_afte
 #[test]
 fn what_a_dead_process_has_reserved_is_spent_as_soon_as_another_holds_its_programmer() {
     let mut log = Log::with_limit("1.00");
-    let up = || Decision::Up {
+    let up = || Event::Up {
         programmer: programmer(),
         host: "h".to_owned(),
         again: false,
@@ -260,14 +260,14 @@ fn nobody_keeps_money_for_longer_than_two_days_and_a_probe_not_over_midnight() {
     log.reserve("a", 1, "0.60");
     log.append(reserved(None, 9, usd("0.10")));
     log.at += 12 * HOUR;
-    log.append(Decision::Tick);
+    log.append(Event::Tick);
     assert_eq!(
         log.money().1,
         "0.60",
         "the task's counts on both days, the probe's is over"
     );
     log.at += 24 * HOUR;
-    log.append(Decision::Tick);
+    log.append(Event::Tick);
     assert_eq!(
         log.money().1,
         "0.00",
@@ -376,13 +376,13 @@ fn a_limit_set_for_today_holds_until_midnight() {
         OVER,
         "above the configured limit"
     );
-    log.append(Decision::BudgetSet {
+    log.append(Event::BudgetSet {
         limit_usd: usd("2.00"),
     });
     assert_eq!(log.reserve("a", 1, "2.00"), YES, "raised");
     log.settle(1, "2.00");
     log.at = NOON + 12 * HOUR;
-    log.append(Decision::Tick);
+    log.append(Event::Tick);
     assert_eq!(
         log.fold.budget.limit(),
         Some(usd("1.00")),
@@ -410,7 +410,7 @@ const CAP: u64 = 40;
 const LIMIT: u64 = 100;
 
 /// Few tasks and attempts, so that they collide; costs within the cap.
-fn any_decision() -> impl Strategy<Value = Decision> {
+fn any_decision() -> impl Strategy<Value = Event> {
     let name = prop_oneof![Just("a"), Just("b"), Just("c"), Just("d")];
     prop_oneof![
         3 => (name.clone(), 1u128..9, 0u64..4).prop_map(|(name, attempt, count)| started(name, attempt, count)),
@@ -436,7 +436,7 @@ proptest! {
         let mut reserved_once = BTreeSet::new();
         for (decision, later, twice) in events {
             // Only an attempt with a reservation can have spent money.
-            if let Decision::Settled { attempt, .. } | Decision::Finished { attempt: Some(attempt), .. } = &decision
+            if let Event::Settled { attempt, .. } | Event::Finished { attempt: Some(attempt), .. } = &decision
                 && !reserved_once.contains(attempt)
             {
                 continue;
@@ -444,7 +444,7 @@ proptest! {
             log.at += later;
             replayed.at = log.at;
             let verdict = log.append(decision.clone());
-            if let (Verdict::Accepted, Decision::Reserved { attempt, .. }) = (verdict, &decision) {
+            if let (Verdict::Accepted, Event::Reserved { attempt, .. }) = (verdict, &decision) {
                 reserved_once.insert(*attempt);
             }
             replayed.append(decision.clone());

@@ -1,19 +1,19 @@
 //! The fold: the pure function that turns the event log into the state of the pool.
 //!
 //! Every process applies the same events in the same order, so all of them hold the same state and draw the same
-//! conclusions, without a leader or a lock. Nothing here reads a clock, a file or a random number. [`Fold::apply`] gives
+//! conclusions, without a leader or a lock. Nothing here reads a clock, a file or a random number. [`PoolState::apply`] gives
 //! for every event its [`Verdict`]: whether the event took effect at its place in the log.
 //!
 //! `tasks` decides about owners, attempts and outcomes, `budget` about money, `breaker` about failing LLMs.
 //!
 //! ```
-//! use pool_core::event::{Batch, Decision, EmitterId};
-//! use pool_core::state::{Fold, Refusal, Verdict};
+//! use pool_core::event::{EventBatch, Event, EmitterId};
+//! use pool_core::state::{PoolState, Refusal, Verdict};
 //! use pool_core::id::{AttemptId, ProgrammerId, TaskId, Token};
 //! use pool_core::{money::MicroUsd, result::Status};
 //!
 //! let task = TaskId::new("fix-42")?;
-//! let started = |attempt, count| Decision::Started {
+//! let started = |attempt, count| Event::Started {
 //!     task: task.clone(),
 //!     attempt: AttemptId::from_u128(attempt),
 //!     programmer: ProgrammerId::new("001").unwrap(),
@@ -21,7 +21,7 @@
 //!     route: "any".to_owned(),
 //!     body_hash: String::new(),
 //! };
-//! let finished = |attempt| Decision::Finished {
+//! let finished = |attempt| Event::Finished {
 //!     task: task.clone(),
 //!     attempt: Some(AttemptId::from_u128(attempt)),
 //!     status: Status::Succeeded,
@@ -31,9 +31,9 @@
 //! };
 //! // The broker delivers the task twice; the second delivery has the higher token and takes over.
 //! let events = vec![started(1, 0), started(2, 1), finished(1), finished(2)];
-//! let batch = Batch { v: 1, emitter: EmitterId::from_u128(7), first: 0, at_ms: 1_000, events };
+//! let batch = EventBatch { v: 1, emitter: EmitterId::from_u128(7), first: 0, at_ms: 1_000, events };
 //!
-//! let (mut fold, mut verdicts) = (Fold::new(), Vec::new());
+//! let (mut fold, mut verdicts) = (PoolState::new(), Vec::new());
 //! fold.apply(&batch, |_, _, verdict| verdicts.push(verdict));
 //!
 //! let superseded = Verdict::Refused(Refusal::Superseded);
@@ -59,7 +59,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::event::{Batch, Decision, EmitterId, EventId};
+use crate::event::{EmitterId, Event, EventBatch, EventId};
 use crate::id::{AttemptId, Capability, ProgrammerId};
 use crate::llm::{LlmKey, Scope};
 use crate::money::MicroUsd;
@@ -126,7 +126,7 @@ struct Holder {
 
 /// The state of the pool, as far as the log has been read.
 #[derive(Debug, Clone, Default)]
-pub struct Fold {
+pub struct PoolState {
     /// The time of the pool: the running maximum of the events' times, never a reader's clock.
     now: Timestamp,
     /// The next sequence number of each emitter.
@@ -145,7 +145,7 @@ pub struct Fold {
     pub pauses: Pauses,
 }
 
-impl Fold {
+impl PoolState {
     /// The state before the first event.
     pub fn new() -> Self {
         Self::default()
@@ -177,7 +177,11 @@ impl Fold {
     }
 
     /// Applies one message of the log. `on_event` is called for each event that was not seen before, with its verdict.
-    pub fn apply(&mut self, batch: &Batch, mut on_event: impl FnMut(EventId, &Decision, Verdict)) {
+    pub fn apply(
+        &mut self,
+        batch: &EventBatch,
+        mut on_event: impl FnMut(EventId, &Event, Verdict),
+    ) {
         self.now = self.now.max(batch.at());
         self.budget.advance(self.now);
         for (seq, decision) in (batch.first..).zip(&batch.events) {
@@ -198,11 +202,11 @@ impl Fold {
         }
     }
 
-    fn decide(&mut self, decision: &Decision, emitter: EmitterId) -> Verdict {
+    fn decide(&mut self, decision: &Event, emitter: EmitterId) -> Verdict {
         let now = self.now;
         match decision {
-            Decision::Tick | Decision::Unknown => Verdict::Accepted,
-            Decision::Up {
+            Event::Tick | Event::Unknown => Verdict::Accepted,
+            Event::Up {
                 programmer,
                 host,
                 again,
@@ -210,7 +214,7 @@ impl Fold {
                 self.up(programmer, host, (emitter, *again));
                 Verdict::Accepted
             }
-            Decision::Configured {
+            Event::Configured {
                 hash, again: true, ..
             } if self
                 .configuration
@@ -219,7 +223,7 @@ impl Fold {
             {
                 Verdict::Refused(Refusal::Superseded)
             }
-            Decision::Configured {
+            Event::Configured {
                 hash,
                 capabilities,
                 rules,
@@ -237,11 +241,11 @@ impl Fold {
                 });
                 Verdict::Accepted
             }
-            Decision::Submitted { .. }
-            | Decision::Published { .. }
-            | Decision::Stated { .. }
-            | Decision::Used { .. } => self.tasks.decide(decision, now),
-            Decision::Paused {
+            Event::Submitted { .. }
+            | Event::Published { .. }
+            | Event::Stated { .. }
+            | Event::Used { .. } => self.tasks.decide(decision, now),
+            Event::Paused {
                 target,
                 pause,
                 since_ms: None,
@@ -249,7 +253,7 @@ impl Fold {
                 self.pauses.pause(target, *pause, now);
                 Verdict::Accepted
             }
-            Decision::Paused {
+            Event::Paused {
                 target,
                 pause,
                 since_ms: Some(since),
@@ -257,15 +261,15 @@ impl Fold {
                 self.pauses.pause_again(target, *pause, Timestamp(*since));
                 Verdict::Accepted
             }
-            Decision::Resumed { target } => {
+            Event::Resumed { target } => {
                 self.pauses.resume(target, now);
                 Verdict::Accepted
             }
-            Decision::Started { task, .. }
-            | Decision::Released { task, .. }
-            | Decision::Reissued { task, .. }
-            | Decision::Finished { task, .. }
-            | Decision::Cancelled { task } => {
+            Event::Started { task, .. }
+            | Event::Released { task, .. }
+            | Event::Reissued { task, .. }
+            | Event::Finished { task, .. }
+            | Event::Cancelled { task } => {
                 let owner = self.tasks.owner(task);
                 let of_others = owner
                     .map(|owner| self.tasks.cost_of_others(task, owner))
@@ -279,7 +283,7 @@ impl Fold {
                 }
                 verdict
             }
-            Decision::Reserved {
+            Event::Reserved {
                 attempt,
                 task,
                 programmer,
@@ -295,13 +299,13 @@ impl Fold {
                     may,
                 )
             }
-            Decision::Settled {
+            Event::Settled {
                 attempt,
                 cost_usd,
                 by_llm,
             } => self.budget.settle(*attempt, *cost_usd, by_llm),
-            Decision::BudgetSet { limit_usd } => self.budget.set_for_today(*limit_usd),
-            Decision::LlmFailed {
+            Event::BudgetSet { limit_usd } => self.budget.set_for_today(*limit_usd),
+            Event::LlmFailed {
                 key,
                 programmer,
                 host,
@@ -329,19 +333,19 @@ impl Fold {
                     now,
                 )
             }
-            Decision::LlmAnswered {
+            Event::LlmAnswered {
                 key,
                 host,
                 ended,
                 asks,
             } => self.breakers.answered(key, (host, ended), *asks, now),
-            Decision::Probing {
+            Event::Probing {
                 key,
                 scope,
                 programmer,
                 probe,
             } => self.probing((key, scope), (programmer, *probe)),
-            Decision::Probed {
+            Event::Probed {
                 key,
                 scope,
                 probe,
@@ -393,8 +397,8 @@ impl Fold {
 
     /// Ends the reservation of an attempt that no longer owns its task. Without a settled cost it counts in full. The cost
     /// of an outcome includes the other attempts, which are accounted for already.
-    fn end_reservation(&mut self, owner: AttemptId, decision: &Decision, of_others: MicroUsd) {
-        if let Decision::Finished {
+    fn end_reservation(&mut self, owner: AttemptId, decision: &Event, of_others: MicroUsd) {
+        if let Event::Finished {
             attempt: Some(attempt),
             llm,
             cost_usd,

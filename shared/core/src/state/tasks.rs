@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use super::open_tasks::OpenTasks;
 use super::{Refusal, Verdict};
-use crate::event::{Account, Decision, OpenTask, Retry, Spent};
+use crate::event::{Account, Event, OpenTask, Retry, Spent};
 use crate::id::{AttemptId, LlmName, ProgrammerId, TaskId, Token};
 use crate::money::MicroUsd;
 use crate::result::{ErrorKind, Status, Usage};
@@ -224,7 +224,7 @@ impl Tasks {
     }
 
     /// Applies an event about a task and updates the indexes of open tasks.
-    pub(super) fn decide(&mut self, decision: &Decision, now: Timestamp) -> Verdict {
+    pub(super) fn decide(&mut self, decision: &Event, now: Timestamp) -> Verdict {
         let verdict = self.decide_one(decision, now);
         if let (Verdict::Accepted, Some(task)) = (verdict, decision.task())
             && let Some(state) = self.tasks.get(task)
@@ -234,21 +234,21 @@ impl Tasks {
         verdict
     }
 
-    fn decide_one(&mut self, decision: &Decision, now: Timestamp) -> Verdict {
+    fn decide_one(&mut self, decision: &Event, now: Timestamp) -> Verdict {
         match decision {
-            Decision::Submitted {
+            Event::Submitted {
                 task,
                 body_hash,
                 route,
                 deadline_ms,
             } => self.submitted(task, (body_hash, route), deadline_ms.map(Timestamp), now),
-            Decision::Published { task, generation } => self.published(task, *generation, now),
-            Decision::Reissued {
+            Event::Published { task, generation } => self.published(task, *generation, now),
+            Event::Reissued {
                 task,
                 generation,
                 retry,
             } => self.reissued(task, *generation, retry.as_ref(), now),
-            Decision::Started {
+            Event::Started {
                 task,
                 attempt,
                 programmer,
@@ -264,12 +264,12 @@ impl Tasks {
                 };
                 self.started(task, owner, (route, body_hash))
             }
-            Decision::Released {
+            Event::Released {
                 task,
                 attempt,
                 no_llm,
             } => self.released(task, *attempt, *no_llm),
-            Decision::Used {
+            Event::Used {
                 task,
                 attempt,
                 spent,
@@ -282,7 +282,7 @@ impl Tasks {
                     so_far: *so_far,
                 },
             ),
-            Decision::Finished {
+            Event::Finished {
                 task,
                 attempt,
                 status,
@@ -302,21 +302,21 @@ impl Tasks {
                 };
                 self.finished(task, outcome)
             }
-            Decision::Cancelled { task } => self.cancelled(task, now),
-            Decision::Stated { task, state } => self.stated(task, state, now),
-            Decision::Tick
-            | Decision::Configured { .. }
-            | Decision::Paused { .. }
-            | Decision::Resumed { .. }
-            | Decision::Reserved { .. }
-            | Decision::Settled { .. }
-            | Decision::BudgetSet { .. }
-            | Decision::LlmFailed { .. }
-            | Decision::LlmAnswered { .. }
-            | Decision::Probing { .. }
-            | Decision::Probed { .. }
-            | Decision::Up { .. }
-            | Decision::Unknown => Verdict::Accepted,
+            Event::Cancelled { task } => self.cancelled(task, now),
+            Event::Stated { task, state } => self.stated(task, state, now),
+            Event::Tick
+            | Event::Configured { .. }
+            | Event::Paused { .. }
+            | Event::Resumed { .. }
+            | Event::Reserved { .. }
+            | Event::Settled { .. }
+            | Event::BudgetSet { .. }
+            | Event::LlmFailed { .. }
+            | Event::LlmAnswered { .. }
+            | Event::Probing { .. }
+            | Event::Probed { .. }
+            | Event::Up { .. }
+            | Event::Unknown => Verdict::Accepted,
         }
     }
 

@@ -14,8 +14,8 @@ fn attempt(n: u128) -> AttemptId {
     AttemptId::from_u128(n)
 }
 
-fn started(name: &str, n: u128, generation: u32, count: u64) -> Decision {
-    Decision::Started {
+fn started(name: &str, n: u128, generation: u32, count: u64) -> Event {
+    Event::Started {
         task: task(name),
         attempt: attempt(n),
         programmer: ProgrammerId::new("001").expect("an id"),
@@ -25,8 +25,8 @@ fn started(name: &str, n: u128, generation: u32, count: u64) -> Decision {
     }
 }
 
-fn finished(name: &str, n: Option<u128>, status: Status) -> Decision {
-    Decision::Finished {
+fn finished(name: &str, n: Option<u128>, status: Status) -> Event {
+    Event::Finished {
         task: task(name),
         attempt: n.map(attempt),
         status,
@@ -36,8 +36,8 @@ fn finished(name: &str, n: Option<u128>, status: Status) -> Decision {
     }
 }
 
-fn submitted(name: &str, hash: &str) -> Decision {
-    Decision::Submitted {
+fn submitted(name: &str, hash: &str) -> Event {
+    Event::Submitted {
         task: task(name),
         body_hash: hash.to_owned(),
         route: "any".to_owned(),
@@ -45,8 +45,8 @@ fn submitted(name: &str, hash: &str) -> Decision {
     }
 }
 
-fn batch(first: u64, events: Vec<Decision>) -> Batch {
-    Batch {
+fn batch(first: u64, events: Vec<Event>) -> EventBatch {
+    EventBatch {
         v: 1,
         emitter: EmitterId::from_u128(1),
         first,
@@ -56,9 +56,9 @@ fn batch(first: u64, events: Vec<Decision>) -> Batch {
 }
 
 /// The verdicts of one run of events.
-fn verdicts(events: Vec<Decision>) -> Vec<Verdict> {
+fn verdicts(events: Vec<Event>) -> Vec<Verdict> {
     let mut seen = Vec::new();
-    Fold::new().apply(&batch(0, events), |_, _, verdict| seen.push(verdict));
+    PoolState::new().apply(&batch(0, events), |_, _, verdict| seen.push(verdict));
     seen
 }
 
@@ -98,7 +98,7 @@ fn a_redelivery_takes_ownership_and_the_old_owner_is_ignored_from_then_on() {
     );
 }
 
-fn retry(n: u128, generation: u32) -> Decision {
+fn retry(n: u128, generation: u32) -> Event {
     let retry = Retry {
         attempt: attempt(n),
         error: ErrorKind::AgentCrashed,
@@ -108,7 +108,7 @@ fn retry(n: u128, generation: u32) -> Decision {
             ..Spent::default()
         },
     };
-    Decision::Reissued {
+    Event::Reissued {
         task: task("t"),
         generation,
         retry: Some(retry),
@@ -128,7 +128,7 @@ fn only_the_owner_has_its_attempt_repeated_and_the_attempt_counts() {
         [YES, SUPERSEDED, YES, SUPERSEDED],
         "an event of another attempt has no effect, and neither has a second one of the owner"
     );
-    let mut fold = Fold::new();
+    let mut fold = PoolState::new();
     fold.apply(&batch(0, events), |_, _, _| ());
     let state = fold.tasks.get(&task("t")).expect("the task");
     assert_eq!(
@@ -163,8 +163,8 @@ fn usage(calls: u64, cost: u64) -> Usage {
     }
 }
 
-fn used(n: u128, calls: u64, cost: u64) -> Decision {
-    Decision::Used {
+fn used(n: u128, calls: u64, cost: u64) -> Event {
+    Event::Used {
         task: task("t"),
         attempt: attempt(n),
         spent: Spent::of(usage(calls, cost)),
@@ -172,9 +172,9 @@ fn used(n: u128, calls: u64, cost: u64) -> Decision {
     }
 }
 
-fn so_far(n: u128, calls: u64, cost: u64) -> Decision {
+fn so_far(n: u128, calls: u64, cost: u64) -> Event {
     let spent = Spent::of(usage(calls, cost));
-    Decision::Used {
+    Event::Used {
         task: task("t"),
         attempt: attempt(n),
         spent,
@@ -184,7 +184,7 @@ fn so_far(n: u128, calls: u64, cost: u64) -> Decision {
 
 #[test]
 fn what_each_attempt_said_last_is_what_the_task_has_used() {
-    let released = |n| Decision::Released {
+    let released = |n| Event::Released {
         task: task("t"),
         attempt: attempt(n),
         no_llm: true,
@@ -246,7 +246,7 @@ fn what_each_attempt_said_last_is_what_the_task_has_used() {
 
 #[test]
 fn the_attempt_of_a_cancelled_task_tells_what_it_has_used_when_it_has_stopped() {
-    let cancelled = Decision::Cancelled { task: task("t") };
+    let cancelled = Event::Cancelled { task: task("t") };
     let events = vec![
         started("t", 1, 0, 0),
         used(1, 2, 300),
@@ -275,11 +275,11 @@ fn the_sum_of_an_older_version_is_not_lost_and_not_counted_twice() {
         tokens: 9,
         ..Spent::default()
     };
-    let stated = Decision::Stated {
+    let stated = Event::Stated {
         task: task("t"),
         state: Box::new(old),
     };
-    let spent = |events: &[Decision]| {
+    let spent = |events: &[Event]| {
         folded_from(0, events)
             .tasks
             .get(&task("t"))
@@ -298,17 +298,17 @@ fn the_sum_of_an_older_version_is_not_lost_and_not_counted_twice() {
 
 #[test]
 fn an_outcome_counts_in_the_days_budget_only_what_its_own_attempt_has_cost() {
-    let settled = |n, cost| Decision::Settled {
+    let settled = |n, cost| Event::Settled {
         attempt: attempt(n),
         cost_usd: MicroUsd(cost),
         by_llm: BTreeMap::new(),
     };
-    let released = Decision::Released {
+    let released = Event::Released {
         task: task("t"),
         attempt: attempt(1),
         no_llm: true,
     };
-    let outcome = Decision::Finished {
+    let outcome = Event::Finished {
         task: task("t"),
         attempt: Some(attempt(2)),
         status: Status::Succeeded,
@@ -334,7 +334,7 @@ fn an_outcome_counts_in_the_days_budget_only_what_its_own_attempt_has_cost() {
 
 #[test]
 fn the_first_of_cancelled_and_finished_is_the_outcome() {
-    let cancelled = || Decision::Cancelled { task: task("t") };
+    let cancelled = || Event::Cancelled { task: task("t") };
     let events = vec![
         cancelled(),
         started("t", 1, 0, 0),
@@ -355,10 +355,10 @@ fn the_first_of_cancelled_and_finished_is_the_outcome() {
 }
 
 /// The fold of these events, from the first one that is still there.
-fn folded_from(first: usize, events: &[Decision]) -> Fold {
-    let mut fold = Fold::new();
+fn folded_from(first: usize, events: &[Event]) -> PoolState {
+    let mut fold = PoolState::new();
     let seq = u64::try_from(first).expect("a small number");
-    let batch = Batch {
+    let batch = EventBatch {
         at_ms: 1000,
         ..batch(seq, events[first..].to_vec())
     };
@@ -367,24 +367,24 @@ fn folded_from(first: usize, events: &[Decision]) -> Fold {
 }
 
 /// The values that decide about a task from now on.
-fn what_decides(fold: &Fold) -> Option<crate::event::OpenTask> {
+fn what_decides(fold: &PoolState) -> Option<crate::event::OpenTask> {
     fold.tasks.get(&task("t")).map(TaskState::statement)
 }
 
 #[test]
 fn who_reads_an_open_task_from_its_statement_on_knows_what_the_others_know() {
-    let stated = |before: &[Decision]| {
+    let stated = |before: &[Event]| {
         let state = what_decides(&folded_from(0, before)).expect("an open task");
-        Decision::Stated {
+        Event::Stated {
             task: task("t"),
             state: Box::new(state),
         }
     };
-    let published = Decision::Published {
+    let published = Event::Published {
         task: task("t"),
         generation: 0,
     };
-    let released = |n| Decision::Released {
+    let released = |n| Event::Released {
         task: task("t"),
         attempt: attempt(n),
         no_llm: true,
@@ -406,7 +406,7 @@ fn who_reads_an_open_task_from_its_statement_on_knows_what_the_others_know() {
         vec![
             submitted("t", "h"),
             started("t", 1, 0, 0),
-            Decision::reissued(&task("t"), 1),
+            Event::reissued(&task("t"), 1),
         ],
         vec![
             submitted("t", "h"),
@@ -442,7 +442,7 @@ fn a_statement_tells_nothing_to_who_knows_more() {
     let mut events = vec![submitted("t", "h"), started("t", 1, 0, 0)];
     let old = what_decides(&folded_from(0, &events[..1])).expect("an open task");
     let before = what_decides(&folded_from(0, &events));
-    events.push(Decision::Stated {
+    events.push(Event::Stated {
         task: task("t"),
         state: Box::new(old),
     });
@@ -452,14 +452,14 @@ fn a_statement_tells_nothing_to_who_knows_more() {
         "the snapshot was written before the start and appended after it"
     );
     let running = before.clone().expect("an open task");
-    let release = Decision::Released {
+    let release = Event::Released {
         task: task("t"),
         attempt: attempt(1),
         no_llm: false,
     };
     let mut late = [&events[..2], &[release]].concat();
     let released = what_decides(&folded_from(0, &late));
-    late.push(Decision::Stated {
+    late.push(Event::Stated {
         task: task("t"),
         state: Box::new(running),
     });
@@ -471,7 +471,7 @@ fn a_statement_tells_nothing_to_who_knows_more() {
 
     events.push(finished("t", Some(1), Status::Succeeded));
     let state = Box::new(before.expect("an open task"));
-    events.push(Decision::Stated {
+    events.push(Event::Stated {
         task: task("t"),
         state,
     });
@@ -484,13 +484,13 @@ fn a_statement_tells_nothing_to_who_knows_more() {
 
 #[test]
 fn a_waiting_task_is_overdue_from_its_deadline_until_it_is_started() {
-    let submitted = Decision::Submitted {
+    let submitted = Event::Submitted {
         task: task("t"),
         body_hash: "h".to_owned(),
         route: "any".to_owned(),
         deadline_ms: Some(5000),
     };
-    let mut fold = Fold::new();
+    let mut fold = PoolState::new();
     fold.apply(&batch(0, vec![submitted]), |_, _, _| ());
     assert_eq!(
         fold.tasks.overdue(Timestamp(4999)).count(),
@@ -512,12 +512,12 @@ fn a_waiting_task_is_overdue_from_its_deadline_until_it_is_started() {
 
 #[test]
 fn what_is_not_in_its_queue_is_known_until_it_is() {
-    let published = |generation| Decision::Published {
+    let published = |generation| Event::Published {
         task: task("t"),
         generation,
     };
     let unpublished = |events| {
-        let mut fold = Fold::new();
+        let mut fold = PoolState::new();
         fold.apply(&batch(0, events), |_, _, _| ());
         fold.tasks.unpublished().count()
     };
@@ -527,7 +527,7 @@ fn what_is_not_in_its_queue_is_known_until_it_is() {
         0,
         "published"
     );
-    let reissued = Decision::reissued(&task("t"), 1);
+    let reissued = Event::reissued(&task("t"), 1);
     assert_eq!(
         unpublished(vec![submitted("t", "h"), published(0), reissued.clone()]),
         1,
@@ -556,7 +556,7 @@ fn a_delayed_started_of_an_earlier_delivery_does_not_take_ownership_back() {
 
 #[test]
 fn a_reissued_task_belongs_to_its_new_generation_only() {
-    let reissued = |generation| Decision::reissued(&task("t"), generation);
+    let reissued = |generation| Event::reissued(&task("t"), generation);
     let events = vec![
         started("t", 1, 0, 5),
         reissued(1),
@@ -573,13 +573,13 @@ fn a_reissued_task_belongs_to_its_new_generation_only() {
 
 #[test]
 fn an_attempt_that_lost_its_task_and_lives_does_not_count_but_not_without_end() {
-    let lives = |n| Decision::Released {
+    let lives = |n| Event::Released {
         task: task("t"),
         attempt: attempt(n),
         no_llm: false,
     };
     let attempts =
-        |events: &[Decision]| what_decides(&folded_from(0, events)).map(|state| state.attempts);
+        |events: &[Event]| what_decides(&folded_from(0, events)).map(|state| state.attempts);
     let mut events = vec![started("t", 1, 0, 0), started("t", 2, 0, 1), lives(1)];
     assert_eq!(
         attempts(&events[..2]),
@@ -619,12 +619,12 @@ fn an_attempt_that_lost_its_task_and_lives_does_not_count_but_not_without_end() 
 
 #[test]
 fn a_released_attempt_does_not_count_and_cannot_finish() {
-    let released = Decision::Released {
+    let released = Event::Released {
         task: task("t"),
         attempt: attempt(1),
         no_llm: false,
     };
-    let mut fold = Fold::new();
+    let mut fold = PoolState::new();
     let events = vec![
         started("t", 1, 0, 0),
         released,
@@ -650,7 +650,7 @@ fn a_result_whose_started_was_lost_counts_unless_somebody_else_has_the_task() {
         [YES, YES],
         "the log has lost its tail"
     );
-    let released = Decision::Released {
+    let released = Event::Released {
         task: task("t"),
         attempt: attempt(1),
         no_llm: false,
@@ -682,7 +682,7 @@ fn the_same_id_is_taken_once_and_another_body_is_a_conflict() {
 
 #[test]
 fn a_configuration_that_is_only_said_again_takes_no_others_place() {
-    let configured = |hash: &str, again| Decision::Configured {
+    let configured = |hash: &str, again| Event::Configured {
         hash: hash.to_owned(),
         capabilities: BTreeMap::new(),
         rules: Rules::default(),
@@ -703,7 +703,7 @@ fn a_configuration_that_is_only_said_again_takes_no_others_place() {
 
 #[test]
 fn queues_of_earlier_configurations_are_remembered_until_they_are_in_use_again() {
-    let configured = |capability: &str| Decision::Configured {
+    let configured = |capability: &str| Event::Configured {
         hash: capability.to_owned(),
         capabilities: BTreeMap::from([(
             ProgrammerId::new("001").expect("an id"),
@@ -712,7 +712,7 @@ fn queues_of_earlier_configurations_are_remembered_until_they_are_in_use_again()
         rules: Rules::default(),
         again: false,
     };
-    let mut fold = Fold::new();
+    let mut fold = PoolState::new();
     fold.apply(
         &batch(0, vec![configured("fast"), configured("slow")]),
         |_, _, _| (),
@@ -734,18 +734,18 @@ fn queues_of_earlier_configurations_are_remembered_until_they_are_in_use_again()
 
 #[test]
 fn the_time_of_the_pool_never_goes_back() {
-    let mut fold = Fold::new();
+    let mut fold = PoolState::new();
     fold.apply(
-        &Batch {
+        &EventBatch {
             at_ms: 5000,
-            ..batch(0, vec![Decision::Tick])
+            ..batch(0, vec![Event::Tick])
         },
         |_, _, _| (),
     );
     fold.apply(
-        &Batch {
+        &EventBatch {
             at_ms: 4000,
-            ..batch(1, vec![Decision::Tick])
+            ..batch(1, vec![Event::Tick])
         },
         |_, _, _| (),
     );
@@ -757,7 +757,7 @@ fn the_time_of_the_pool_never_goes_back() {
 }
 
 /// Events of a few tasks, attempts and tokens, so that they collide often.
-fn any_decision() -> impl Strategy<Value = Decision> {
+fn any_decision() -> impl Strategy<Value = Event> {
     let name = prop_oneof![Just("a"), Just("b")];
     prop_oneof![
         (name.clone(), 1u128..4, 0u32..3, 0u64..3).prop_map(|(t, n, g, c)| started(t, n, g, c)),
@@ -766,14 +766,13 @@ fn any_decision() -> impl Strategy<Value = Decision> {
             n,
             Status::Succeeded
         )),
-        (name.clone(), 0u32..3)
-            .prop_map(|(t, generation)| Decision::reissued(&task(t), generation)),
-        (name.clone(), 1u128..4).prop_map(|(t, n)| Decision::Released {
+        (name.clone(), 0u32..3).prop_map(|(t, generation)| Event::reissued(&task(t), generation)),
+        (name.clone(), 1u128..4).prop_map(|(t, n)| Event::Released {
             task: task(t),
             attempt: attempt(n),
             no_llm: false
         }),
-        (name.clone(), 0u32..3).prop_map(|(t, generation)| Decision::Published {
+        (name.clone(), 0u32..3).prop_map(|(t, generation)| Event::Published {
             task: task(t),
             generation
         }),
@@ -785,8 +784,8 @@ proptest! {
     #[test]
     fn a_task_has_at_most_one_outcome_in_every_interleaving(events in proptest::collection::vec(any_decision(), 0..60)) {
         let mut outcomes: HashMap<TaskId, u32> = HashMap::new();
-        Fold::new().apply(&batch(0, events), |_, decision, verdict| {
-            if let (Decision::Finished { task, .. }, Verdict::Accepted) = (decision, verdict) {
+        PoolState::new().apply(&batch(0, events), |_, decision, verdict| {
+            if let (Event::Finished { task, .. }, Verdict::Accepted) = (decision, verdict) {
                 *outcomes.entry(task.clone()).or_default() += 1;
             }
         });
@@ -800,8 +799,8 @@ proptest! {
         let cut = cut.min(events.len());
         let (head, tail) = events.split_at(cut);
         let (head, tail) = (batch(0, head.to_vec()), batch(cut as u64, tail.to_vec()));
-        let fold = |batches: &[&Batch]| {
-            let mut fold = Fold::new();
+        let fold = |batches: &[&EventBatch]| {
+            let mut fold = PoolState::new();
             batches.iter().for_each(|batch| fold.apply(batch, |_, _, _| ()));
             let mut tasks: Vec<_> = fold.tasks.iter().map(|(id, state)| (id.clone(), state.clone())).collect();
             tasks.sort_by(|a, b| a.0.cmp(&b.0));
@@ -814,16 +813,16 @@ proptest! {
 #[test]
 fn whoever_is_first_heard_of_when_it_says_so_again_has_been_there_before() {
     let programmer = || ProgrammerId::new("001").expect("an id");
-    let up = |again| Decision::Up {
+    let up = |again| Event::Up {
         programmer: programmer(),
         host: "h".to_owned(),
         again,
     };
-    let is_gone = |events: Vec<(u64, Decision)>| {
-        let mut fold = Fold::new();
+    let is_gone = |events: Vec<(u64, Event)>| {
+        let mut fold = PoolState::new();
         for (seq, (at_ms, event)) in (0..).zip(events) {
             fold.apply(
-                &Batch {
+                &EventBatch {
                     at_ms,
                     ..batch(seq, vec![event])
                 },

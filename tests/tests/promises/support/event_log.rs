@@ -6,11 +6,11 @@ use futures_util::StreamExt;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, Consumer};
-use pool_core::event::{Batch, Decision, EmitterId};
+use pool_core::event::{EmitterId, Event, EventBatch};
 use pool_core::id::{AttemptId, ProgrammerId, TaskId};
 use pool_core::money::MicroUsd;
 use pool_core::result::Status;
-use pool_core::state::{Fold, Verdict};
+use pool_core::state::{PoolState, Verdict};
 use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ use super::{SOON, eventually};
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
     pub(crate) at: Timestamp,
-    pub(crate) decision: Decision,
+    pub(crate) decision: Event,
     /// The JSON of the event.
     pub(crate) json: Value,
     pub(crate) accepted: bool,
@@ -56,12 +56,12 @@ impl Entry {
 
     pub(crate) fn is_start_of(&self, id: &str) -> bool {
         self.accepted
-            && matches!(&self.decision, Decision::Started { task, .. } if task.as_str() == id)
+            && matches!(&self.decision, Event::Started { task, .. } if task.as_str() == id)
     }
 
     pub(crate) fn is_end_of(&self, id: &str) -> bool {
         self.accepted
-            && matches!(&self.decision, Decision::Finished { task, .. } if task.as_str() == id)
+            && matches!(&self.decision, Event::Finished { task, .. } if task.as_str() == id)
     }
 }
 
@@ -69,7 +69,7 @@ impl Entry {
 #[derive(Debug)]
 pub(crate) struct EventLog {
     pub(crate) entries: Vec<Entry>,
-    fold: Fold,
+    fold: PoolState,
     channel: Channel,
     consumer: Consumer,
     /// The connection, which ends with this value.
@@ -95,7 +95,7 @@ impl EventLog {
         let consumer = consumer.expect("the stream pool.events");
         Self {
             entries: Vec::new(),
-            fold: Fold::new(),
+            fold: PoolState::new(),
             channel,
             consumer,
             _connection: connection,
@@ -139,7 +139,7 @@ impl EventLog {
     pub(crate) async fn finished(&mut self, count: usize, limit: Duration) {
         let deadline = Instant::now() + limit;
         let is_end =
-            |entry: &&Entry| entry.accepted && matches!(entry.decision, Decision::Finished { .. });
+            |entry: &&Entry| entry.accepted && matches!(entry.decision, Event::Finished { .. });
         loop {
             let ended = self.entries.iter().filter(is_end).count();
             if ended >= count {
@@ -182,7 +182,7 @@ impl EventLog {
             .await
             .expect("the log gives what is in it");
         let delivery = next.expect("the stream stays").expect("a delivery");
-        let batch = Batch::from_json(&delivery.data).expect("a batch of events");
+        let batch = EventBatch::from_json(&delivery.data).expect("a batch of events");
         let raw: Value = serde_json::from_slice(&delivery.data).expect("a batch is JSON");
         let (entries, at) = (&mut self.entries, batch.at());
         self.fold.apply(&batch, |id, decision, verdict| {
@@ -249,7 +249,7 @@ fn starts_of(entries: &[Entry], id: &TaskId) -> Vec<(AttemptId, ProgrammerId)> {
         .iter()
         .filter(|entry| entry.accepted)
         .filter_map(|entry| {
-            let Decision::Started {
+            let Event::Started {
                 task,
                 attempt,
                 programmer,

@@ -21,14 +21,14 @@ impl Log {
     /// The breaker of this scope is probed at once.
     fn probe_of(&mut self, programmer: u32, scope: &Scope, fault: Option<Fault>) -> Verdict {
         let (scope, probe) = (scope.clone(), AttemptId::new());
-        let probing = Decision::Probing {
+        let probing = Event::Probing {
             key: key(),
             scope: scope.clone(),
             programmer: id(programmer),
             probe,
         };
         match self.append(probing) {
-            YES => self.append(Decision::Probed {
+            YES => self.append(Event::Probed {
                 key: key(),
                 scope,
                 probe,

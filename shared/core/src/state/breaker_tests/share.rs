@@ -8,7 +8,7 @@ impl Log {
     pub(super) fn answer(&mut self, programmer: u32, ages: &[u64]) {
         let ended = BTreeMap::from([(id(programmer), ages.to_vec())]);
         let host = self.host(programmer);
-        self.append(Decision::LlmAnswered {
+        self.append(Event::LlmAnswered {
             key: key(),
             host,
             ended,
@@ -97,7 +97,7 @@ fn the_share_matters_while_failures_are_remembered_or_somebody_asks() {
     };
     assert_eq!(doubted(&log), None, "all is well");
     let (key, host) = (key(), log.host(1));
-    log.append(Decision::LlmAnswered {
+    log.append(Event::LlmAnswered {
         key,
         host,
         ended: BTreeMap::new(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lapin::message::Delivery;
 use pool_broker::fault::{Point, point};
-use pool_core::event::{Decision, Spent};
+use pool_core::event::{Event, Spent};
 use pool_core::heartbeat::Gate;
 use pool_core::id::AttemptId;
 use pool_core::result::{ErrorKind, ResultMessage, Usage};
@@ -17,11 +17,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Ended, HandBack, Outcome};
 use super::claim::{self, Claimed, Earlier, Examination};
+use super::completer::Concluded;
 use super::conclude::{self, End};
+use super::consumer::Station;
 use super::permits::TaskPermits;
-use super::settling::Concluded;
-use super::station::Station;
-use super::{Done, Held, In, Programmer, gate, retry};
+use super::{Done, Held, In, Programmer, gate, schedule_retry};
 use llm_gateway::permits::Permits;
 
 /// How an attempt ended for its programmer.
@@ -71,7 +71,7 @@ impl Programmer {
         }
         let attempt = AttemptId::new();
         point(Point::Claiming);
-        let unread = self.process.log.read(|fold| self.settling.unread(fold));
+        let unread = self.process.log.read(|fold| self.completer.unread(fold));
         match self
             .process
             .log
@@ -123,12 +123,12 @@ impl Programmer {
         self.ending.kill.is_cancelled()
     }
 
-    fn started(&self, envelope: &claim::Envelope, attempt: AttemptId) -> Decision {
+    fn started(&self, envelope: &claim::Envelope, attempt: AttemptId) -> Event {
         let route = self
             .process
             .routes
             .route(&envelope.task.message.capabilities);
-        Decision::Started {
+        Event::Started {
             task: envelope.task.id.clone(),
             attempt,
             programmer: self.config.id.clone(),
@@ -338,7 +338,7 @@ impl Programmer {
         } = &held;
         let id = &claimed.envelope.task.id;
         if let Some(error) =
-            retry::cause(&result, claimed.number, self.pool.dispatcher.max_attempts)
+            schedule_retry::cause(&result, claimed.number, self.pool.dispatcher.max_attempts)
         {
             return self
                 .make_again(
@@ -386,7 +386,7 @@ impl Programmer {
             branch,
             connection,
         };
-        self.settling
+        self.completer
             .begin(&self.process, &self.scribes, concluded)
             .await;
         In::Settled
@@ -416,7 +416,7 @@ impl Programmer {
         };
         let wanted = || !self.is_killed() && unfinished();
         let retry = (error, spent, self.pool.dispatcher.retry_delay);
-        ended(retry::make_again(&self.process, delivery, claimed, retry, wanted).await)
+        ended(schedule_retry::make_again(&self.process, delivery, claimed, retry, wanted).await)
     }
 
     fn queued_ms(&self, claimed: &Claimed) -> Option<u64> {
@@ -432,7 +432,7 @@ impl Programmer {
         let Claimed {
             envelope, attempt, ..
         } = &held.claimed;
-        let released = Decision::Released {
+        let released = Event::Released {
             task: envelope.task.id.clone(),
             attempt: *attempt,
             no_llm: held.no_llm,

@@ -19,7 +19,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Consumer};
 use pool_broker::fault::{Point, point};
 use pool_broker::link::{Link, discard};
-use pool_broker::{BrokerError, within};
+use pool_broker::{BrokerError, with_timeout};
 use pool_core::id::ProgrammerId;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -104,7 +104,7 @@ pub async fn hold(channel: &Channel, limit: Duration, id: &ProgrammerId) -> Resu
         options,
         FieldTable::default(),
     );
-    match within(limit, format!("hold programmer {id}"), declare).await {
+    match with_timeout(limit, format!("hold programmer {id}"), declare).await {
         Ok(_) => Ok(()),
         Err(error) if error.is(AMQPSoftError::RESOURCELOCKED) => Err(OpenError::Held(id.clone())),
         Err(error) => Err(error.into()),
@@ -124,7 +124,7 @@ impl Station {
         let channel = link.channel().await?;
         let limit = link.endpoint().timeout();
         hold(&channel, limit, id).await?;
-        within(
+        with_timeout(
             limit,
             "limit a programmer to one task",
             channel.basic_qos(1, BasicQosOptions::default()),
@@ -156,7 +156,7 @@ impl Station {
         let get = self
             .channel
             .basic_get(name.as_str().into(), BasicGetOptions::default());
-        let message = within(self.limit(), format!("ask {name}"), get).await?;
+        let message = with_timeout(self.limit(), format!("ask {name}"), get).await?;
         Ok(message.map(|message| Incoming {
             delivery: message.delivery,
             queue,
@@ -244,7 +244,7 @@ impl Station {
             options,
             arguments,
         );
-        let consumer = within(self.limit(), format!("consume {name}"), consume).await?;
+        let consumer = with_timeout(self.limit(), format!("consume {name}"), consume).await?;
         Ok(Open { queue, consumer })
     }
 
@@ -379,7 +379,7 @@ async fn stop(
     consumer: &mut Consumer,
 ) -> Result<Vec<Delivery>, BrokerError> {
     let cancel = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
-    within(limit, "stop consuming", cancel).await?;
+    with_timeout(limit, "stop consuming", cancel).await?;
     // The stream ends after the last delivery that was on its way.
     let late = async {
         let mut late = Vec::new();
@@ -388,7 +388,7 @@ async fn stop(
         }
         Ok(late)
     };
-    within(limit, "stop consuming", late).await
+    with_timeout(limit, "stop consuming", late).await
 }
 
 /// The broker counts every return, so this must be rare.
@@ -397,7 +397,7 @@ async fn give_back(delivery: &Delivery, limit: Duration) -> Result<(), BrokerErr
         requeue: true,
         multiple: false,
     };
-    within(limit, "give a task back", delivery.nack(options))
+    with_timeout(limit, "give a task back", delivery.nack(options))
         .await
         .map(drop)
 }

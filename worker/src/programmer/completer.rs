@@ -9,15 +9,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use pool_broker::fault::{Point, point};
 use pool_broker::process::Process;
-use pool_core::event::Decision;
+use pool_core::event::Event;
 use pool_core::id::{AttemptId, ProgrammerId, TaskId};
 use pool_core::result::ResultMessage;
-use pool_core::state::Fold;
+use pool_core::state::PoolState;
 use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
 use super::attempt::Branch;
-use super::conclude::{self, Scribes};
+use super::conclude::{self, OutcomeWriter};
 use super::telemetry::attempt_span;
 
 /// A task whose result is confirmed.
@@ -33,22 +33,27 @@ pub struct Concluded {
 
 /// A programmer's last task, while it is being settled.
 #[derive(Debug, Default)]
-pub struct Settling(Mutex<Option<Last>>);
+pub struct Completer(Mutex<Option<Last>>);
 
 #[derive(Debug)]
 struct Last {
     task: TaskId,
     attempt: AttemptId,
-    outcome: Decision,
+    outcome: Event,
     settled: JoinHandle<()>,
 }
 
-impl Settling {
+impl Completer {
     /// Begins to settle a task as soon as the one before is settled.
-    pub async fn begin(&self, process: &Process, scribes: &Arc<Scribes>, concluded: Concluded) {
+    pub async fn begin(
+        &self,
+        process: &Process,
+        scribes: &Arc<OutcomeWriter>,
+        concluded: Concluded,
+    ) {
         self.settled().await;
         let (task, attempt) = (concluded.task.clone(), concluded.attempt);
-        let outcome = Decision::finished(&task, Some(attempt), &concluded.result);
+        let outcome = Event::finished(&task, Some(attempt), &concluded.result);
         let span = attempt_span(&task, &concluded.programmer, attempt);
         let settling = settle(process.clone(), Arc::clone(scribes), concluded);
         let settled = tokio::spawn(settling.instrument(span));
@@ -71,7 +76,7 @@ impl Settling {
     }
 
     /// The outcome of the last task, unless the log names one or gives the task to another attempt.
-    pub fn unread(&self, fold: &Fold) -> Option<Decision> {
+    pub fn unread(&self, fold: &PoolState) -> Option<Event> {
         let last = self.last();
         let open = |last: &&Last| {
             fold.tasks.winner(&last.task).is_none() && fold.tasks.is_owner(&last.task, last.attempt)
@@ -85,7 +90,7 @@ impl Settling {
     }
 }
 
-async fn settle(process: Process, scribes: Arc<Scribes>, concluded: Concluded) {
+async fn settle(process: Process, scribes: Arc<OutcomeWriter>, concluded: Concluded) {
     let Concluded {
         programmer: _,
         task,
@@ -116,13 +121,13 @@ async fn settle(process: Process, scribes: Arc<Scribes>, concluded: Concluded) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_core::event::{Batch, EmitterId};
+    use pool_core::event::{EmitterId, EventBatch};
     use pool_core::id::Token;
     use pool_core::result::{ErrorKind, Status, TaskFailure};
 
-    fn fold(events: Vec<Decision>) -> Fold {
-        let mut fold = Fold::new();
-        let batch = Batch {
+    fn fold(events: Vec<Event>) -> PoolState {
+        let mut fold = PoolState::new();
+        let batch = EventBatch {
             v: 1,
             emitter: EmitterId::from_u128(1),
             first: 0,
@@ -137,7 +142,7 @@ mod tests {
     async fn the_outcome_of_the_last_task_is_unread_until_the_log_has_one_or_the_task_is_anothers()
     {
         let (task, mine) = (TaskId::new("t").expect("an id"), AttemptId::from_u128(1));
-        let started = |attempt, count| Decision::Started {
+        let started = |attempt, count| Event::Started {
             task: task.clone(),
             attempt,
             programmer: ProgrammerId::new("001").expect("an id"),
@@ -150,8 +155,8 @@ mod tests {
         };
         let failure = TaskFailure::new(ErrorKind::Cancelled, "any key will do");
         let result = ResultMessage::without_attempt(Some(task.clone()), Status::Failed, failure);
-        let outcome = Decision::finished(&task, Some(mine), &result);
-        let (settled, last) = (tokio::spawn(async {}), Settling::default());
+        let outcome = Event::finished(&task, Some(mine), &result);
+        let (settled, last) = (tokio::spawn(async {}), Completer::default());
         assert_eq!(
             last.unread(&fold(vec![started(mine, 0)])),
             None,
@@ -180,7 +185,7 @@ mod tests {
             "another attempt owns the task"
         );
         assert_eq!(
-            last.unread(&fold(vec![started(mine, 0), Decision::Cancelled { task }])),
+            last.unread(&fold(vec![started(mine, 0), Event::Cancelled { task }])),
             None,
             "it was cancelled"
         );
