@@ -127,8 +127,14 @@ impl Endpoint {
         ];
         let hung_up = cause == Cause::NoAmqp
             || matches!(error.kind(), ErrorKind::IOError(error) if hang_ups.contains(&error.kind()));
-        let speaks_tls = hung_up && uri.scheme == AMQPScheme::AMQP && tls::is_spoken_by(uri).await;
-        if speaks_tls { Cause::Tls } else { cause }
+        if hung_up
+            && uri.scheme == AMQPScheme::AMQP
+            && let Ok(addresses) = addresses(uri).await
+            && tls::is_spoken_by(uri, addresses).await
+        {
+            return Cause::Tls;
+        }
+        cause
     }
 
     fn uri(&self) -> Result<AMQPUri, Cause> {

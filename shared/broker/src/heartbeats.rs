@@ -11,14 +11,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
+use super::clock::Clock;
 use super::headers::json_properties;
 use super::link::{Link, discard};
-use super::process::Process;
 use super::publisher::{Message, Publisher};
 use super::topology::HEARTBEATS;
 use super::{BrokerError, with_timeout};
 use pool_core::heartbeat::Heartbeat;
-use pool_telemetry::clock::wall_clock;
 
 /// How long a starting process waits for an answer to its greeting. Running processes answer immediately.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
@@ -66,23 +65,28 @@ async fn send_one(publisher: &Publisher, heartbeat: &Heartbeat) {
 
 /// Asks the other processes for the time as soon as their heartbeats can arrive, and then answers their greetings. With no
 /// answer after one second the process trusts its own clock.
-pub async fn greet(process: Process, hears: Arc<Notify>, asked: Arc<Notify>) {
-    let greeting = |asks| Heartbeat::greeting(process.id, &process.name, wall_clock(), asks);
+pub async fn greet(
+    publisher: Publisher,
+    greeting: impl Fn(bool) -> Heartbeat,
+    clock: Arc<Clock>,
+    (hears, asked): (Arc<Notify>, Arc<Notify>),
+    shutdown: CancellationToken,
+) {
     let answered = async {
         hears.notified().await;
-        send_one(&process.publisher, &greeting(true)).await;
-        process.clock.compared().await;
+        send_one(&publisher, &greeting(true)).await;
+        clock.compared().await;
     };
     if tokio::time::timeout(ANSWERED_WITHIN, answered)
         .await
         .is_err()
     {
-        process.clock.is_alone();
+        clock.is_alone();
     }
     loop {
         tokio::select! {
-            () = process.shutdown.cancelled() => return,
-            () = asked.notified() => send_one(&process.publisher, &greeting(false)).await,
+            () = shutdown.cancelled() => return,
+            () = asked.notified() => send_one(&publisher, &greeting(false)).await,
         }
     }
 }

@@ -24,6 +24,7 @@ use pool_core::event::EmitterId;
 use pool_core::heartbeat::Heartbeat;
 use pool_core::pool::{Events, Pool};
 use pool_core::routing::Routes;
+use pool_telemetry::clock::wall_clock;
 
 /// About how often a process without news from the event log checks whether the stream still exists.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -119,7 +120,14 @@ impl Process {
             routes,
             shutdown,
         };
-        let greeting = heartbeats::greet(process.clone(), hears, asked);
+        let name = process.name.clone();
+        let greeting = heartbeats::greet(
+            process.publisher.clone(),
+            move |asks| Heartbeat::greeting(id, &name, wall_clock(), asks),
+            Arc::clone(&process.clock),
+            (hears, asked),
+            process.shutdown.clone(),
+        );
         let declaring = keep_declared(process.clone(), pool.events.clone());
         let mut services: Vec<Service> = vec![
             ("connection_to_consume", process.consume.ended().boxed()),

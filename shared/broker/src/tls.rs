@@ -1,6 +1,7 @@
 //! TLS to the broker: the trusted CAs, and the client certificate if there is one. The files are read for every connection,
 //! so that a certificate can be renewed while the process runs.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,7 +11,6 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
-use super::endpoint::addresses;
 use pool_core::pool::{Broker, ClientCertificate};
 
 /// Reads the certificates that a connection needs.
@@ -27,7 +27,7 @@ pub(super) async fn connector(config: &Broker) -> Result<RustlsConnector, String
 }
 
 /// Whether the program at this address speaks TLS. The certificate does not matter, because nothing is sent to it.
-pub(super) async fn is_spoken_by(uri: &AMQPUri) -> bool {
+pub(super) async fn is_spoken_by(uri: &AMQPUri, addresses: Vec<SocketAddr>) -> bool {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let Ok(config) =
         ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()
@@ -39,9 +39,6 @@ pub(super) async fn is_spoken_by(uri: &AMQPUri) -> bool {
         .with_no_client_auth()
         .into();
     let Ok(runtime) = lapin::runtime::default_runtime() else {
-        return false;
-    };
-    let Ok(addresses) = addresses(uri).await else {
         return false;
     };
     let Ok(stream) = AsyncTcpStream::connect(&runtime, addresses).await else {

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::checks::Checks;
-use super::load::resolve;
+use super::paths::resolve;
 use super::position::At;
 use super::providers::is_variable;
 use super::{Agent, AgentKind, LastEvent, wording};

@@ -14,6 +14,7 @@ mod llms;
 mod load;
 mod load_balancing;
 mod mistake;
+mod paths;
 mod position;
 mod prices;
 mod programmers;

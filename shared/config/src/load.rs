@@ -1,6 +1,6 @@
 //! From text to a validated pool: reads what can be read, checks all of it, and reports all mistakes together.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_yaml::Value;
 
@@ -194,23 +194,4 @@ fn pool_size(pool_size: Option<usize>, entries: usize, checks: &mut Checks) {
         );
         checks.mistake(&At::top("pool_size"), problem);
     }
-}
-
-/// An absolute path without `.` and `..`; relative ones start from the directory of the pool file.
-pub(super) fn resolve(base: &Path, path: &str) -> PathBuf {
-    let mut resolved = PathBuf::new();
-    for part in base.join(path).components() {
-        match part {
-            std::path::Component::ParentDir => {
-                resolved.pop();
-            }
-            std::path::Component::CurDir => {}
-            std::path::Component::Prefix(_)
-            | std::path::Component::RootDir
-            | std::path::Component::Normal(_) => {
-                resolved.push(part);
-            }
-        }
-    }
-    resolved
 }

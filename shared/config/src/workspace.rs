@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Workspace;
 use super::checks::Checks;
-use super::load::resolve;
+use super::paths::resolve;
 use super::position::At;
 
 #[derive(Serialize, Deserialize, JsonSchema)]

@@ -75,6 +75,28 @@ pub(super) struct Spread {
 }
 
 impl Llm {
+    /// Whether the share of failures reaches the one of the rules, among the calls within this scope that ended since the
+    /// last `threshold` failures began.
+    pub(super) fn most_have_failed(
+        &self,
+        scope: &Scope,
+        rules: &BreakerRules,
+        threshold: usize,
+    ) -> bool {
+        let inside: Vec<&Failure> = self
+            .failures
+            .iter()
+            .filter(|failure| failure.caller.is_within(scope))
+            .collect();
+        let last = &inside[inside.len().saturating_sub(threshold)..];
+        let Some(began) = last.iter().map(|failure| failure.began).min() else {
+            return false;
+        };
+        let failed = inside.iter().filter(|failure| failure.at >= began).count();
+        let all = failed + self.answers.since(began, scope);
+        failed * 1000 >= all * usize::from(rules.failed_of_1000)
+    }
+
     /// Drops everything that is older than the window.
     pub(super) fn forget_before(&mut self, oldest: Timestamp) {
         self.failures.retain(|failure| failure.at > oldest);

@@ -7,11 +7,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use super::evidence::{Failure, Llm};
 use super::{Breakers, Caller, window_start};
 use crate::id::ProgrammerId;
 use crate::llm::{LlmKey, Scope};
-use crate::rules::BreakerRules;
 use crate::state::Verdict;
 use crate::time::Timestamp;
 
@@ -61,35 +59,11 @@ impl Answers {
         self.asked.filter(|asked| now.since(*asked) < ASKED_FOR)
     }
 
-    fn since(&self, began: Timestamp, scope: &Scope) -> usize {
+    pub(super) fn since(&self, began: Timestamp, scope: &Scope) -> usize {
         self.ended
             .iter()
             .filter(|(at, caller)| *at >= began && caller.is_within(scope))
             .count()
-    }
-}
-
-impl Llm {
-    /// Whether the share of failures reaches the one of the rules, among the calls within this scope that ended since the
-    /// last `threshold` failures began.
-    pub(super) fn most_have_failed(
-        &self,
-        scope: &Scope,
-        rules: &BreakerRules,
-        threshold: usize,
-    ) -> bool {
-        let inside: Vec<&Failure> = self
-            .failures
-            .iter()
-            .filter(|failure| failure.caller.is_within(scope))
-            .collect();
-        let last = &inside[inside.len().saturating_sub(threshold)..];
-        let Some(began) = last.iter().map(|failure| failure.began).min() else {
-            return false;
-        };
-        let failed = inside.iter().filter(|failure| failure.at >= began).count();
-        let all = failed + self.answers.since(began, scope);
-        failed * 1000 >= all * usize::from(rules.failed_of_1000)
     }
 }
 
