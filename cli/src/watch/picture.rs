@@ -409,7 +409,7 @@ impl Picture<'_> {
         let id = widest(self.follow.ended.iter().map(|task| task.id.as_str()), 34);
         let widths = [id, Constraint::Length(9), SPAN, Constraint::Fill(1)];
         self.table(
-            ["last finished", "status", "ago", "details"],
+            ["finished", "status", "ago", "details"],
             self.follow.ended.iter().map(row),
             widths,
             area,

@@ -114,7 +114,9 @@ fn on_a_small_terminal_the_tasks_that_have_ended_are_still_there_and_programmers
     let lines = seen(40, (80, 24), 0);
     let text = lines.join("\n");
     assert!(
-        text.contains("Prog-001") && !text.contains("Prog-040") && text.contains("last finished"),
+        text.contains("Prog-001")
+            && !text.contains("Prog-040")
+            && text.contains("finished    status"),
         "{text}"
     );
     assert!(text.contains("↓ 29 more"), "there are more below:\n{text}");

@@ -112,7 +112,7 @@ pub(crate) struct Cores {
 }
 
 /// So many tests run at once on each core: most of their time they wait for processes, brokers and time-outs.
-const TESTS_A_CORE: usize = 3;
+const TESTS_A_CORE: usize = 2;
 
 static ALL_PLACES: LazyLock<usize> = LazyLock::new(|| {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);

@@ -78,7 +78,7 @@ const HEX: &str = "0123456789abcdef";
 const EMOJI: &str = "😀😂👍🎉✅🚀🔥💡🐛👩‍💻🏳️‍🌈❤️🇩🇪🇯🇵";
 
 const ENGLISH: [&str; 2] = [
-    include_str!("../../../../README.md"),
+    include_str!("../../../../docs/guide/llm-failures.md"),
     include_str!("../../../../docs/guide/agents.md"),
 ];
 const CODE: [&str; 6] = [
