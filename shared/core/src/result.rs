@@ -16,6 +16,7 @@ use crate::time::Timestamp;
 /// The largest patch inside a result, in bytes. A result with a larger one names branch and commit only.
 pub const MAX_PATCH_BYTES: usize = 1024 * 1024;
 
+/// How a task ended.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]

@@ -19,6 +19,7 @@ pub struct Up {
 }
 
 impl Up {
+    /// Sets the metrics and writes the log line.
     pub fn emit(&self) {
         let Self {
             purpose,
@@ -49,6 +50,7 @@ pub struct Down<'a> {
 }
 
 impl Down<'_> {
+    /// Sets the metrics and writes the log line.
     pub fn emit(&self) {
         let Self {
             purpose,
@@ -81,6 +83,7 @@ pub struct Blocked<'a> {
 }
 
 impl Blocked<'_> {
+    /// Sets the metrics and writes the log line.
     pub fn emit(&self) {
         let Self { purpose, reason } = self;
         BROKER_BLOCKED.set_flag([purpose], reason.is_some());
@@ -105,6 +108,7 @@ pub struct TakenBack<'a> {
 }
 
 impl TakenBack<'_> {
+    /// Sets the metrics and writes the log line.
     pub fn emit(&self) {
         let Self { purpose, said } = self;
         BROKER_CONSUMER_TIMEOUTS.add([purpose], 1);

@@ -132,6 +132,7 @@ pub struct Known {
 }
 
 impl Known {
+    /// Sets the metrics.
     #[expect(clippy::cast_precision_loss, reason = "metrics are floats")]
     pub fn emit(&self) {
         LOG_FRESH.set_flag([], self.fresh);

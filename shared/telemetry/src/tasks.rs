@@ -14,13 +14,30 @@ use pool_core::state::{Fold, Outcome, TaskState};
 /// An event that is counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Written {
-    Submitted { route: String },
-    Retried { error: ErrorKind },
-    Released { no_llm: bool },
-    Ended { task: TaskId },
+    /// A task was submitted.
+    Submitted {
+        /// The route of the task.
+        route: String,
+    },
+    /// An attempt failed, and another one was scheduled.
+    Retried {
+        /// Why it failed.
+        error: ErrorKind,
+    },
+    /// An attempt gave its task back.
+    Released {
+        /// None of its LLMs was available.
+        no_llm: bool,
+    },
+    /// A task has an outcome.
+    Ended {
+        /// The task.
+        task: TaskId,
+    },
 }
 
 impl Written {
+    /// What this event counts as; None: it is not counted.
     pub fn of(decision: &Decision) -> Option<Self> {
         match decision {
             Decision::Submitted { route, .. } => Some(Self::Submitted {

@@ -13,6 +13,7 @@
 mod support;
 
 mod agent_fails;
+mod attempt_log;
 mod back_pressure;
 mod background_pool;
 mod bad_input;

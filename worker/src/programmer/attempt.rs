@@ -266,10 +266,10 @@ impl Attempts {
         match tokio::time::timeout(REMOVAL, worktree.remove()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::warn!(task_id = %task.id, error = %error.message, "a worktree could not be removed; the next worker process removes it");
+                tracing::warn!(error = %error.message, "a worktree could not be removed; the next worker process removes it");
             }
             Err(_) => {
-                tracing::warn!(task_id = %task.id, "removing a worktree takes long; the outcome does not wait for it")
+                tracing::warn!("removing a worktree takes long; the outcome does not wait for it")
             }
         }
         finish

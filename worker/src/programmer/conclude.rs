@@ -217,7 +217,7 @@ pub async fn lost(process: &Process, id: &TaskId, (attempt, connection): (Attemp
         no_llm: false,
     };
     if let Err(error) = process.log.append(released).await {
-        tracing::warn!(task_id = %id, %error, "the attempt counts towards max_attempts although only its connection broke");
+        tracing::warn!(%error, "the attempt counts towards max_attempts although only its connection broke");
     }
 }
 

@@ -32,6 +32,7 @@ use pool_telemetry::clock::wall_clock;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use attempt::{Attempts, Outcome};
 use claim::Claimed;
@@ -40,6 +41,7 @@ use gate::{Door, Shut};
 use session::{Action, Conditions, Input, OpenQueues, Session};
 use settling::Settling;
 use station::{Consumers, Heard, Incoming, OpenError, Station};
+use telemetry::attempt_span;
 
 use crate::answers::Answers;
 
@@ -147,9 +149,18 @@ impl Programmer {
             Action::Listen(queues) => self.listen(station, &queues, conditions).await,
             Action::Wait(_) => self.wait(station, conditions).await,
             Action::Claim(delivery) => self.claim(delivery).await,
-            Action::Work { task, turn } => self.work_beyond(station, task, turn).await,
-            Action::Conclude { task, stay } => self.conclude(station, task, stay).await,
-            Action::HandBack(held) => self.hand_back(station, held).await,
+            Action::Work { task, turn } => {
+                let span = self.span_of(&task);
+                self.work_beyond(station, task, turn).instrument(span).await
+            }
+            Action::Conclude { task, stay } => {
+                let span = self.span_of(&task.held);
+                self.conclude(station, task, stay).instrument(span).await
+            }
+            Action::HandBack(held) => {
+                let span = self.span_of(&held);
+                self.hand_back(station, held).instrument(span).await
+            }
             Action::Abandon => {
                 self.settling.settled().await;
                 station.close().await;
@@ -157,6 +168,13 @@ impl Programmer {
             }
             Action::Open { .. } | Action::Stop => In::Broken,
         }
+    }
+
+    /// The span of everything that this programmer does for an attempt: each log line in it names the
+    /// task, the programmer and the attempt.
+    fn span_of(&self, held: &Held) -> tracing::Span {
+        let claimed = &held.claimed;
+        attempt_span(&claimed.envelope.task.id, &self.config.id, claimed.attempt)
     }
 
     /// Works on a task. If the turn of its queue ends first, the programmer stops consuming from
@@ -172,7 +190,7 @@ impl Programmer {
         let leaving = async {
             if let Err(error) = station.take_no_more().await {
                 // The task goes on: its result confirms its outcome, not this channel.
-                tracing::warn!(programmer = %self.config.id, %error, "the channel broke while the programmer works on a task; the work goes on");
+                tracing::warn!(%error, "the channel broke while the programmer works on a task; the work goes on");
             }
         };
         tokio::join!(working, leaving).0

@@ -15,6 +15,7 @@ use pool_core::state::breaker::Caller;
 use pool_core::state::{Refusal, Verdict};
 use pool_telemetry::clock::wall_clock;
 use tokio::sync::Mutex;
+use tracing::Instrument as _;
 
 use crate::answers::Answers;
 use llm_gateway::permits::{Epoch, Failed, Permits, Unavailable, Why};
@@ -79,7 +80,7 @@ impl TaskPermits {
             by_llm,
         };
         if let Err(error) = self.process.log.append(settled).await {
-            tracing::warn!(task_id = %self.task, %cost_usd, %error, "the cost of an attempt is not in the log; its whole reservation counts as spent");
+            tracing::warn!(%cost_usd, %error, "the cost of an attempt is not in the log; its whole reservation counts as spent");
         }
     }
 
@@ -90,7 +91,7 @@ impl TaskPermits {
             return;
         }
         if let Err(error) = self.process.log.append(self.used(usage, false)).await {
-            tracing::warn!(task_id = %self.task, %error, "failed to write the usage of an attempt into the log");
+            tracing::warn!(%error, "failed to write the usage of an attempt into the log");
         }
     }
 
@@ -191,7 +192,7 @@ impl Permits for TaskPermits {
             if self.process.log.is_fresh()
                 && let Err(error) = self.process.log.append(self.used(at_most, true)).await
             {
-                tracing::warn!(task_id = %self.task, %error, "making a paid call although the log does not record it");
+                tracing::warn!(%error, "making a paid call although the log does not record it");
             }
         }
         .boxed()
@@ -216,7 +217,7 @@ impl Permits for TaskPermits {
         let log = self.process.log.clone();
         // The call goes on to the next LLM meanwhile. If this event is lost, the next failure
         // reports the same.
-        tokio::spawn(async move { log.append_behind(told, failed).await });
+        tokio::spawn(async move { log.append_behind(told, failed).await }.in_current_span());
     }
 
     fn in_trouble(&self, llm: &LlmName) {
@@ -226,7 +227,7 @@ impl Permits for TaskPermits {
         };
         let log = self.process.log.clone();
         // If this event is lost, the failure itself asks the other processes.
-        tokio::spawn(async move { log.append(asking).await });
+        tokio::spawn(async move { log.append(asking).await }.in_current_span());
     }
 
     fn refuses_the_task(&self, llm: &LlmName) -> bool {

@@ -79,7 +79,7 @@ async fn publish(publisher: &Publisher, task: &TaskId, piece: &Progress) {
         mandatory: false,
     };
     if let Err(error) = publisher.publish(message).await {
-        tracing::debug!(task_id = %task, %error, "a piece of an agent's live output was not published");
+        tracing::debug!(task_id = %task, programmer = %piece.programmer, attempt = %piece.attempt, %error, "a piece of an agent's live output was not published");
     }
 }
 

@@ -70,7 +70,7 @@ pub(super) async fn make_again(
         Ok(Verdict::Refused(_)) | Err(_) => return End::Lost,
     }
     tracing::warn!(
-        task_id = %id, attempt = claimed.number, error = error.as_str(), %at, "the attempt broke; the task is retried later"
+        number = claimed.number, error = error.as_str(), %at, "the attempt broke; the task is retried later"
     );
     point(Point::RetryReissued);
     if !publish(process, claimed, (generation, at), wanted).await {

@@ -14,9 +14,11 @@ use pool_core::id::{AttemptId, ProgrammerId, TaskId};
 use pool_core::result::ResultMessage;
 use pool_core::state::Fold;
 use tokio::task::JoinHandle;
+use tracing::Instrument as _;
 
 use super::attempt::Branch;
 use super::conclude::{self, Scribes};
+use super::telemetry::attempt_span;
 
 /// A task whose result is confirmed.
 pub struct Concluded {
@@ -47,7 +49,9 @@ impl Settling {
         self.settled().await;
         let (task, attempt) = (concluded.task.clone(), concluded.attempt);
         let outcome = Decision::finished(&task, Some(attempt), &concluded.result);
-        let settled = tokio::spawn(settle(process.clone(), Arc::clone(scribes), concluded));
+        let span = attempt_span(&task, &concluded.programmer, attempt);
+        let settling = settle(process.clone(), Arc::clone(scribes), concluded);
+        let settled = tokio::spawn(settling.instrument(span));
         *self.last() = Some(Last {
             task,
             attempt,
@@ -83,7 +87,7 @@ impl Settling {
 
 async fn settle(process: Process, scribes: Arc<Scribes>, concluded: Concluded) {
     let Concluded {
-        programmer,
+        programmer: _,
         task,
         attempt,
         result,
@@ -95,14 +99,16 @@ async fn settle(process: Process, scribes: Arc<Scribes>, concluded: Concluded) {
     }
     point(Point::FinishedRead);
     tracing::info!(
-        task_id = %task, %programmer, %attempt, status = result.status.as_str(),
-        error = result.error.as_ref().map(|error| error.kind.as_str()), run_ms = result.timings.run_ms, "finished"
+        status = result.status.as_str(),
+        error = result.error.as_ref().map(|error| error.kind.as_str()),
+        run_ms = result.timings.run_ms,
+        "finished"
     );
     let Some(branch) = branch else { return };
     point(Point::SettingBranch);
     if let Err(error) = branch.set(&task).await {
         let problem = error.message;
-        tracing::warn!(task_id = %task, error = %problem, "failed to set the branch; the result holds the patch");
+        tracing::warn!(error = %problem, "failed to set the branch; the result holds the patch");
     }
     point(Point::BranchSet);
 }

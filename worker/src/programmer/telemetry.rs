@@ -3,11 +3,20 @@
 use std::time::Duration;
 
 use pool_core::heartbeat::{Gate, ShutReason};
-use pool_core::id::ProgrammerId;
+use pool_core::id::{AttemptId, ProgrammerId, TaskId};
 use pool_telemetry::catalog::{AGENT_RUN, AGENT_RUNS, GATE};
 use tokio::sync::watch;
 
 use super::runs::End;
+
+/// The span of one attempt.
+pub(super) fn attempt_span(
+    task: &TaskId,
+    programmer: &ProgrammerId,
+    attempt: AttemptId,
+) -> tracing::Span {
+    tracing::info_span!("attempt", task_id = %task, %programmer, %attempt)
+}
 
 /// Reports every change of the gate, until the programmer is gone. The log line is in
 /// [`gate`](super::gate).

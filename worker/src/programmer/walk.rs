@@ -8,7 +8,7 @@ use lapin::message::Delivery;
 use pool_broker::fault::{Point, point};
 use pool_core::event::{Decision, Spent};
 use pool_core::heartbeat::Gate;
-use pool_core::id::{AttemptId, TaskId};
+use pool_core::id::AttemptId;
 use pool_core::result::{ErrorKind, ResultMessage, Usage};
 use pool_core::state::Verdict;
 use pool_core::time::Timestamp;
@@ -187,7 +187,7 @@ impl Programmer {
             task: id.clone(),
             since: claimed.since,
         });
-        tracing::info!(task_id = %id, programmer = %self.config.id, attempt = %claimed.attempt, number = claimed.number, "started");
+        tracing::info!(number = claimed.number, "started");
         if let Some((status, failure)) = claimed.ends_at_once(self.pool.dispatcher.max_attempts) {
             let mut result = ResultMessage::without_attempt(Some(id.clone()), status, failure);
             result.programmer = Some(self.config.id.clone());
@@ -259,7 +259,7 @@ impl Programmer {
                     Ended::Stopped { .. } => return Attempted::Interrupted,
                     Ended::HandBack(hand_back) => {
                         let before = log.read(|fold| fold.tasks.get(id).map_or(0, |state| state.hand_backs));
-                        if let Some(outcome) = self.fail_at_last(id, before, *hand_back) {
+                        if let Some(outcome) = self.fail_at_last(before, *hand_back) {
                             return Attempted::Outcome(outcome);
                         }
                         tokio::select! {
@@ -274,7 +274,7 @@ impl Programmer {
             () = self.ending.kill.cancelled() => Attempted::Interrupted,
             () = self.drained_out() => Attempted::Interrupted,
         };
-        tracing::warn!(task_id = %id, programmer = %self.config.id, reason = stopped.reason(), "stopping the attempt");
+        tracing::warn!(reason = stopped.reason(), "stopping the attempt");
         stop.cancel();
         let ended = working.await;
         permits.settle(used(&ended)).await;
@@ -297,13 +297,18 @@ impl Programmer {
 
     /// The outcome of a task for which no LLM was left, once it has been handed back too often.
     /// None: hand it back.
-    fn fail_at_last(&self, id: &TaskId, before: u32, hand_back: HandBack) -> Option<Box<Outcome>> {
+    fn fail_at_last(&self, before: u32, hand_back: HandBack) -> Option<Box<Outcome>> {
         let HandBack {
             why,
             kind,
             mut outcome,
         } = hand_back;
-        tracing::warn!(task_id = %id, programmer = %self.config.id, kind = kind.as_str(), why, before, "no LLM is left for the task");
+        tracing::warn!(
+            kind = kind.as_str(),
+            why,
+            before,
+            "no LLM is left for the task"
+        );
         if before < self.pool.dispatcher.max_hand_backs {
             return None;
         }

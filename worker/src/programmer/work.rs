@@ -152,7 +152,7 @@ impl Work<'_> {
     fn log_next(&self, what: &str, first_llm: usize) {
         let programmer = &self.attempts.programmer;
         let llm = programmer.llms.get(first_llm).map(LlmName::as_str);
-        tracing::info!(task_id = %self.task.id, programmer = %programmer.id, llm, "{what}");
+        tracing::info!(llm, "{what}");
     }
 
     fn bounds(&self) -> Bounds {
@@ -311,7 +311,7 @@ impl Work<'_> {
         let as_before = changes == *kept && changes.patch.is_some();
         let edit = verdict(!changes.is_empty() && !as_before)?;
         if matches!(run.exit, Exit::Silent | Exit::Done) {
-            tracing::info!(task_id = %self.task.id, exit = %run.exit, "the agent did not exit by itself; judging its change");
+            tracing::info!(exit = %run.exit, "the agent did not exit by itself; judging its change");
         }
         // An edit that was only partly applied is kept only if acceptance checks can tell whether
         // it is enough.

@@ -145,7 +145,9 @@ pub(super) fn copy_regular(from: &Path, to: &Path) -> io::Result<()> {
 pub(crate) async fn off_the_runtime<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    tokio::task::spawn_blocking(work)
+    // Its log lines belong to the attempt that asks for it.
+    let span = tracing::Span::current();
+    tokio::task::spawn_blocking(move || span.in_scope(work))
         .await
         .map_err(io::Error::other)?
 }

@@ -1,7 +1,7 @@
 //! The event log of a process: it appends events, gives their verdicts, and holds the state that the log amounts to.
 //!
 //! `appender` publishes batches, `reader` folds the stream, `news` wakes the callers that wait for a task. They share only
-//! [`Shared`].
+//! `Shared`.
 
 mod appender;
 mod news;

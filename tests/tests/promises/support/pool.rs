@@ -536,6 +536,11 @@ impl Pool {
         }
     }
 
+    /// The log of a worker so far.
+    pub(crate) fn worker_log(&self, worker: usize) -> String {
+        self.workers[worker].log()
+    }
+
     /// Waits until a worker has printed this.
     pub(crate) async fn worker_prints(&self, worker: usize, text: &str) {
         let worker = &self.workers[worker];
