@@ -1,6 +1,6 @@
 //! Ends tasks whose deadline passes while they wait; no free programmer is needed for that.
 //!
-//! The result takes the way of all results; the log decides there what it means (`replies`). It
+//! The result takes the way of all results; the log decides there what it means (`results`). It
 //! contains nothing about this dispatcher, so that two dispatchers write the same bytes. The task's
 //! message is dropped when a programmer gets it.
 

@@ -80,7 +80,7 @@ async fn a_submitter_to_a_full_queue_learns_when_to_come_again_and_how_much_room
     assert!(
         said["detail"]
             .as_str()
-            .is_some_and(|text| text.contains("8 wait for `any`")),
+            .is_some_and(|text| text.contains("8 of at most 10 tasks wait for `any`")),
         "the answer says the same in words: {said}"
     );
     assert_eq!(

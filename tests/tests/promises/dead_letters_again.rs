@@ -68,7 +68,7 @@ async fn all_dead_letters_are_taken_up_again_and_what_cannot_be_stays_and_is_tol
         "two letters are left: {said}{shown}"
     );
     assert!(said.contains("20 messages retried"), "{said}");
-    assert!(said.contains("2 messages are still in pool.dead"), "{said}");
+    assert!(said.contains("2 messages still in pool.dead"), "{said}");
     assert!(
         said.contains("half") && said.contains("pool dead drop"),
         "the output names the letter and what to do: {said}"

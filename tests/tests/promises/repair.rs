@@ -218,7 +218,7 @@ async fn an_operator_can_put_a_task_into_its_queue_again() {
         .await;
     let words = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(
-        words.contains("succeeded already") && words.contains("pool retry --force stuck"),
+        words.contains("already succeeded") && words.contains("pool retry --force stuck"),
         "{words}"
     );
     let (status, said) = api
