@@ -201,7 +201,7 @@ def prose(text):
 
 
 def is_file(name):
-    return (SOURCES.search(name) or name.endswith("/")) and not re.search(r"[*<]|^/", name)
+    return (SOURCES.search(name) or name.endswith("/") and "://" not in name) and not re.search(r"[*<]|^/", name)
 
 
 def functions_beside_files(line):
