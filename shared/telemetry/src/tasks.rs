@@ -37,7 +37,7 @@ pub enum Written {
 }
 
 impl Written {
-    /// What this event counts as; None: it is not counted.
+    /// The count that this event adds to; None if it is not counted.
     pub fn of(decision: &Event) -> Option<Self> {
         match decision {
             Event::Submitted { route, .. } => Some(Self::Submitted {

@@ -111,7 +111,7 @@ pub(crate) struct Cores {
     file: File,
 }
 
-/// So many tests run at once on each core: most of their time they wait for processes, brokers and time-outs.
+/// Tests that run at once on each core. They mostly wait for processes, brokers and time-outs.
 const TESTS_A_CORE: usize = 2;
 
 static ALL_PLACES: LazyLock<usize> = LazyLock::new(|| {
