@@ -31,7 +31,10 @@ async fn an_error_that_waiting_does_not_cure_ends_the_start_and_says_what_to_do(
     let missing_vhost = format!("{without_vhost}/not-there");
     for (url, text) in [
         (wrong_password, "or the password (ACCESS_REFUSED"),
-        (missing_vhost, "the virtual host \"not-there\" does not exist"),
+        (
+            missing_vhost,
+            "the virtual host \"not-there\" does not exist",
+        ),
     ] {
         let pair = Pair::at(&url, json!({}));
         for process in [pair.worker(), pair.dispatcher()] {
