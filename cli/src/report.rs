@@ -20,7 +20,7 @@ pub(super) struct ReportArgs {
     /// Tasks that ended since then: 7d, 24h, 90m, a time (2026-01-31T00:00:00Z), or all
     #[arg(long, default_value = "7d", value_parser = is_since)]
     since: String,
-    /// Group by llm, programmer, route, or label:<key>, for example label:run_id
+    /// Group by llm, programmer, route, or `label:<key>`, for example `label:run_id`
     #[arg(long, default_value_t)]
     by: By,
     /// Output format; html is a page with plots

@@ -1,4 +1,4 @@
-//! Reads the pool file. `raw` is the file as people write it; [`Pool`] is what the rest of the code sees. [`load`] turns one
+//! Reads the pool file. `raw` is the file as people write it; [`Pool`] is what the rest of the code sees. [`load()`] turns one
 //! into the other and reports all mistakes together.
 
 mod agent;
