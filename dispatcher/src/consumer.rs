@@ -1,10 +1,12 @@
 //! Consumes from a queue for as long as the dispatcher lives.
 
-use lapin::Channel;
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Consumer};
 use pool_broker::backoff::Backoff;
 use pool_broker::link::gone;
 use pool_broker::process::Process;
-use pool_broker::{BrokerError, log_broker_error};
+use pool_broker::{BrokerError, log_broker_error, with_timeout};
 use tokio::time::Instant;
 
 /// Consumes until shutdown. Whenever `consume` ends, sets everything up again, with growing pauses.
@@ -32,6 +34,29 @@ where
             () = backoff.wait() => {}
         }
     }
+}
+
+/// Consumes from a queue with acknowledgements, at most `prefetch` messages at a time. `tag` names the
+/// consumer in RabbitMQ.
+///
+/// # Errors
+/// When the broker refuses or does not answer.
+pub(crate) async fn start(
+    process: &Process,
+    channel: &Channel,
+    (queue, tag): (&str, &str),
+    prefetch: u16,
+) -> Result<Consumer, BrokerError> {
+    let limit = process.consume.endpoint().timeout();
+    with_timeout(
+        limit,
+        format!("set the prefetch of {tag}"),
+        channel.basic_qos(prefetch, BasicQosOptions::default()),
+    )
+    .await?;
+    let options = BasicConsumeOptions::default();
+    let consume = channel.basic_consume(queue.into(), tag.into(), options, FieldTable::default());
+    with_timeout(limit, format!("consume {queue}"), consume).await
 }
 
 /// Resolves when deliveries of this channel cannot be completed: the channel is closed, or this

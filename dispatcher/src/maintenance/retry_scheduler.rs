@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::FieldTable;
+use lapin::options::BasicAckOptions;
 use pool_broker::backoff::Backoff;
 use pool_broker::fault::{Point, point};
 use pool_broker::headers::{self, DeadLetterInfo, Keeps, Reply};
@@ -45,21 +44,7 @@ pub async fn run(process: Process) {
 
 async fn consume(process: &Process) -> Result<(), BrokerError> {
     let channel = process.consume.channel().await?;
-    let limit = process.consume.endpoint().timeout();
-    with_timeout(
-        limit,
-        "set the prefetch of retries",
-        channel.basic_qos(PREFETCH, BasicQosOptions::default()),
-    )
-    .await?;
-    let options = BasicConsumeOptions::default();
-    let consume = channel.basic_consume(
-        RETRIES_QUEUE.into(),
-        "retries".into(),
-        options,
-        FieldTable::default(),
-    );
-    let consumer = with_timeout(limit, format!("consume {RETRIES_QUEUE}"), consume).await?;
+    let consumer = consumer::start(process, &channel, (RETRIES_QUEUE, "retries"), PREFETCH).await?;
     let in_hand = consumer.for_each_concurrent(usize::from(PREFETCH), |delivery| async {
         if let Ok(delivery) = delivery {
             handle_until_done(process, &delivery).await;

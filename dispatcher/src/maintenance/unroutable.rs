@@ -8,8 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use lapin::BasicProperties;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::FieldTable;
+use lapin::options::BasicAckOptions;
 use pool_broker::fault::{Point, point};
 use pool_broker::headers::{self, Reply};
 use pool_broker::link::discard;
@@ -108,20 +107,7 @@ pub async fn run(process: Process, pool: Arc<Pool>) {
 async fn consume(process: &Process, pool: &Pool) -> Result<(), BrokerError> {
     let channel = process.consume.channel().await?;
     let limit = process.consume.endpoint().timeout();
-    with_timeout(
-        limit,
-        "set the prefetch of unroutable tasks",
-        channel.basic_qos(10, BasicQosOptions::default()),
-    )
-    .await?;
-    let options = BasicConsumeOptions::default();
-    let consume = channel.basic_consume(
-        UNROUTABLE.into(),
-        "unroutable".into(),
-        options,
-        FieldTable::default(),
-    );
-    let mut consumer = with_timeout(limit, format!("consume {UNROUTABLE}"), consume).await?;
+    let mut consumer = consumer::start(process, &channel, (UNROUTABLE, "unroutable"), 10).await?;
     let mut declared = None;
     while let Some(Ok(delivery)) = consumer.next().await {
         point(Point::UnroutableTaken);

@@ -11,8 +11,6 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery;
-use lapin::options::{BasicConsumeOptions, BasicQosOptions};
-use lapin::types::FieldTable;
 use pool_broker::backoff::Backoff;
 use pool_broker::event_log::LogError;
 use pool_broker::fault::{Point, point};
@@ -22,7 +20,7 @@ use pool_broker::process::Process;
 use pool_broker::publisher::Message;
 use pool_broker::service::Service;
 use pool_broker::topology::{DEAD_EXCHANGE, RESULTS_QUEUE};
-use pool_broker::{BrokerError, log_broker_error, with_timeout};
+use pool_broker::{BrokerError, log_broker_error};
 use pool_core::event::Event;
 use pool_core::id::TaskId;
 use pool_core::result::{ResultMessage, Status};
@@ -106,20 +104,7 @@ async fn consume(handler: &ResultHandler) -> Result<(), BrokerError> {
     let process = &handler.process;
     let channel = process.consume.channel().await?;
     let limit = process.consume.endpoint().timeout();
-    with_timeout(
-        limit,
-        "set the prefetch of results",
-        channel.basic_qos(PREFETCH, BasicQosOptions::default()),
-    )
-    .await?;
-    let options = BasicConsumeOptions::default();
-    let consume = channel.basic_consume(
-        RESULTS_QUEUE.into(),
-        "results".into(),
-        options,
-        FieldTable::default(),
-    );
-    let consumer = with_timeout(limit, "consume results", consume).await?;
+    let consumer = consumer::start(process, &channel, (RESULTS_QUEUE, "results"), PREFETCH).await?;
     let (handled, tags) = mpsc::channel(usize::from(PREFETCH));
     let in_hand = async {
         let handled = handled;
