@@ -52,7 +52,11 @@ async fn each_log_line_of_an_attempt_whose_llm_call_fails_names_task_programmer_
         &format!("attempt={attempt}"),
     ] {
         for line in of_attempt {
-            assert!(line.contains(field), "{field} is missing in: {line}");
+            assert_eq!(
+                line.matches(field).count(),
+                1,
+                "{field} stands once in: {line}"
+            );
         }
     }
 }

@@ -166,27 +166,35 @@ async fn workers_fall(
     pool.start_worker(&["--programmers", ids]);
 }
 
+/// Starts a dispatcher that serves until it reaches this step.
 async fn dispatcher_armed(pool: &mut Pool, point: Point) {
     pool.start_dispatcher_with(&[("POOL_FAULT", &killed_at(point))])
         .await;
 }
 
-/// Starts a dispatcher that dies the `time`-th time that it reaches this step, perhaps before it
-/// serves.
-async fn dispatcher_falls(pool: &mut Pool, point: Point, time: usize) {
+/// Launches a dispatcher that dies the `time`-th time that it reaches this step, and does not wait
+/// for it.
+fn launch_armed(pool: &mut Pool, point: Point, time: usize) {
     pool.launch_dispatcher(
         "127.0.0.1:0",
         &[("POOL_FAULT", &format!("{}@{time}", killed_at(point)))],
     );
+}
+
+/// Starts a dispatcher that dies the `time`-th time that it reaches this step, perhaps before it
+/// serves.
+async fn dispatcher_falls(pool: &mut Pool, point: Point, time: usize) {
+    launch_armed(pool, point, time);
     falls(&mut pool.take_dispatcher(), point).await;
 }
 
-/// Lets the one dispatcher die at each of these steps. The running one is armed with the first.
+/// Lets the one dispatcher die at each of these steps. The running one is armed with the first; each
+/// later one may die before it serves.
 async fn dispatchers_fall(pool: &mut Pool, points: &[Point]) {
     for (place, point) in points.iter().enumerate() {
         falls(&mut pool.take_dispatcher(), *point).await;
         match points.get(place + 1) {
-            Some(next) => dispatcher_armed(pool, *next).await,
+            Some(next) => launch_armed(pool, *next, 1),
             None => pool.start_dispatcher().await,
         }
     }

@@ -15,7 +15,8 @@ pub(super) fn attempt_span(
     programmer: &ProgrammerId,
     attempt: AttemptId,
 ) -> tracing::Span {
-    tracing::info_span!("attempt", task_id = %task, %programmer, %attempt)
+    // No parent: the completer begins this span inside of the same span of the programmer.
+    tracing::info_span!(parent: None, "attempt", task_id = %task, %programmer, %attempt)
 }
 
 /// Reports every change of the gate, until the programmer is gone. The log line is in
