@@ -56,9 +56,9 @@ pub struct TaskView {
 
 impl TaskView {
     pub(super) fn new(id: &TaskId, state: &TaskState, runs: bool, entry: Entry) -> Self {
-        let outcome = state.outcome.as_ref();
+        let outcome = state.outcome();
         // If the programmer is lost, the task waits again, so its attempt is not shown.
-        let owner = state.owner.as_ref().filter(|_| runs);
+        let owner = state.owner().filter(|_| runs);
         Self {
             id: id.clone(),
             status: Stage::of(state, runs).as_str().to_owned(),

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use pool_config::parse;
 use pool_core::eligibility::*;
-use pool_core::event::{EmitterId, Event, EventBatch, FailedCall};
+use pool_core::event::{
+    BudgetReserved, Configuration, EmitterId, Event, EventBatch, FailedCall, LlmFailed,
+    ProgrammerUp, TaskFinished, TaskStarted, TaskSubmitted,
+};
 use pool_core::heartbeat::ShutReason;
 use pool_core::id::{AttemptId, LlmName, ProgrammerId, TaskId, Token};
 use pool_core::llm::Fault;
@@ -48,19 +51,19 @@ impl Log {
             pool,
         };
         for programmer in log.pool.programmers.clone() {
-            log.append(Event::Up {
+            log.append(Event::from(ProgrammerUp {
                 programmer: programmer.id,
                 host: "h".to_owned(),
                 again: false,
-            });
+            }));
         }
         let rules = Rules::of(&log.pool);
-        log.append(Event::Configured {
+        log.append(Event::from(Configuration {
             hash: "h".to_owned(),
             capabilities: BTreeMap::new(),
             rules,
             again: false,
-        });
+        }));
         log
     }
 
@@ -89,7 +92,7 @@ impl Log {
             TaskId::new(format!("t{task}")).expect("an id"),
         );
         let fault = Fault::Timeout;
-        self.append(Event::LlmFailed {
+        self.append(Event::from(LlmFailed {
             key,
             programmer,
             host,
@@ -98,30 +101,30 @@ impl Log {
             epoch,
             retry_after_ms: None,
             call: FailedCall::default(),
-        });
+        }));
     }
 
     fn start(&mut self, programmer: &str, attempt: u128) {
-        self.append(Event::Started {
+        self.append(Event::from(TaskStarted {
             task: TaskId::new(format!("s{attempt}")).expect("an id"),
             attempt: AttemptId::from_u128(attempt),
             programmer: id(programmer),
             token: Token::default(),
             route: "any".to_owned(),
             body_hash: "h".to_owned(),
-        });
+        }));
     }
 
     fn reserve(&mut self, programmer: &str, attempt: u128, dollars: &str) {
         let task = Some(TaskId::new(format!("s{attempt}")).expect("an id"));
         let (attempt, programmer) = (AttemptId::from_u128(attempt), id(programmer));
         let amount_usd = dollars.parse().expect("an amount");
-        self.append(Event::Reserved {
+        self.append(Event::from(BudgetReserved {
             attempt,
             task,
             programmer,
             amount_usd,
-        });
+        }));
     }
 
     fn standing(&self) -> Eligibility<'_> {
@@ -266,12 +269,12 @@ fn a_route_of_free_programmers_opens_for_paid_ones_when_a_task_has_waited() {
         "the free one has it for itself"
     );
     let task = TaskId::new("t").expect("an id");
-    log.append(Event::Submitted {
+    log.append(Event::from(TaskSubmitted {
         task,
         body_hash: "h".to_owned(),
         route: "any".to_owned(),
         deadline_ms: None,
-    });
+    }));
     log.at += 59_999;
     assert_eq!(closed(&log, "002"), 1, "it has not waited long enough");
     log.at += 1;
@@ -280,14 +283,14 @@ fn a_route_of_free_programmers_opens_for_paid_ones_when_a_task_has_waited() {
         log.fail("ollama/qwen", task, "001");
     }
     log.start("001", 7);
-    log.append(Event::Finished {
+    log.append(Event::from(TaskFinished {
         task: TaskId::new("t").expect("an id"),
         attempt: None,
         status: pool_core::result::Status::Cancelled,
         llm: None,
         cost_usd: MicroUsd::ZERO,
         error: None,
-    });
+    }));
     assert_eq!(
         closed(&log, "001"),
         1,
@@ -393,11 +396,11 @@ fn a_breaker_is_told_as_long_as_it_can_hold_back_a_call() {
     let mut now = told(&log);
     now.sort();
     assert_eq!(now, all, "both LLMs are in use where they failed");
-    log.append(Event::Up {
+    log.append(Event::from(ProgrammerUp {
         programmer: id("001"),
         host: "another".to_owned(),
         again: false,
-    });
+    }));
     assert_eq!(
         told(&log),
         ["openai/gpt-4o for all"],

@@ -26,5 +26,6 @@ mod secret;
 pub mod source;
 pub mod state;
 pub mod task;
+mod task_state;
 pub mod time;
 pub mod wrong;

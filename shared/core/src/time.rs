@@ -94,6 +94,37 @@ impl JsonSchema for Timestamp {
     }
 }
 
+/// A time as a number in JSON: milliseconds since 1970.
+pub(crate) mod millis {
+    use super::{Deserialize, Deserializer, Serializer, Timestamp};
+
+    pub(crate) fn serialize<S: Serializer>(at: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(at.0)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
+        u64::deserialize(from).map(Timestamp)
+    }
+}
+
+/// The same for a time that may be missing.
+pub(crate) mod optional_millis {
+    use super::{Deserialize, Deserializer, Serialize, Serializer, Timestamp};
+
+    pub(crate) fn serialize<S: Serializer>(
+        at: &Option<Timestamp>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        at.map(|at| at.0).serialize(to)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Timestamp>, D::Error> {
+        Option::<u64>::deserialize(from).map(|at| at.map(Timestamp))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

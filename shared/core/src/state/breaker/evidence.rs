@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::share::Answers;
-use super::{Breaker, Caller, Failed, Outage, State};
+use super::{Breaker, Caller, Outage, State};
+use crate::event::LlmFailed;
 use crate::id::{ProgrammerId, TaskId};
 use crate::llm::{Dialect, Fault, Scope};
 use crate::rules::BreakerRules;
@@ -30,12 +31,12 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    pub(super) fn new(failed: &Failed<'_>, now: Timestamp) -> Self {
+    pub(super) fn new(failed: &LlmFailed, now: Timestamp) -> Self {
         Self {
             began: Timestamp(now.0.saturating_sub(failed.call.took_ms)),
             at: now,
             task: failed.task.clone(),
-            caller: failed.caller.clone(),
+            caller: Caller::of(failed),
             fault: failed.fault,
             dialect: failed.call.dialect,
             unproven: failed.call.unproven && failed.fault == Fault::Auth,
