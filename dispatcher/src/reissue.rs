@@ -10,7 +10,7 @@ use pool_broker::headers::{self, Keeps, REPEAT, Reply, result_properties, task_p
 use pool_broker::process::Process;
 use pool_broker::publisher::Message;
 use pool_broker::topology::{REPLIES, RESULTS_KEY, TASKS};
-use pool_core::event::{Event, TaskPublished};
+use pool_core::event::Event;
 use pool_core::id::TaskId;
 use pool_core::routing::routing_key;
 use pool_core::state::{Refusal, TaskState, Verdict};
@@ -76,10 +76,7 @@ pub async fn reissue(
     point(Point::RepairPublished);
     process
         .log
-        .append(Event::from(TaskPublished {
-            task: task.id.clone(),
-            generation,
-        }))
+        .append(Event::published(task.id.clone(), generation))
         .await?;
     Ok(Reissued::Published(generation))
 }
@@ -174,7 +171,7 @@ pub async fn send_on(
     if let Some(task) = id {
         process
             .log
-            .append(Event::from(TaskPublished { task, generation }))
+            .append(Event::published(task, generation))
             .await?;
     }
     Ok(Reissued::Published(generation))
@@ -255,10 +252,7 @@ mod tests {
             Step::Publish(3),
             "the newer message was never published: this is the only one"
         );
-        let published = Event::from(TaskPublished {
-            task: id(),
-            generation: 2,
-        });
+        let published = Event::published(id(), 2);
         assert_eq!(
             step_after(vec![reissued(), published.clone()], 1),
             Step::Drop,

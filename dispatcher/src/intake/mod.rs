@@ -14,7 +14,7 @@ use pool_broker::headers::{Keeps, Reply, task_properties};
 use pool_broker::process::Process;
 use pool_broker::publisher::Message;
 use pool_broker::topology::TASKS;
-use pool_core::event::{Event, TaskPublished, TaskSubmitted};
+use pool_core::event::{Event, TaskSubmitted};
 use pool_core::id::TaskId;
 use pool_core::routing::{Unroutable, routing_key};
 use pool_core::state::{Refusal, TaskState, Verdict};
@@ -237,10 +237,7 @@ impl Intake {
         point(Point::Queued);
         self.process
             .log
-            .append(Event::from(TaskPublished {
-                task: task.id.clone(),
-                generation: 0,
-            }))
+            .append(Event::published(task.id.clone(), 0))
             .await?;
         point(Point::Published);
         tracing::debug!(task_id = %task.id, %key, "a task was submitted");

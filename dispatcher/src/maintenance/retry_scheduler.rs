@@ -19,7 +19,7 @@ use pool_broker::process::Process;
 use pool_broker::publisher::Message;
 use pool_broker::topology::{DEAD_EXCHANGE, RETRIES_QUEUE, TASKS};
 use pool_broker::{BrokerError, log_broker_error, with_timeout};
-use pool_core::event::{Event, TaskPublished};
+use pool_core::event::Event;
 use pool_core::result::ErrorKind;
 use pool_core::routing::routing_key;
 use pool_core::task::TaskMessage;
@@ -146,10 +146,7 @@ async fn issue_task(
     point(Point::RetryIssued);
     if let Some(task) = id {
         // Nothing depends on this event: the message is in its queue.
-        let _ = process
-            .log
-            .append(Event::from(TaskPublished { task, generation }))
-            .await;
+        let _ = process.log.append(Event::published(task, generation)).await;
     }
     Ok(())
 }

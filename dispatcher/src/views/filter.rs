@@ -18,18 +18,18 @@ use crate::history::Entry;
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 5_000;
-/// The values of a task's `status`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Stage {
-    Queued,
-    Running,
-    Succeeded,
-    Failed,
-    Rejected,
-    Cancelled,
-    Expired,
-}
+pool_core::words!(
+    /// The values of a task's `status`.
+    pub enum Stage {
+        Queued = "queued",
+        Running = "running",
+        Succeeded = "succeeded",
+        Failed = "failed",
+        Rejected = "rejected",
+        Cancelled = "cancelled",
+        Expired = "expired",
+    }
+);
 
 impl Stage {
     pub(super) fn of(state: &TaskState, runs: bool) -> Self {
@@ -37,18 +37,6 @@ impl Stage {
             (Some(outcome), _) => outcome.status.into(),
             (None, true) => Self::Running,
             (None, false) => Self::Queued,
-        }
-    }
-
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Running => "running",
-            Self::Succeeded => Status::Succeeded.as_str(),
-            Self::Failed => Status::Failed.as_str(),
-            Self::Rejected => Status::Rejected.as_str(),
-            Self::Cancelled => Status::Cancelled.as_str(),
-            Self::Expired => Status::Expired.as_str(),
         }
     }
 }

@@ -82,16 +82,7 @@ pub struct Blocker {
 impl Eligibility<'_> {
     /// This programmer and its host, for questions to the breakers. The host is empty while the programmer was never up.
     pub fn caller(&self, programmer: &ProgrammerId) -> Caller {
-        let host = self
-            .fold
-            .breakers
-            .host_of(programmer)
-            .unwrap_or_default()
-            .to_owned();
-        Caller {
-            programmer: programmer.clone(),
-            host,
-        }
+        self.fold.breakers.caller(programmer)
     }
 
     /// The LLMs that this programmer may use, primary first, each with the key of its breakers.

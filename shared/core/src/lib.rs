@@ -28,4 +28,5 @@ pub mod state;
 pub mod task;
 mod task_state;
 pub mod time;
+mod words;
 pub mod wrong;

@@ -16,7 +16,7 @@ use pool_broker::process::Process;
 use pool_broker::publisher::Message;
 use pool_broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_KEY, TASKS};
 use pool_broker::{BrokerError, log_broker_error, with_timeout};
-use pool_core::event::{Event, PoolEvent, TaskPublished, TaskReleased};
+use pool_core::event::{Event, PoolEvent, TaskReleased};
 use pool_core::id::{AttemptId, TaskId};
 use pool_core::result::{MAX_RESULT_BYTES, ResultMessage, Status, TaskFailure, lower_limit};
 use pool_core::routing::routing_key;
@@ -373,10 +373,7 @@ pub async fn divert(
     // If this event is lost, nothing breaks: the message is in its queue.
     let _ = process
         .log
-        .append(Event::from(TaskPublished {
-            task: task.id.clone(),
-            generation,
-        }))
+        .append(Event::published(task.id.clone(), generation))
         .await;
     point(Point::SentOnLogged);
     ack(process, delivery).await

@@ -20,6 +20,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, IgnoredAny, IntoDeserializer, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+pub use crate::id::EmitterId;
 use crate::id::{AttemptId, TaskId};
 use crate::result::{ResultMessage, Status};
 pub use crate::task_state::{Account, Retry, Spent};
@@ -31,27 +32,6 @@ pub use task::{
     TaskCancelled, TaskEvent, TaskFinished, TaskPublished, TaskReissued, TaskReleased,
     TaskSnapshot, TaskStarted, TaskSubmitted, TaskUsed,
 };
-
-/// One incarnation of a process that appends events. A restarted process is another emitter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct EmitterId(uuid::Uuid);
-
-impl EmitterId {
-    /// A new id. Ids sort by the time when they were made (UUID version 7).
-    #[expect(
-        clippy::new_without_default,
-        reason = "an id that is made by accident is a bug"
-    )]
-    pub fn new() -> Self {
-        Self(uuid::Uuid::now_v7())
-    }
-
-    /// An id with a fixed value, for tests.
-    pub fn from_u128(value: u128) -> Self {
-        Self(uuid::Uuid::from_u128(value))
-    }
-}
 
 /// The id of one event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -164,6 +144,11 @@ impl Event {
             generation,
             retry: None,
         })
+    }
+
+    /// `published`: the message of this generation is in its queue.
+    pub fn published(task: TaskId, generation: u32) -> Self {
+        Self::from(TaskPublished { task, generation })
     }
 
     /// `finished` with the values of this result.

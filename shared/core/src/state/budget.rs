@@ -232,7 +232,11 @@ impl Budget {
             Some(open.programmer)
         } else if let Some(lost) = self.lost.remove(&attempt) {
             self.spent = self.spent.saturating_sub(lost.amount);
-            take(self.by_programmer.get_mut(&lost.programmer), lost.amount);
+            let sum = self
+                .by_programmer
+                .entry(lost.programmer.clone())
+                .or_default();
+            *sum = sum.saturating_sub(lost.amount);
             Some(lost.programmer)
         } else if cost > MicroUsd::ZERO {
             None
@@ -275,12 +279,6 @@ impl Budget {
             .entry(open.programmer.clone())
             .or_default() += open.amount;
         self.lost.insert(attempt, open);
-    }
-}
-
-fn take(from: Option<&mut MicroUsd>, amount: MicroUsd) {
-    if let Some(sum) = from {
-        *sum = sum.saturating_sub(amount);
     }
 }
 

@@ -175,21 +175,16 @@ impl Llm {
             return;
         }
         let evidence = self.evidence(&scope);
-        let (wanted_sources, wanted_weight) = match scope {
+        let (wanted_sources, wanted_voices) = match scope {
             Scope::Programmer(_) => (1, threshold),
             // With fewer programmers than the threshold, the voices of all of them are enough.
             Scope::Host(_) | Scope::Pool => (2, threshold.min(spread.users)),
         };
-        let Evidence {
-            failures,
-            weight,
-            sources,
-            tasks,
-            ..
-        } = evidence;
-        let enough = failures >= threshold && weight >= wanted_weight && tasks >= wanted_sources;
-        let enough =
-            sources >= wanted_sources && enough && self.most_have_failed(&scope, rules, threshold);
+        let enough = evidence.failures >= threshold
+            && evidence.voices.len() >= wanted_voices
+            && evidence.tasks.len() >= wanted_sources
+            && evidence.sources.len() >= wanted_sources
+            && self.most_have_failed(&scope, rules, threshold);
         let until = match evidence.key(wanted_sources) {
             // A refused key will be refused again: no more evidence is needed.
             Key::Refused => until(now, rules, true, last.retry_after_ms),
@@ -198,7 +193,7 @@ impl Llm {
             Key::Good if enough => until(now, rules, false, last.retry_after_ms),
             Key::Good => return,
         };
-        let failures = u32::try_from(failures).unwrap_or(u32::MAX);
+        let failures = u32::try_from(evidence.failures).unwrap_or(u32::MAX);
         let outage = Outage {
             since: now,
             fault: last.fault,
@@ -272,18 +267,10 @@ impl Llm {
 
     /// Weighs the failures within a scope. All failures behind an open narrower breaker have one voice together, because a
     /// programmer or a host that fails at everything proves nothing about the others.
-    fn evidence(&self, scope: &Scope) -> Evidence {
-        let inside = |failure: &&Failure| failure.caller.is_within(scope);
-        let mut failures = 0;
-        let mut weighed: BTreeSet<(String, Option<usize>)> = BTreeSet::new();
-        let (mut sources, mut tasks) = (BTreeSet::new(), BTreeSet::new());
-        let (mut auth, mut auth_tasks, mut proven) = (BTreeSet::new(), BTreeSet::new(), false);
-        for (index, failure) in self
-            .failures
-            .iter()
-            .enumerate()
-            .filter(|(_, failure)| inside(failure))
-        {
+    fn evidence(&self, scope: &Scope) -> Evidence<'_> {
+        let mut evidence = Evidence::default();
+        let all = self.failures.iter().enumerate();
+        for (index, failure) in all.filter(|(_, failure)| failure.caller.is_within(scope)) {
             let Caller { programmer, host } = &failure.caller;
             let by_host = Scope::Host(host.clone());
             let by_programmer = Scope::Programmer(programmer.clone());
@@ -294,40 +281,33 @@ impl Llm {
             } else {
                 (programmer.to_string(), Some(index))
             };
-            failures += 1;
-            weighed.insert(voice);
-            sources.insert(programmer);
-            tasks.insert(&failure.task);
+            evidence.failures += 1;
+            evidence.voices.insert(voice);
+            evidence.sources.insert(programmer);
+            evidence.tasks.insert(&failure.task);
             if failure.fault == Fault::Auth {
-                auth.insert(programmer);
-                auth_tasks.insert(&failure.task);
-                proven |= !failure.unproven;
+                evidence.auth_sources.insert(programmer);
+                evidence.auth_tasks.insert(&failure.task);
+                evidence.auth_proven |= !failure.unproven;
             }
         }
-        Evidence {
-            failures,
-            weight: weighed.len(),
-            sources: sources.len(),
-            tasks: tasks.len(),
-            auth_sources: auth.len(),
-            auth_tasks: auth_tasks.len(),
-            auth_proven: proven,
-        }
+        evidence
     }
 }
 
-struct Evidence {
+#[derive(Default)]
+struct Evidence<'a> {
     failures: usize,
-    /// Voices: see [`Llm::evidence`].
-    weight: usize,
+    /// See [`Llm::evidence`].
+    voices: BTreeSet<(String, Option<usize>)>,
     /// Programmers with a failure.
-    sources: usize,
+    sources: BTreeSet<&'a ProgrammerId>,
     /// Tasks with a failure.
-    tasks: usize,
+    tasks: BTreeSet<&'a TaskId>,
     /// Programmers whose key was refused.
-    auth_sources: usize,
+    auth_sources: BTreeSet<&'a ProgrammerId>,
     /// Tasks with a refused call.
-    auth_tasks: usize,
+    auth_tasks: BTreeSet<&'a TaskId>,
     /// A probe has confirmed that the key is bad, or a refusal leaves no doubt.
     auth_proven: bool,
 }
@@ -340,13 +320,13 @@ enum Key {
     Refused,
 }
 
-impl Evidence {
+impl Evidence<'_> {
     fn key(&self, wanted_sources: usize) -> Key {
-        if self.auth_sources < wanted_sources {
+        if self.auth_sources.len() < wanted_sources {
             Key::Good
         } else if self.auth_proven {
             Key::Refused
-        } else if self.auth_tasks >= wanted_sources {
+        } else if self.auth_tasks.len() >= wanted_sources {
             Key::Doubtful
         } else {
             Key::Good

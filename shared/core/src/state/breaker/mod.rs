@@ -77,9 +77,12 @@ impl Breakers {
         })
     }
 
-    /// The host on which a programmer was last up.
-    pub fn host_of(&self, programmer: &ProgrammerId) -> Option<&str> {
-        self.hosts.get(programmer).map(String::as_str)
+    /// The programmer on the host where it was last up; the host is empty while it was never up.
+    pub fn caller(&self, programmer: &ProgrammerId) -> Caller {
+        Caller {
+            programmer: programmer.clone(),
+            host: self.hosts.get(programmer).cloned().unwrap_or_default(),
+        }
     }
 
     /// The number of this programmer's failures that count against the LLM.
@@ -150,7 +153,7 @@ impl Breakers {
         let users: Vec<ProgrammerId> = self
             .users(key)
             .into_iter()
-            .filter(|user| self.is_in(scope, user))
+            .filter(|user| self.caller(user).is_within(scope))
             .collect();
         let place = |id: &ProgrammerId| users.iter().position(|user| user == id).unwrap_or(0);
         let rank = (users.len() + place(&caller.programmer) - place(by)) % users.len().max(1);
@@ -171,14 +174,6 @@ impl Breakers {
             .filter(has_it)
             .map(|(id, _)| id.clone())
             .collect()
-    }
-
-    fn is_in(&self, scope: &Scope, programmer: &ProgrammerId) -> bool {
-        match scope {
-            Scope::Pool => true,
-            Scope::Host(host) => self.hosts.get(programmer) == Some(host),
-            Scope::Programmer(id) => id == programmer,
-        }
     }
 
     /// The breakers that may be probed at `now`, each with the dialect for the probe, if that is known.
@@ -279,7 +274,7 @@ impl Breakers {
 
     pub(super) fn probing(&mut self, started: &ProbeStarted, now: Timestamp) -> Verdict {
         let lease_ms = self.rules.as_ref().map_or(0, |rules| rules.lease_ms);
-        let mine = self.is_in(&started.scope, &started.programmer);
+        let mine = self.caller(&started.programmer).is_within(&started.scope);
         let Some(breaker) = self
             .breaker(&started.key, &started.scope)
             .filter(|breaker| mine && breaker.is_due(now))
@@ -336,10 +331,7 @@ impl Breakers {
             },
         };
         breaker.epoch += u64::from(ended.fault.is_none());
-        let prober = Caller {
-            host: self.hosts.get(&by).cloned().unwrap_or_default(),
-            programmer: by,
-        };
+        let prober = self.caller(&by);
         self.judge(ended, &prober, &rules, now);
         Verdict::Accepted
     }
