@@ -135,9 +135,9 @@ impl Log {
         }
     }
 
-    fn obstacle(&self, programmer: &str) -> Option<Blocker> {
+    fn blocker(&self, programmer: &str) -> Option<Blocker> {
         let programmer = self.pool.programmer(&id(programmer)).expect("in the pool");
-        self.standing().obstacle(programmer, |_| true)
+        self.standing().blocker(programmer, |_| true)
     }
 
     /// The programmers that may take a task.
@@ -147,7 +147,7 @@ impl Log {
             .programmers
             .iter()
             .map(|programmer| programmer.id.to_string());
-        all.filter(|id| self.obstacle(id).is_none()).collect()
+        all.filter(|id| self.blocker(id).is_none()).collect()
     }
 }
 
@@ -202,7 +202,7 @@ fn what_others_have_begun_is_kept_for_them() {
     );
     log.reserve("002", 1, "0.10");
     log.reserve("003", 2, "0.10");
-    assert!(log.obstacle("004").is_none(), "they have reserved less");
+    assert!(log.blocker("004").is_none(), "they have reserved less");
 }
 
 #[test]
@@ -210,16 +210,16 @@ fn a_programmer_whose_cap_does_not_fit_is_shut_and_says_why() {
     let mut log = Log::new();
     log.start("003", 1);
     log.reserve("003", 1, "1.60");
-    let obstacle = log
-        .obstacle("002")
+    let blocker = log
+        .blocker("002")
         .expect("a dollar does not fit into 40 cents");
-    assert_eq!(obstacle.reason, ShutReason::Budget, "money");
+    assert_eq!(blocker.reason, ShutReason::Budget, "money");
     assert!(
-        obstacle.detail.contains(
+        blocker.detail.contains(
             "a task may cost up to $1.00, but only $0.40 of today's $2.00 is left ($0.00 spent, $1.60 reserved)"
         ),
         "{}",
-        obstacle.detail
+        blocker.detail
     );
     assert_eq!(
         log.open().len(),
@@ -239,7 +239,7 @@ fn who_has_a_free_llm_left_needs_no_money_and_who_has_lost_it_does() {
         log.fail("ollama/qwen", task, "001");
     }
     assert_eq!(
-        log.obstacle("001").map(|obstacle| obstacle.reason),
+        log.blocker("001").map(|blocker| blocker.reason),
         Some(ShutReason::Budget),
         "its backup costs money"
     );
@@ -365,13 +365,13 @@ fn who_has_no_llm_left_is_shut_and_says_which_and_until_when() {
             programmer,
         );
     }
-    let obstacle = log.obstacle("005").expect("its only LLM is out");
-    assert_eq!(obstacle.reason, ShutReason::Breaker, "the breaker");
+    let blocker = log.blocker("005").expect("its only LLM is out");
+    assert_eq!(blocker.reason, ShutReason::Breaker, "the breaker");
     for words in ["openai/gpt-4o", "3 failures", "timeout", "probed at"] {
         assert!(
-            obstacle.detail.contains(words),
+            blocker.detail.contains(words),
             "{words} is missing: {}",
-            obstacle.detail
+            blocker.detail
         );
     }
     assert_eq!(log.open(), ["001"], "the free one goes on");

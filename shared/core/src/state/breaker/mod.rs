@@ -12,7 +12,7 @@ mod state;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use evidence::{Failure, Last, Llm, Spread, until};
+use evidence::{Llm, PastFailure, Spread, Trigger, until};
 pub use state::{Breaker, Lease, Outage, Shut, State};
 
 use super::{Refusal, Verdict};
@@ -127,7 +127,7 @@ impl Breakers {
                 State::HalfOpen { outage, lease } => Some((Some(outage), lease.until)),
                 State::Closed { since, .. } if now >= since.plus(RETURNED_AFTER) => None,
                 State::Closed { since, by } => {
-                    let turn = since.plus(self.turn(key, (&scope, by), caller));
+                    let turn = since.plus(self.turn(key, &scope, by, caller));
                     (now < turn).then_some((None, turn))
                 }
             };
@@ -144,12 +144,7 @@ impl Breakers {
 
     /// How long after the closing the caller may call the LLM again: first the programmer that probed, then twice as many
     /// programmers with each step.
-    fn turn(
-        &self,
-        key: &LlmKey,
-        (scope, by): (&Scope, &ProgrammerId),
-        caller: &Caller,
-    ) -> Duration {
+    fn turn(&self, key: &LlmKey, scope: &Scope, by: &ProgrammerId, caller: &Caller) -> Duration {
         let users: Vec<ProgrammerId> = self
             .users(key)
             .into_iter()
@@ -236,11 +231,11 @@ impl Breakers {
         if self.epoch(&failed.key, &caller) != failed.epoch {
             return Verdict::Refused(Refusal::OldEpoch);
         }
-        let spread = self.spread(&failed.key, &rules);
+        let spread = self.spread(&failed.key);
         let llm = self.llms.entry(failed.key.clone()).or_default();
         llm.forget_before(window_start(&rules, now));
         // A task that makes every call fail is one piece of evidence, however often it fails.
-        let counted = |failure: &Failure| {
+        let counted = |failure: &PastFailure| {
             failure.task == failed.task && failure.caller.programmer == failed.programmer
         };
         if llm.failures.iter().any(counted) {
@@ -249,26 +244,24 @@ impl Breakers {
         if llm.failures.len() == MAX_FAILURES {
             llm.failures.pop_front();
         }
-        llm.failures.push_back(Failure::new(failed, now));
-        let last = Last {
+        llm.failures.push_back(PastFailure::new(failed, now));
+        llm.open_what_failed(&Trigger {
             caller: &caller,
             fault: failed.fault,
             retry_after_ms: failed.retry_after_ms,
-        };
-        llm.open_what_failed(&last, &rules, &spread, now);
+            spread,
+            rules: &rules,
+            now,
+        });
         Verdict::Accepted
     }
 
-    fn spread(&self, key: &LlmKey, rules: &BreakerRules) -> Spread {
+    fn spread(&self, key: &LlmKey) -> Spread {
         let users = self.users(key);
-        let hosts: BTreeSet<&String> = users
-            .iter()
-            .filter_map(|user| self.hosts.get(user))
-            .collect();
+        let hosts = users.iter().filter_map(|user| self.hosts.get(user));
         Spread {
+            hosts: hosts.collect::<BTreeSet<_>>().len(),
             users: users.len(),
-            hosts: hosts.len(),
-            for_itself: rules.for_itself,
         }
     }
 
@@ -342,7 +335,7 @@ impl Breakers {
     /// After a refused probe the key is bad, so its refusals are evidence against it. When a single programmer's breaker was
     /// probed, they are evidence in wider scopes too.
     fn judge(&mut self, ended: &ProbeEnded, prober: &Caller, rules: &BreakerRules, now: Timestamp) {
-        let (scope, spread) = (&ended.scope, self.spread(&ended.key, rules));
+        let (scope, spread) = (&ended.scope, self.spread(&ended.key));
         let Some(llm) = self.llms.get_mut(&ended.key) else {
             return;
         };
@@ -351,12 +344,14 @@ impl Breakers {
             Some(Fault::Auth) => {
                 llm.convict(scope);
                 if let Scope::Programmer(_) = scope {
-                    let last = Last {
+                    llm.open_what_failed(&Trigger {
                         caller: prober,
                         fault: Fault::Auth,
                         retry_after_ms: None,
-                    };
-                    llm.open_what_failed(&last, rules, &spread, now);
+                        spread,
+                        rules,
+                        now,
+                    });
                 }
             }
             Some(

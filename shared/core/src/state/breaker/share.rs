@@ -19,13 +19,13 @@ const MAX_ANSWERS: usize = 2000;
 const ASKED_FOR: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Answers {
+pub(super) struct AnsweredCalls {
     /// When each call ended, and its caller.
     ended: VecDeque<(Timestamp, Caller)>,
     asked: Option<Timestamp>,
 }
 
-impl Answers {
+impl AnsweredCalls {
     fn add(&mut self, answered: &LlmAnswered, now: Timestamp) {
         for (programmer, ages) in &answered.ended {
             let caller = Caller {
