@@ -167,7 +167,8 @@ impl Look<'_> {
         } = self.blocker(programmer)?;
         let (state, now) = (Availability::from(reason), self.standing.now);
         let its_turn_comes = || {
-            self.standing.budget_fit(programmer, |id| self.could_take(id))
+            self.standing
+                .budget_fit(programmer, |id| self.could_take(id))
                 == BudgetFit::ForOthersFirst
         };
         Some(match self.standing.llm_access(programmer) {
