@@ -13,10 +13,11 @@ use lapin::message::Delivery;
 use pool_broker::BrokerError;
 use pool_broker::fault::{Point, point};
 use pool_broker::headers::{DeadLetterInfo, Reply, json_properties, text};
-use pool_broker::outbox::{Letter, Outbox, PROMPT};
+use pool_broker::outbox::{Outbox, PROMPT};
 use pool_broker::process::Process;
 use pool_broker::publisher::Message;
-use pool_broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_QUEUE};
+use pool_broker::steps;
+use pool_broker::topology::{REPLIES, RESULTS_QUEUE};
 use pool_telemetry::clock::wall_clock;
 use tokio::time::Instant;
 
@@ -123,7 +124,7 @@ pub(crate) struct ReplySender {
 }
 
 impl ReplySender {
-    /// The sender, and what sends its letters: the caller runs it.
+    /// The sender, and what sends its messages: the caller runs it.
     pub(crate) fn new(
         process: Process,
         patience: Duration,
@@ -155,22 +156,11 @@ impl ReplySender {
         let turn = self.turn(&to, arrived);
         let delivered = match turn {
             None => {
-                let letter = Letter {
-                    exchange: REPLIES,
-                    key: to.clone(),
-                    body: body.to_vec(),
-                    properties,
-                };
-                self.outbox.publish(letter).await
+                let message = Message::new(REPLIES, to.clone(), body.to_vec(), properties);
+                self.outbox.publish(message).await
             }
             Some(Turn::Try) => {
-                let message = Message {
-                    exchange: REPLIES,
-                    key: &to,
-                    body,
-                    properties,
-                    mandatory: true,
-                };
+                let message = Message::new(REPLIES, &to, body, properties);
                 self.process.publisher.publish(message).await
             }
             Some(Turn::Wait) => return Err(NotDelivered::Waits(to)),
@@ -241,16 +231,8 @@ impl ReplySender {
             "{REASON}: {to} has accepted its results too slowly or not at all for {} s; repair or empty the queue, then run `pool dead retry` to send this result",
             self.patience.as_secs()
         );
-        let properties =
-            DeadLetterInfo::new(reason, RESULTS_QUEUE, wall_clock()).properties(came_with);
-        let message = Message {
-            exchange: DEAD_EXCHANGE,
-            key: "",
-            body,
-            properties,
-            mandatory: true,
-        };
-        self.process.publisher.publish(message).await?;
+        let info = DeadLetterInfo::new(reason, RESULTS_QUEUE, wall_clock());
+        steps::dead_letter(&self.process, body, came_with, &info).await?;
         point(Point::GaveUp);
         tracing::error!(task_id = id, reply_to = %to, "the result is in pool.dead because its reply queue refuses it (see `pool dead list`)");
         Ok(())
@@ -289,13 +271,7 @@ pub(crate) async fn send_again(
     let Some((to, properties)) = addressed(&letter.properties, id).filter(|_| ours) else {
         return Ok(None);
     };
-    let message = Message {
-        exchange: REPLIES,
-        key: &to,
-        body: &letter.data,
-        properties,
-        mandatory: true,
-    };
+    let message = Message::new(REPLIES, &to, &letter.data, properties);
     process.publisher.publish(message).await?;
     Ok(Some(to))
 }

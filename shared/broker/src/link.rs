@@ -205,6 +205,20 @@ impl Link {
         self.channel_on(connection).await
     }
 
+    /// Opens a channel for this work and closes it afterwards, so that unacknowledged deliveries return to their queues.
+    ///
+    /// # Errors
+    /// Those of [`Link::channel`], and of the work.
+    pub async fn on_channel<T, W>(&self, work: impl FnOnce(Channel) -> W) -> Result<T, BrokerError>
+    where
+        W: Future<Output = Result<T, BrokerError>>,
+    {
+        let channel = self.channel().await?;
+        let done = work(channel.clone()).await;
+        discard(&channel, self.endpoint()).await;
+        done
+    }
+
     /// A fresh channel for publishing. It fails without waiting when the connection is known to be lost.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //! publish at a time, and the pool of channels gives the throughput. [`Publisher::publish_together`] matches returns with
 //! messages by itself. While the broker takes no messages, publishing fails immediately.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use deadpool::managed::{Manager, Metrics, Object, Pool, QueueMode, RecycleError, RecycleResult};
@@ -77,13 +78,31 @@ pub struct Message<'a> {
     /// The exchange to publish to.
     pub exchange: &'a str,
     /// The routing key.
-    pub key: &'a str,
+    pub key: Cow<'a, str>,
     /// The content.
-    pub body: &'a [u8],
+    pub body: Cow<'a, [u8]>,
     /// AMQP properties and headers.
     pub properties: BasicProperties,
     /// Whether it is an error when the message reaches no queue.
     pub mandatory: bool,
+}
+
+impl<'a> Message<'a> {
+    /// A mandatory message.
+    pub fn new(
+        exchange: &'a str,
+        key: impl Into<Cow<'a, str>>,
+        body: impl Into<Cow<'a, [u8]>>,
+        properties: BasicProperties,
+    ) -> Self {
+        Self {
+            exchange,
+            key: key.into(),
+            body: body.into(),
+            properties,
+            mandatory: true,
+        }
+    }
 }
 
 /// Publishes with confirms. Cheap to clone.
@@ -224,9 +243,9 @@ async fn basic_publish(
     channel
         .basic_publish(
             message.exchange.into(),
-            message.key.into(),
+            message.key.as_ref().into(),
             options,
-            message.body,
+            &message.body,
             properties,
         )
         .await

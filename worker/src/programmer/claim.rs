@@ -98,8 +98,8 @@ pub enum Examination {
     /// The task has finished: acknowledge the message, and send the existing result to its reply
     /// address.
     Finished,
-    /// The task belongs in another queue: send it back through `pool.tasks` with this generation.
-    Divert { generation: u32 },
+    /// The task belongs in another queue: send it back through `pool.tasks` with the next generation.
+    Divert,
     /// The task ends here, without an attempt.
     End(Status, TaskFailure),
     /// The task cannot be handled: send it to `pool.dead`, and a result to the submitter.
@@ -120,9 +120,7 @@ pub fn examine(fold: &PoolState, envelope: &Envelope, offered: &CapabilitySet) -
         return older_than_the_log(known);
     }
     if !envelope.task.message.capabilities.is_subset(offered) {
-        return Examination::Divert {
-            generation: generation.max(envelope.token.generation) + 1,
-        };
+        return Examination::Divert;
     }
     if known.is_none_or(|state| state.fence.is_none())
         && envelope.token.count >= MOST_UNSTARTED_DELIVERIES
@@ -141,9 +139,7 @@ pub fn examine(fold: &PoolState, envelope: &Envelope, offered: &CapabilitySet) -
 fn older_than_the_log(known: Option<&TaskState>) -> Examination {
     match known.is_some_and(|state| state.published) {
         true => Examination::Drop("the task has been published again since"),
-        false => Examination::Divert {
-            generation: known.map_or(0, |state| state.generation) + 1,
-        },
+        false => Examination::Divert,
     }
 }
 
@@ -176,9 +172,7 @@ pub fn after_refusal(fold: &PoolState, envelope: &Envelope, refusal: Refusal) ->
                 state.owner.as_ref().is_none_or(|owner| fold.is_gone(owner))
             }) =>
         {
-            Examination::Divert {
-                generation: known.map_or(0, |state| state.generation) + 1,
-            }
+            Examination::Divert
         }
         Refusal::Finished => Examination::Finished,
         Refusal::OldGeneration => older_than_the_log(known),
@@ -336,11 +330,7 @@ mod tests {
     fn a_task_for_others_goes_back_with_the_next_generation() {
         let envelope = envelope(r#", "capabilities": ["premium"]"#, 0);
         let examination = examine(&fold(vec![]), &envelope, &offered());
-        assert_eq!(
-            examination,
-            Examination::Divert { generation: 1 },
-            "not offered here"
-        );
+        assert_eq!(examination, Examination::Divert, "not offered here");
     }
 
     #[test]
@@ -350,7 +340,7 @@ mod tests {
         let examine = |events| examine(&fold(events), &envelope, &offered());
         assert_eq!(
             examine(vec![reissued()]),
-            Examination::Divert { generation: 2 },
+            Examination::Divert,
             "it was never published again"
         );
         let published = Event::Published {
@@ -373,7 +363,7 @@ mod tests {
         let reissued = Event::reissued(&id(), 1);
         assert_eq!(
             after(vec![reissued.clone()]),
-            Examination::Divert { generation: 2 },
+            Examination::Divert,
             "this message is all there is"
         );
         let published = Event::Published {
@@ -404,11 +394,7 @@ mod tests {
             "it has an owner"
         );
         let free = owned.into_iter().chain([released]).collect();
-        assert_eq!(
-            after(free),
-            Examination::Divert { generation: 1 },
-            "nobody has it"
-        );
+        assert_eq!(after(free), Examination::Divert, "nobody has it");
     }
 
     #[test]

@@ -33,10 +33,10 @@ pub struct Concluded {
 
 /// A programmer's last task, while it is being settled.
 #[derive(Debug, Default)]
-pub struct Completer(Mutex<Option<Last>>);
+pub struct Completer(Mutex<Option<UnsettledTask>>);
 
 #[derive(Debug)]
-struct Last {
+struct UnsettledTask {
     task: TaskId,
     attempt: AttemptId,
     outcome: Event,
@@ -57,7 +57,7 @@ impl Completer {
         let span = attempt_span(&task, &concluded.programmer, attempt);
         let settling = settle(process.clone(), Arc::clone(scribes), concluded);
         let settled = tokio::spawn(settling.instrument(span));
-        *self.last() = Some(Last {
+        *self.last() = Some(UnsettledTask {
             task,
             attempt,
             outcome,
@@ -68,7 +68,7 @@ impl Completer {
     /// Waits until the last task is settled.
     pub async fn settled(&self) {
         let last = self.last().take();
-        if let Some(Last { task, settled, .. }) = last
+        if let Some(UnsettledTask { task, settled, .. }) = last
             && let Err(error) = settled.await
         {
             tracing::error!(task_id = %task, %error, "settling a task panicked");
@@ -78,13 +78,13 @@ impl Completer {
     /// The outcome of the last task, unless the log names one or gives the task to another attempt.
     pub fn unread(&self, fold: &PoolState) -> Option<Event> {
         let last = self.last();
-        let open = |last: &&Last| {
+        let open = |last: &&UnsettledTask| {
             fold.tasks.winner(&last.task).is_none() && fold.tasks.is_owner(&last.task, last.attempt)
         };
         last.as_ref().filter(open).map(|last| last.outcome.clone())
     }
 
-    fn last(&self) -> std::sync::MutexGuard<'_, Option<Last>> {
+    fn last(&self) -> std::sync::MutexGuard<'_, Option<UnsettledTask>> {
         // The value is valid at every instant, so a panic elsewhere does not spoil it.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -162,7 +162,7 @@ mod tests {
             None,
             "nothing was being settled"
         );
-        *last.last() = Some(Last {
+        *last.last() = Some(UnsettledTask {
             task: task.clone(),
             attempt: mine,
             outcome: outcome.clone(),

@@ -1,7 +1,6 @@
 //! Steps 10 to 12 of the life of a task (ARCHITECTURE.md): publish the result, acknowledge the task,
 //! then see that the log names the outcome.
 
-use std::future::ready;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,18 +8,14 @@ use lapin::message::Delivery;
 use lapin::options::BasicAckOptions;
 use pool_broker::backoff::Backoff;
 use pool_broker::fault::{Point, point};
-use pool_broker::headers::{
-    DeadLetterInfo, Reply, repeat_properties, result_properties, task_properties,
-};
+use pool_broker::headers::{DeadLetterInfo, Reply};
 use pool_broker::process::Process;
-use pool_broker::publisher::Message;
-use pool_broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_KEY, TASKS};
+use pool_broker::steps::{self, ReissuePoints, request_result, send_on};
 use pool_broker::{BrokerError, log_broker_error, with_timeout};
 use pool_core::event::Event;
 use pool_core::id::{AttemptId, TaskId};
-use pool_core::result::{MAX_RESULT_BYTES, ResultMessage, Status, TaskFailure, lower_limit};
-use pool_core::routing::routing_key;
-use pool_core::state::{PoolState, Refusal, Verdict};
+use pool_core::result::{ResultMessage, Status, TaskFailure};
+use pool_core::state::{PoolState, Verdict};
 use pool_telemetry::clock::wall_clock;
 use tokio::time::Instant;
 
@@ -43,19 +38,14 @@ pub enum End {
     Lost,
 }
 
-/// Publishes a result to `results` until it is confirmed or `still_wanted` returns false. A result
-/// that is too large for the broker is cut to fit. Returns whether it was confirmed.
+/// Publishes a result to `results` until it is confirmed or `still_wanted` returns false. Returns
+/// whether it was confirmed.
 pub async fn publish_result(
     process: &Process,
     result: &mut ResultMessage,
     reply: &Reply,
     still_wanted: impl Fn() -> bool,
 ) -> bool {
-    let id = result.task_id.as_ref().map_or("", TaskId::as_str);
-    let properties = reply.on(result_properties(
-        id,
-        result.attempt.map(|attempt| attempt.to_string()),
-    ));
     // A worker that was frozen or cut off may have lost the task since. Reading back its own tick
     // shows whether it did. A log that cannot be written delays the result no longer than one
     // append.
@@ -66,46 +56,34 @@ pub async fn publish_result(
         }
         process.log.is_current() || process.log.append(Event::Tick).await.is_err() || still_wanted()
     };
-    let (mut limit, mut backoff) = (MAX_RESULT_BYTES, Backoff::default());
+    let mut backoff = Backoff::default();
     while wanted().await {
-        let body = result.fit(limit);
-        let properties = properties.clone();
-        let message = Message {
-            exchange: REPLIES,
-            key: RESULTS_KEY,
-            body: &body,
-            properties,
-            mandatory: true,
-        };
-        let Err(error) = process.publisher.publish(message).await else {
+        let Err(error) = steps::publish_result(process, result, reply).await else {
             return true;
         };
         log_broker_error(&error, "the result is not confirmed; publishing it again");
-        limit = error
-            .size_limit()
-            .map_or(limit, |takes| lower_limit(body.len(), takes));
         backoff.wait().await;
     }
     false
 }
 
-/// Publishes a message until it is confirmed (true) or no longer wanted (false). Each failure is
-/// logged with `words`.
-pub(super) async fn publish_while<W: Future<Output = bool>>(
-    process: &Process,
-    message: Message<'_>,
+/// Repeats a step until the broker confirms it (true) or it is no longer wanted (false). Each failure
+/// is logged with `words`.
+pub(super) async fn until_confirmed<S>(
     words: &str,
-    wanted: impl Fn() -> W,
-) -> bool {
+    wanted: impl Fn() -> bool,
+    step: impl Fn() -> S,
+) -> bool
+where
+    S: Future<Output = Result<(), BrokerError>>,
+{
     let mut backoff = Backoff::default();
-    while wanted().await {
-        match process.publisher.publish(message.clone()).await {
-            Ok(()) => return true,
-            Err(error) => {
-                log_broker_error(&error, words);
-                backoff.wait().await;
-            }
-        }
+    while wanted() {
+        let Err(error) = step().await else {
+            return true;
+        };
+        log_broker_error(&error, words);
+        backoff.wait().await;
     }
     false
 }
@@ -240,17 +218,8 @@ pub async fn ack(process: &Process, delivery: &Delivery) -> End {
 /// this message; but its publisher waits for a reply too, so the result is requested again.
 pub async fn repeat_result(process: &Process, delivery: &Delivery, envelope: &Envelope) -> End {
     if envelope.reply.to.is_some() {
-        let properties = envelope
-            .reply
-            .on(repeat_properties(envelope.task.id.as_str(), None));
-        let message = Message {
-            exchange: REPLIES,
-            key: RESULTS_KEY,
-            body: b"",
-            properties,
-            mandatory: true,
-        };
-        if let Err(error) = process.publisher.publish(message).await {
+        let id = envelope.task.id.as_str();
+        if let Err(error) = request_result(process, id, &envelope.reply, None).await {
             tracing::warn!(task_id = %envelope.task.id, %error, "failed to request the result again");
             return End::Lost;
         }
@@ -279,9 +248,7 @@ pub async fn end_without_attempt(
     ack(process, delivery).await
 }
 
-/// Sends a message that cannot be handled to `pool.dead`, after a result to its submitter. The
-/// message is published, not rejected, because a rejected message carries no reason. A crash before
-/// the ack leaves it in `pool.dead` twice.
+/// Sends a message that cannot be handled to `pool.dead`, after a result to its submitter.
 pub async fn dead_letter(
     process: &Process,
     delivery: &Delivery,
@@ -299,103 +266,30 @@ pub async fn dead_letter(
         .as_ref()
         .map_or(String::new(), |id| format!("task {id}: "));
     let reason = format!("{}: {task}{}", failure.kind.as_str(), failure.message);
-    let obituary = DeadLetterInfo::new(reason, from, wall_clock());
+    let info = DeadLetterInfo::new(reason, from, wall_clock());
     let mut result = ResultMessage::without_attempt(id, Status::Rejected, failure);
     if !publish_result(process, &mut result, reply, &wanted).await {
         return End::Lost;
     }
     point(Point::DeadTold);
-    let properties = obituary.properties(&delivery.properties);
-    let message = Message {
-        exchange: DEAD_EXCHANGE,
-        key: "",
-        body: &delivery.data,
-        properties,
-        mandatory: true,
-    };
+    let step = || steps::dead_letter(process, &delivery.data, &delivery.properties, &info);
     let words = "the message is not in pool.dead yet; publishing it again";
-    if !publish_while(process, message, words, || ready(wanted())).await {
+    if !until_confirmed(words, wanted, step).await {
         return End::Lost;
     }
     point(Point::DeadLettered);
     ack(process, delivery).await
 }
 
-/// Sends a task back through `pool.tasks`: first `reissued`, then the message, then the ack of the
-/// old message.
-pub async fn divert(
-    process: &Process,
-    delivery: &Delivery,
-    envelope: &Envelope,
-    mut generation: u32,
-) -> End {
-    let task = &envelope.task;
-    loop {
-        match process
-            .log
-            .append(Event::reissued(&task.id, generation))
-            .await
-        {
-            Ok(Verdict::Accepted) => break,
-            Ok(Verdict::Refused(Refusal::OldGeneration)) => {
-                // Another process was first. Only the log knows whether it has published the
-                // message.
-                let unpublished = process.log.read(|fold| {
-                    fold.tasks
-                        .get(&task.id)
-                        .filter(|state| !state.published)
-                        .map(|s| s.generation)
-                });
-                match unpublished {
-                    Some(reached) => generation = reached + 1,
-                    None => return ack(process, delivery).await,
-                }
-            }
-            Ok(Verdict::Refused(Refusal::Finished)) => {
-                return repeat_result(process, delivery, envelope).await;
-            }
-            Ok(Verdict::Refused(_)) | Err(_) => return End::Lost,
-        }
-    }
-    point(Point::Reissued);
-    tracing::info!(task_id = %task.id, "this programmer does not offer what the task requires; sending the task back through pool.tasks");
-    if let Err(error) = publish_task(process, envelope, generation).await {
-        tracing::warn!(task_id = %task.id, %error, "the task was not sent back; its next delivery does it");
+/// Sends a task back through `pool.tasks` with the next generation, then acknowledges the old
+/// message.
+pub async fn divert(process: &Process, delivery: &Delivery, task: &TaskId) -> End {
+    tracing::info!(task_id = %task, "this programmer does not take the task; sending it back through pool.tasks");
+    let points = ReissuePoints::OF_WORKER;
+    if let Err(error) = send_on(process, &delivery.data, &delivery.properties, points).await {
+        tracing::warn!(task_id = %task, %error, "the task was not sent back; its next delivery does it");
         return End::Lost;
     }
-    point(Point::SentOn);
-    // If this event is lost, nothing breaks: the message is in its queue.
-    let _ = process
-        .log
-        .append(Event::Published {
-            task: task.id.clone(),
-            generation,
-        })
-        .await;
     point(Point::SentOnLogged);
     ack(process, delivery).await
-}
-
-async fn publish_task(
-    process: &Process,
-    envelope: &Envelope,
-    generation: u32,
-) -> Result<(), BrokerError> {
-    let body = envelope.task.to_json();
-    let properties = envelope.reply.on(task_properties(
-        envelope.task.id.as_str(),
-        generation,
-        envelope.keeps,
-    ));
-    let key = routing_key(&envelope.task.message.capabilities);
-    process
-        .publisher
-        .publish(Message {
-            exchange: TASKS,
-            key: &key,
-            body: &body,
-            properties,
-            mandatory: true,
-        })
-        .await
 }

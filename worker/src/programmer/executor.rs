@@ -19,7 +19,7 @@ use super::attempt::{Ended, HandBack, Outcome};
 use super::claim::{self, Claimed, Earlier, Examination};
 use super::completer::Concluded;
 use super::conclude::{self, End};
-use super::consumer::Station;
+use super::consumer::TaskConsumer;
 use super::permits::TaskPermits;
 use super::{Done, Held, In, Programmer, gate, schedule_retry};
 use llm_gateway::permits::Permits;
@@ -155,9 +155,7 @@ impl Programmer {
                 tracing::info!(task_id = %id, token = %envelope.token, "the task has already finished");
                 conclude::repeat_result(process, delivery, envelope).await
             }
-            Examination::Divert { generation } => {
-                conclude::divert(process, delivery, envelope, generation).await
-            }
+            Examination::Divert => conclude::divert(process, delivery, id).await,
             Examination::End(status, failure) => {
                 conclude::end_without_attempt(
                     process,
@@ -325,7 +323,7 @@ impl Programmer {
 
     /// Steps 10 and 11. Once the result is in `results`, a dispatcher makes it count, whatever
     /// happens to this process. So neither the ack nor the next delivery waits for the log.
-    pub(super) async fn conclude(&self, station: &mut Station, done: Done, stay: bool) -> In {
+    pub(super) async fn conclude(&self, consumer: &mut TaskConsumer, done: Done, stay: bool) -> In {
         let Done {
             held,
             outcome: Outcome { mut result, branch },
@@ -341,8 +339,8 @@ impl Programmer {
             schedule_retry::cause(&result, claimed.number, self.pool.dispatcher.max_attempts)
         {
             return self
-                .make_again(
-                    station,
+                .schedule_retry(
+                    consumer,
                     (delivery, stay),
                     claimed,
                     (error, Spent::of(result.usage)),
@@ -373,7 +371,7 @@ impl Programmer {
             return In::Lost;
         }
         point(Point::ResultPublished);
-        self.stay_or_leave(station, stay).await;
+        self.stay_or_leave(consumer, stay).await;
         // If the ack fails, the message comes again and is dropped.
         conclude::ack(&self.process, delivery).await;
         let programmer = self.config.id.clone();
@@ -394,21 +392,21 @@ impl Programmer {
 
     /// Keeps or closes the consumer before the ack: an open one would bring another task with the
     /// ack.
-    async fn stay_or_leave(&self, station: &mut Station, stay: bool) {
-        if !stay && let Err(error) = station.take_no_more().await {
+    async fn stay_or_leave(&self, consumer: &mut TaskConsumer, stay: bool) {
+        if !stay && let Err(error) = consumer.stop().await {
             tracing::warn!(programmer = %self.config.id, %error, "the channel broke before the ack");
         }
     }
 
-    async fn make_again(
+    async fn schedule_retry(
         &self,
-        station: &mut Station,
+        consumer: &mut TaskConsumer,
         (delivery, stay): (&Delivery, bool),
         claimed: &Claimed,
         (error, spent): (ErrorKind, Spent),
     ) -> In {
         let id = &claimed.envelope.task.id;
-        self.stay_or_leave(station, stay).await;
+        self.stay_or_leave(consumer, stay).await;
         let unfinished = || {
             self.process
                 .log
@@ -416,7 +414,7 @@ impl Programmer {
         };
         let wanted = || !self.is_killed() && unfinished();
         let retry = (error, spent, self.pool.dispatcher.retry_delay);
-        ended(schedule_retry::make_again(&self.process, delivery, claimed, retry, wanted).await)
+        ended(schedule_retry::schedule_retry(&self.process, delivery, claimed, retry, wanted).await)
     }
 
     fn queued_ms(&self, claimed: &Claimed) -> Option<u64> {
@@ -428,7 +426,7 @@ impl Programmer {
         u64::try_from(claimed.since.since(submitted).as_millis()).ok()
     }
 
-    pub(super) async fn hand_back(&self, station: &mut Station, held: Held) -> In {
+    pub(super) async fn hand_back(&self, consumer: &mut TaskConsumer, held: Held) -> In {
         let Claimed {
             envelope, attempt, ..
         } = &held.claimed;
@@ -438,7 +436,7 @@ impl Programmer {
             no_llm: held.no_llm,
         };
         match self.process.log.append(released).await {
-            Ok(Verdict::Accepted) => match station.give_back(held.delivery).await {
+            Ok(Verdict::Accepted) => match consumer.give_back(held.delivery).await {
                 Ok(()) => {
                     if held.no_llm {
                         // Lets the gate take in this failure before the programmer asks for another

@@ -116,14 +116,7 @@ pub(super) async fn publish(publisher: &Publisher, batch: &EventBatch) {
     loop {
         // An outage may last for days: wait until it is over.
         publisher.usable().await;
-        let properties = json_properties();
-        let message = Message {
-            exchange: LOG,
-            key: EVENTS_KEY,
-            body: &body,
-            properties,
-            mandatory: true,
-        };
+        let message = Message::new(LOG, EVENTS_KEY, &body, json_properties());
         match publisher.publish(message).await {
             Ok(()) => return,
             Err(error) => {
