@@ -21,7 +21,7 @@ const MOST_UNSTARTED_DELIVERIES: u64 = 10;
 
 /// A delivery that holds a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Envelope {
+pub struct DeliveredTask {
     pub task: Task,
     pub body_hash: String,
     pub token: Token,
@@ -42,7 +42,7 @@ pub struct Malformed {
 ///
 /// # Errors
 /// [`Malformed`], with a message for the submitter.
-pub fn read(body: &[u8], properties: &lapin::BasicProperties) -> Result<Envelope, Malformed> {
+pub fn read(body: &[u8], properties: &lapin::BasicProperties) -> Result<DeliveredTask, Malformed> {
     let property_id = headers::text(properties.message_id()).map(TaskId::new);
     let readable_id = || id_in(body).or_else(|| property_id.clone().and_then(Result::ok));
     let malformed = |id: Option<TaskId>, reply: Reply, problem: String| Malformed {
@@ -79,7 +79,7 @@ pub fn read(body: &[u8], properties: &lapin::BasicProperties) -> Result<Envelope
         }
     };
     let task = Task::new(id, message);
-    Ok(Envelope {
+    Ok(DeliveredTask {
         body_hash: task.body_hash(),
         task,
         token: headers::token(properties),
@@ -107,27 +107,31 @@ pub enum Examination {
 }
 
 /// Decides by the fold how to handle a delivery. Pure.
-pub fn examine(fold: &PoolState, envelope: &Envelope, offered: &CapabilitySet) -> Examination {
-    let known = fold.tasks.get(&envelope.task.id);
+pub fn examine(
+    fold: &PoolState,
+    delivered: &DeliveredTask,
+    offered: &CapabilitySet,
+) -> Examination {
+    let known = fold.tasks.get(&delivered.task.id);
     let generation = known.map_or(0, |state| state.generation);
-    if let Some(conflict) = conflict(fold, envelope) {
+    if let Some(conflict) = conflict(fold, delivered) {
         return conflict;
     }
     if known.is_some_and(|state| state.outcome.is_some()) {
         return Examination::Finished;
     }
-    if envelope.token.generation < generation {
+    if delivered.token.generation < generation {
         return older_than_the_log(known);
     }
-    if !envelope.task.message.capabilities.is_subset(offered) {
+    if !delivered.task.message.capabilities.is_subset(offered) {
         return Examination::Divert;
     }
     if known.is_none_or(|state| state.fence.is_none())
-        && envelope.token.count >= MOST_UNSTARTED_DELIVERIES
+        && delivered.token.count >= MOST_UNSTARTED_DELIVERIES
     {
         let problem = format!(
             "the task was delivered {} times and never started",
-            envelope.token.count
+            delivered.token.count
         );
         return Examination::Dead(TaskFailure::new(ErrorKind::Poison, problem));
     }
@@ -144,12 +148,12 @@ fn older_than_the_log(known: Option<&TaskState>) -> Examination {
 }
 
 /// Whether the log knows this id with another body.
-fn conflict(fold: &PoolState, envelope: &Envelope) -> Option<Examination> {
-    let known = fold.tasks.get(&envelope.task.id)?.body_hash.as_ref()?;
-    (*known != envelope.body_hash).then(|| {
+fn conflict(fold: &PoolState, delivered: &DeliveredTask) -> Option<Examination> {
+    let known = fold.tasks.get(&delivered.task.id)?.body_hash.as_ref()?;
+    (*known != delivered.body_hash).then(|| {
         let problem = format!(
             "the id {} belongs to a task with another body; use a new id",
-            envelope.task.id
+            delivered.task.id
         );
         Examination::End(
             Status::Rejected,
@@ -159,11 +163,11 @@ fn conflict(fold: &PoolState, envelope: &Envelope) -> Option<Examination> {
 }
 
 /// How to handle a delivery whose `started` was refused.
-pub fn after_refusal(fold: &PoolState, envelope: &Envelope, refusal: Refusal) -> Examination {
-    if let Some(conflict) = conflict(fold, envelope) {
+pub fn after_refusal(fold: &PoolState, delivered: &DeliveredTask, refusal: Refusal) -> Examination {
+    if let Some(conflict) = conflict(fold, delivered) {
         return conflict;
     }
-    let known = fold.tasks.get(&envelope.task.id);
+    let known = fold.tasks.get(&delivered.task.id);
     match refusal {
         // The broker counts deliveries from the start when somebody moves a message by hand. If the
         // owner is not alive, no other programmer has the task.
@@ -197,7 +201,7 @@ pub struct Earlier {
 /// A task that this programmer owns.
 #[derive(Debug)]
 pub struct Claimed {
-    pub envelope: Envelope,
+    pub delivered: DeliveredTask,
     pub attempt: AttemptId,
     /// The number of this attempt; the first is 1.
     pub number: u32,
@@ -211,7 +215,7 @@ impl Claimed {
     /// for certain, so a crash does not use it up.
     pub fn max_cost(&self, of_programmer: MicroUsd) -> MicroUsd {
         let left = of_programmer.saturating_sub(self.spent.for_sure.cost_usd);
-        let own = self.envelope.task.message.limits.max_cost_usd;
+        let own = self.delivered.task.message.limits.max_cost_usd;
         own.map_or(left, |own| {
             own.saturating_sub(self.spent.at_most.cost_usd).min(left)
         })
@@ -234,7 +238,7 @@ impl Claimed {
             return Some((Status::Failed, TaskFailure::new(ErrorKind::Poison, problem)));
         }
         let deadline = self
-            .envelope
+            .delivered
             .task
             .message
             .limits
@@ -252,16 +256,16 @@ mod tests {
 
     const NOW: Timestamp = Timestamp(1_767_323_045_678);
 
-    fn envelope(extra: &str, count: u64) -> Envelope {
+    fn delivered(extra: &str, count: u64) -> DeliveredTask {
         let body = format!(r#"{{"id": "t", "instruction": "x", "repository": "app"{extra}}}"#);
         let properties = lapin::BasicProperties::default();
-        let envelope = read(body.as_bytes(), &properties).expect("a task");
-        Envelope {
+        let delivered = read(body.as_bytes(), &properties).expect("a task");
+        DeliveredTask {
             token: Token {
                 generation: 0,
                 count,
             },
-            ..envelope
+            ..delivered
         }
     }
 
@@ -309,17 +313,17 @@ mod tests {
 
     #[test]
     fn a_new_task_is_claimed_and_a_finished_one_is_dropped() {
-        let envelope = envelope("", 0);
-        let examine = |fold: &PoolState| examine(fold, &envelope, &offered());
+        let delivered = delivered("", 0);
+        let examine = |fold: &PoolState| examine(fold, &delivered, &offered());
         assert_eq!(examine(&fold(vec![])), Examination::Claim, "never heard of");
-        let done = fold(vec![started(0, &envelope.body_hash), finished()]);
+        let done = fold(vec![started(0, &delivered.body_hash), finished()]);
         assert_eq!(examine(&done), Examination::Finished, "finished");
     }
 
     #[test]
     fn another_body_under_a_known_id_is_a_conflict_even_when_that_task_has_finished() {
         let other = fold(vec![started(0, "other"), finished()]);
-        let examination = examine(&other, &envelope("", 0), &offered());
+        let examination = examine(&other, &delivered("", 0), &offered());
         assert!(
             matches!(&examination, Examination::End(Status::Rejected, failure) if failure.kind == ErrorKind::IdConflict),
             "the submitter must get a result: {examination:?}"
@@ -328,16 +332,16 @@ mod tests {
 
     #[test]
     fn a_task_for_others_goes_back_with_the_next_generation() {
-        let envelope = envelope(r#", "capabilities": ["premium"]"#, 0);
-        let examination = examine(&fold(vec![]), &envelope, &offered());
+        let delivered = delivered(r#", "capabilities": ["premium"]"#, 0);
+        let examination = examine(&fold(vec![]), &delivered, &offered());
         assert_eq!(examination, Examination::Divert, "not offered here");
     }
 
     #[test]
     fn an_old_delivery_is_dropped_only_when_the_new_message_is_in_its_queue() {
-        let envelope = envelope("", 0);
+        let delivered = delivered("", 0);
         let reissued = || Event::reissued(&TaskId::new("t").expect("an id"), 1);
-        let examine = |events| examine(&fold(events), &envelope, &offered());
+        let examine = |events| examine(&fold(events), &delivered, &offered());
         assert_eq!(
             examine(vec![reissued()]),
             Examination::Divert,
@@ -357,9 +361,9 @@ mod tests {
 
     #[test]
     fn a_start_that_comes_behind_a_reissue_is_dropped_only_when_that_was_published() {
-        let envelope = envelope("", 0);
+        let delivered = delivered("", 0);
         let id = || TaskId::new("t").expect("an id");
-        let after = |events| after_refusal(&fold(events), &envelope, Refusal::OldGeneration);
+        let after = |events| after_refusal(&fold(events), &delivered, Refusal::OldGeneration);
         let reissued = Event::reissued(&id(), 1);
         assert_eq!(
             after(vec![reissued.clone()]),
@@ -380,14 +384,14 @@ mod tests {
 
     #[test]
     fn a_delivery_that_lost_to_nobody_is_sent_on_instead_of_dropped() {
-        let envelope = envelope("", 0);
+        let delivered = delivered("", 0);
         let released = Event::Released {
             task: TaskId::new("t").expect("an id"),
             attempt: AttemptId::from_u128(1),
             no_llm: false,
         };
-        let after = |events| after_refusal(&fold(events), &envelope, Refusal::Superseded);
-        let owned = vec![started(5, &envelope.body_hash)];
+        let after = |events| after_refusal(&fold(events), &delivered, Refusal::Superseded);
+        let owned = vec![started(5, &delivered.body_hash)];
         assert_eq!(
             after(owned.clone()),
             Examination::Drop("another delivery owns the task"),
@@ -404,7 +408,7 @@ mod tests {
             ..Spent::default()
         };
         let claimed = |cost| Claimed {
-            envelope: envelope(r#", "limits": {"max_cost_usd": "2.00"}"#, 0),
+            delivered: delivered(r#", "limits": {"max_cost_usd": "2.00"}"#, 0),
             attempt: AttemptId::from_u128(1),
             number: 2,
             spent: Earlier {
@@ -421,7 +425,7 @@ mod tests {
         );
         assert_eq!(left(2_100_000), MicroUsd::ZERO, "zero, not less");
         let after_a_crash = |limits: &str| Claimed {
-            envelope: envelope(limits, 0),
+            delivered: delivered(limits, 0),
             spent: Earlier {
                 at_most: spent(1_900_000),
                 for_sure: spent(300_000),
@@ -445,7 +449,7 @@ mod tests {
     #[test]
     fn a_task_that_waited_past_its_deadline_ends_instead_of_being_worked_on() {
         let claimed = |extra: &str| Claimed {
-            envelope: envelope(extra, 0),
+            delivered: delivered(extra, 0),
             attempt: AttemptId::from_u128(1),
             number: 1,
             spent: Earlier::default(),
@@ -470,15 +474,15 @@ mod tests {
 
     #[test]
     fn ten_deliveries_without_a_start_are_enough() {
-        let unstarted = examine(&fold(vec![]), &envelope("", 10), &offered());
+        let unstarted = examine(&fold(vec![]), &delivered("", 10), &offered());
         assert!(
             matches!(unstarted, Examination::Dead(_)),
             "never started: {unstarted:?}"
         );
-        let envelope = envelope("", 10);
-        let once = fold(vec![started(3, &envelope.body_hash)]);
+        let delivered = delivered("", 10);
+        let once = fold(vec![started(3, &delivered.body_hash)]);
         assert_eq!(
-            examine(&once, &envelope, &offered()),
+            examine(&once, &delivered, &offered()),
             Examination::Claim,
             "a return does not count as a failure"
         );

@@ -20,7 +20,7 @@ use pool_telemetry::clock::wall_clock;
 use tokio::time::Instant;
 
 use super::attempt::Branch;
-use super::claim::Envelope;
+use super::claim::DeliveredTask;
 
 /// A running dispatcher reads a result and writes its outcome well within this time.
 const DECIDED_WITHIN: Duration = Duration::from_millis(500);
@@ -216,11 +216,15 @@ pub async fn ack(process: &Process, delivery: &Delivery) -> End {
 
 /// Acknowledges another delivery of a task that is finished or owned. The result goes out without
 /// this message; but its publisher waits for a reply too, so the result is requested again.
-pub async fn repeat_result(process: &Process, delivery: &Delivery, envelope: &Envelope) -> End {
-    if envelope.reply.to.is_some() {
-        let id = envelope.task.id.as_str();
-        if let Err(error) = request_result(process, id, &envelope.reply, None).await {
-            tracing::warn!(task_id = %envelope.task.id, %error, "failed to request the result again");
+pub async fn repeat_result(
+    process: &Process,
+    delivery: &Delivery,
+    delivered: &DeliveredTask,
+) -> End {
+    if delivered.reply.to.is_some() {
+        let id = delivered.task.id.as_str();
+        if let Err(error) = request_result(process, id, &delivered.reply, None).await {
+            tracing::warn!(task_id = %delivered.task.id, %error, "failed to request the result again");
             return End::Lost;
         }
         point(Point::RepeatAsked);
@@ -233,15 +237,15 @@ pub async fn repeat_result(process: &Process, delivery: &Delivery, envelope: &En
 pub async fn end_without_attempt(
     process: &Process,
     delivery: &Delivery,
-    envelope: &Envelope,
+    delivered: &DeliveredTask,
     (status, failure): (Status, TaskFailure),
     wanted: impl Fn() -> bool,
 ) -> End {
-    tracing::info!(task_id = %envelope.task.id, status = status.as_str(), reason = %failure.message, "the task ended without an attempt");
+    tracing::info!(task_id = %delivered.task.id, status = status.as_str(), reason = %failure.message, "the task ended without an attempt");
     let mut result =
-        ResultMessage::without_attempt(Some(envelope.task.id.clone()), status, failure);
-    result.task = Some(Box::new(envelope.task.message.clone()));
-    if !publish_result(process, &mut result, &envelope.reply, wanted).await {
+        ResultMessage::without_attempt(Some(delivered.task.id.clone()), status, failure);
+    result.task = Some(Box::new(delivered.task.message.clone()));
+    if !publish_result(process, &mut result, &delivered.reply, wanted).await {
         return End::Lost;
     }
     point(Point::EndTold);

@@ -49,8 +49,8 @@ impl Programmer {
     pub(super) async fn claim(&self, delivery: Delivery) -> In {
         point(Point::Delivered);
         let connection = self.process.consume.number();
-        let envelope = match claim::read(&delivery.data, &delivery.properties) {
-            Ok(envelope) => envelope,
+        let delivered = match claim::read(&delivery.data, &delivery.properties) {
+            Ok(delivered) => delivered,
             Err(malformed) => {
                 let told = (&malformed.reply, malformed.failure);
                 return ended(
@@ -65,9 +65,9 @@ impl Programmer {
         let examination = self
             .process
             .log
-            .read(|fold| claim::examine(fold, &envelope, &self.config.capabilities));
+            .read(|fold| claim::examine(fold, &delivered, &self.config.capabilities));
         if examination != Examination::Claim {
-            return self.refuse(&delivery, &envelope, examination).await;
+            return self.refuse(&delivery, &delivered, examination).await;
         }
         let attempt = AttemptId::new();
         point(Point::Claiming);
@@ -75,7 +75,7 @@ impl Programmer {
         match self
             .process
             .log
-            .append_behind(unread, self.started(&envelope, attempt))
+            .append_behind(unread, self.started(&delivered, attempt))
             .await
         {
             Ok(Verdict::Accepted) => {}
@@ -83,18 +83,18 @@ impl Programmer {
                 let examination = self
                     .process
                     .log
-                    .read(|fold| claim::after_refusal(fold, &envelope, refusal));
-                return self.refuse(&delivery, &envelope, examination).await;
+                    .read(|fold| claim::after_refusal(fold, &delivered, refusal));
+                return self.refuse(&delivery, &delivered, examination).await;
             }
             Err(error) => {
-                tracing::warn!(task_id = %envelope.task.id, %error, "failed to claim the task; leaving it to its next delivery");
+                tracing::warn!(task_id = %delivered.task.id, %error, "failed to claim the task; leaving it to its next delivery");
                 return In::Lost;
             }
         }
         point(Point::Started);
         let (number, spent) = self.process.log.read(|fold| {
             fold.tasks
-                .get(&envelope.task.id)
+                .get(&delivered.task.id)
                 .map_or((1, Earlier::default()), |state| {
                     let earlier = Earlier {
                         at_most: state.spent.clone(),
@@ -104,7 +104,7 @@ impl Programmer {
                 })
         });
         let claimed = Claimed {
-            envelope,
+            delivered,
             attempt,
             number,
             spent,
@@ -123,51 +123,51 @@ impl Programmer {
         self.ending.kill.is_cancelled()
     }
 
-    fn started(&self, envelope: &claim::Envelope, attempt: AttemptId) -> Event {
+    fn started(&self, delivered: &claim::DeliveredTask, attempt: AttemptId) -> Event {
         let route = self
             .process
             .routes
-            .route(&envelope.task.message.capabilities);
+            .route(&delivered.task.message.capabilities);
         Event::Started {
-            task: envelope.task.id.clone(),
+            task: delivered.task.id.clone(),
             attempt,
             programmer: self.config.id.clone(),
-            token: envelope.token,
+            token: delivered.token,
             route: route.map(|route| route.name.clone()).unwrap_or_default(),
-            body_hash: envelope.body_hash.clone(),
+            body_hash: delivered.body_hash.clone(),
         }
     }
 
     async fn refuse(
         &self,
         delivery: &Delivery,
-        envelope: &claim::Envelope,
+        delivered: &claim::DeliveredTask,
         examination: Examination,
     ) -> In {
         let process = &self.process;
-        let id = &envelope.task.id;
+        let id = &delivered.task.id;
         ended(match examination {
             Examination::Drop(reason) => {
-                tracing::info!(task_id = %id, token = %envelope.token, reason, "dropping a delivery");
-                conclude::repeat_result(process, delivery, envelope).await
+                tracing::info!(task_id = %id, token = %delivered.token, reason, "dropping a delivery");
+                conclude::repeat_result(process, delivery, delivered).await
             }
             Examination::Finished => {
-                tracing::info!(task_id = %id, token = %envelope.token, "the task has already finished");
-                conclude::repeat_result(process, delivery, envelope).await
+                tracing::info!(task_id = %id, token = %delivered.token, "the task has already finished");
+                conclude::repeat_result(process, delivery, delivered).await
             }
             Examination::Divert => conclude::divert(process, delivery, id).await,
             Examination::End(status, failure) => {
                 conclude::end_without_attempt(
                     process,
                     delivery,
-                    envelope,
+                    delivered,
                     (status, failure),
                     || !self.is_killed(),
                 )
                 .await
             }
             Examination::Dead(failure) => {
-                let told = (&envelope.reply, failure);
+                let told = (&delivered.reply, failure);
                 conclude::dead_letter(process, delivery, Some(id.clone()), told, || {
                     !self.is_killed()
                 })
@@ -180,7 +180,7 @@ impl Programmer {
     /// Step 9, unless the task has been started too often.
     pub(super) async fn work(&self, held: Held) -> In {
         let claimed = &held.claimed;
-        let id = &claimed.envelope.task.id;
+        let id = &claimed.delivered.task.id;
         self.show(Gate::Busy {
             task: id.clone(),
             since: claimed.since,
@@ -214,19 +214,19 @@ impl Programmer {
     /// If the task was cancelled, acknowledge it like any finished task. If another attempt owns
     /// it, leave the message to that attempt.
     async fn superseded(&self, held: &Held) -> In {
-        let envelope = &held.claimed.envelope;
+        let delivered = &held.claimed.delivered;
         match self
             .process
             .log
-            .read(|fold| fold.tasks.winner(&envelope.task.id))
+            .read(|fold| fold.tasks.winner(&delivered.task.id))
         {
             Some(None) => {
-                ended(conclude::repeat_result(&self.process, &held.delivery, envelope).await)
+                ended(conclude::repeat_result(&self.process, &held.delivery, delivered).await)
             }
             Some(Some(_)) => In::Lost,
             None => {
                 let held = (held.claimed.attempt, held.connection);
-                conclude::lost(&self.process, &envelope.task.id, held).await;
+                conclude::lost(&self.process, &delivered.task.id, held).await;
                 In::Lost
             }
         }
@@ -235,7 +235,7 @@ impl Programmer {
     /// Works until there is an outcome, the log names another owner, or no time is left. Then
     /// settles the cost, however it ended.
     async fn attempt(&self, claimed: &Claimed) -> Attempted {
-        let id = &claimed.envelope.task.id;
+        let id = &claimed.delivered.task.id;
         let stop = CancellationToken::new();
         let log = &self.process.log;
         let superseded = log.wait_for_task(id, |fold| {
@@ -281,7 +281,7 @@ impl Programmer {
     }
 
     fn permits(&self, claimed: &Claimed) -> TaskPermits {
-        let task = &claimed.envelope.task;
+        let task = &claimed.delivered.task;
         let cap = claimed.max_cost(self.config.limits.max_cost);
         let (process, pool) = (self.process.clone(), Arc::clone(&self.pool));
         let answers = Arc::clone(&self.answers);
@@ -334,7 +334,7 @@ impl Programmer {
             connection,
             ..
         } = &held;
-        let id = &claimed.envelope.task.id;
+        let id = &claimed.delivered.task.id;
         if let Some(error) =
             schedule_retry::cause(&result, claimed.number, self.pool.dispatcher.max_attempts)
         {
@@ -357,13 +357,13 @@ impl Programmer {
                 .get(id)
                 .is_none_or(|state| state.submitted_at.is_none())
         }) {
-            result.task = Some(Box::new(claimed.envelope.task.message.clone()));
+            result.task = Some(Box::new(claimed.delivered.task.message.clone()));
         }
         // A process that has to end leaves an unconfirmed result to the task's next owner.
         let wanted =
             || !self.is_killed() && log.read(|fold| fold.tasks.is_owner(id, claimed.attempt));
         point(Point::ResultReady);
-        let published = conclude::publish_result(&self.process, &mut result, &claimed.envelope.reply, wanted).await
+        let published = conclude::publish_result(&self.process, &mut result, &claimed.delivered.reply, wanted).await
             // The confirmation was lost, but a dispatcher has the result.
             || log.read(|fold| fold.tasks.winner(id)) == Some(Some(claimed.attempt));
         if !published {
@@ -405,7 +405,7 @@ impl Programmer {
         claimed: &Claimed,
         (error, spent): (ErrorKind, Spent),
     ) -> In {
-        let id = &claimed.envelope.task.id;
+        let id = &claimed.delivered.task.id;
         self.stay_or_leave(consumer, stay).await;
         let unfinished = || {
             self.process
@@ -421,17 +421,17 @@ impl Programmer {
         let known = self
             .process
             .log
-            .read(|fold| fold.tasks.get(&claimed.envelope.task.id)?.submitted_at);
-        let submitted: Timestamp = known.or(claimed.envelope.keeps.submitted_at)?;
+            .read(|fold| fold.tasks.get(&claimed.delivered.task.id)?.submitted_at);
+        let submitted: Timestamp = known.or(claimed.delivered.keeps.submitted_at)?;
         u64::try_from(claimed.since.since(submitted).as_millis()).ok()
     }
 
     pub(super) async fn hand_back(&self, consumer: &mut TaskConsumer, held: Held) -> In {
         let Claimed {
-            envelope, attempt, ..
+            delivered, attempt, ..
         } = &held.claimed;
         let released = Event::Released {
-            task: envelope.task.id.clone(),
+            task: delivered.task.id.clone(),
             attempt: *attempt,
             no_llm: held.no_llm,
         };

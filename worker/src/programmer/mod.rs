@@ -176,7 +176,7 @@ impl Programmer {
     /// task, the programmer and the attempt.
     fn span_of(&self, held: &Held) -> tracing::Span {
         let claimed = &held.claimed;
-        attempt_span(&claimed.envelope.task.id, &self.config.id, claimed.attempt)
+        attempt_span(&claimed.delivered.task.id, &self.config.id, claimed.attempt)
     }
 
     /// Works on a task. If the turn of its queue ends first, the programmer stops consuming from

@@ -42,7 +42,7 @@ pub(super) async fn schedule_retry(
     (error, spent, first): (ErrorKind, Spent, Duration),
     wanted: impl Fn() -> bool,
 ) -> End {
-    let (id, token) = (&claimed.envelope.task.id, claimed.envelope.token);
+    let (id, token) = (&claimed.delivered.task.id, claimed.delivered.token);
     let known = process
         .log
         .read(|fold| fold.tasks.get(id).map_or(0, |state| state.generation));
@@ -70,14 +70,14 @@ pub(super) async fn schedule_retry(
         number = claimed.number, error = error.as_str(), %at, "the attempt broke; the task is retried later"
     );
     point(Point::RetryReissued);
-    let envelope = &claimed.envelope;
+    let delivered = &claimed.delivered;
     let outgoing = OutgoingTask {
         id: id.as_str(),
         generation,
-        keeps: envelope.keeps,
-        reply: envelope.reply.clone(),
-        key: &routing_key(&envelope.task.message.capabilities),
-        body: &envelope.task.to_json(),
+        keeps: delivered.keeps,
+        reply: delivered.reply.clone(),
+        key: &routing_key(&delivered.task.message.capabilities),
+        body: &delivered.task.to_json(),
     };
     let words = "publishing a task for its retry was not confirmed; publishing it again";
     let step = || delay_task(process, &outgoing, at);
