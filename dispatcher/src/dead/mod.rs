@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use lapin::Channel;
 use lapin::message::Delivery;
-use lapin::options::BasicAckOptions;
+use pool_broker::acks::ack;
 use pool_broker::consumer::{ConsumerSettings, Deliveries};
 use pool_broker::link::Link;
 use pool_broker::process::Process;
 use pool_broker::topology::DEAD_QUEUE;
-use pool_broker::{BrokerError, queue, with_timeout};
+use pool_broker::{BrokerError, queue};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
 
@@ -194,13 +194,7 @@ impl Look {
     }
 
     pub(crate) async fn take_out(&self, delivery: &Delivery) -> Result<(), DeadError> {
-        let limit = self.link.endpoint().timeout();
-        with_timeout(
-            limit,
-            "ack a dead letter",
-            delivery.ack(BasicAckOptions::default()),
-        )
-        .await?;
+        ack(delivery, self.link.endpoint().timeout()).await?;
         Ok(())
     }
 

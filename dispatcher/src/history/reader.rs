@@ -7,7 +7,6 @@ use std::time::Duration;
 use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery;
 use pool_broker::acks::{self, Acks};
-use pool_broker::backoff::Backoff;
 use pool_broker::consumer::{self, ConsumerSettings, Deliveries};
 use pool_broker::headers::{self, json_properties};
 use pool_broker::publisher::Message;
@@ -163,22 +162,13 @@ impl Pulse {
 fn write_mark(history: &History, mark: &str) -> AbortOnDropHandle<Instant> {
     let (publisher, mark) = (history.process.publisher.clone(), mark.to_owned());
     AbortOnDropHandle::new(tokio::spawn(async move {
-        let mut backoff = Backoff::default();
-        loop {
-            publisher.usable().await;
-            let properties = json_properties()
-                .with_type("mark".into())
-                .with_correlation_id(mark.as_str().into());
-            let message = Message::new(LOG, HISTORY_KEY, b"{}", properties);
-            match publisher.publish(message).await {
-                Ok(()) => return Instant::now(),
-                Err(error) => log_broker_error(
-                    &error,
-                    "a mark in the history is not confirmed; writing it again",
-                ),
-            }
-            backoff.wait().await;
-        }
+        let properties = json_properties()
+            .with_type("mark".into())
+            .with_correlation_id(mark.into());
+        let message = Message::new(LOG, HISTORY_KEY, b"{}", properties);
+        let words = "a mark in the history is not confirmed; writing it again";
+        publisher.publish_until_confirmed(message, words).await;
+        Instant::now()
     }))
 }
 

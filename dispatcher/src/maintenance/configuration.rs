@@ -36,11 +36,7 @@ pub async fn put_in_force(process: &Process, pool: &Pool) {
 /// Puts the configuration into force again if the log, read from its beginning, has none: then the
 /// log is a new one.
 pub async fn keep_in_force(process: Process, pool: Arc<Pool>) {
-    loop {
-        tokio::select! {
-            () = process.shutdown.cancelled() => return,
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-        }
+    while process.pause(LOOK_EVERY).await {
         if process.log.is_fresh() && process.log.read(|fold| fold.configuration().is_none()) {
             declare_again(&process, &pool).await;
         }

@@ -33,7 +33,7 @@ const MOST_GENERATIONS: u32 = 50;
 pub(crate) async fn run(process: Process, dead: DeadLetters) {
     let mut known = (0, Instant::now());
     let mut not_before = Instant::now();
-    while !process.shutdown.is_cancelled() {
+    loop {
         if process.log.is_fresh()
             && Instant::now() >= not_before
             && let Depth::Ready(count) = depth(&process, DEAD_QUEUE).await
@@ -50,9 +50,8 @@ pub(crate) async fn run(process: Process, dead: DeadLetters) {
                 }
             }
         }
-        tokio::select! {
-            () = process.shutdown.cancelled() => return,
-            () = tokio::time::sleep(COUNT_EVERY) => {}
+        if !process.pause(COUNT_EVERY).await {
+            return;
         }
     }
 }

@@ -37,11 +37,7 @@ struct NextTry {
 /// Checks every second until shutdown.
 pub async fn run(process: Process) {
     let mut expired = Expired::new();
-    loop {
-        tokio::select! {
-            () = process.shutdown.cancelled() => return,
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-        }
+    while process.pause(LOOK_EVERY).await {
         process.log.read(|fold| {
             expired.retain(|task, _| {
                 fold.tasks

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::Channel;
-use lapin::options::{BasicAckOptions, BasicGetOptions};
+use lapin::options::BasicGetOptions;
 use lapin::protocol::AMQPSoftError;
+use pool_broker::acks::ack;
 use pool_broker::backoff::Backoff;
 use pool_broker::fault::{Point, point};
 use pool_broker::process::Process;
@@ -23,7 +24,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Empties all retired queues repeatedly until the process ends.
 pub async fn run(process: Process, pool: Arc<Pool>) {
-    while !process.shutdown.is_cancelled() {
+    loop {
         // If another file is in force than this process' own, its idea of the queues in use is
         // outdated.
         if process
@@ -32,9 +33,8 @@ pub async fn run(process: Process, pool: Arc<Pool>) {
         {
             empty_all(&process).await;
         }
-        tokio::select! {
-            () = process.shutdown.cancelled() => return,
-            () = tokio::time::sleep(LOOK_AGAIN) => {}
+        if !process.pause(LOOK_AGAIN).await {
+            return;
         }
     }
 }
@@ -85,8 +85,7 @@ async fn move_tasks(process: &Process, channel: &Channel, queue: &str) -> Result
         let points = ReissuePoints::OF_DISPATCHER;
         send_on(process, &delivery.data, &delivery.properties, points).await?;
         point(Point::RetiredLogged);
-        let ack = delivery.ack(BasicAckOptions::default());
-        with_timeout(limit, "ack a moved task", ack).await?;
+        ack(&delivery, limit).await?;
         moved += 1;
     }
 }

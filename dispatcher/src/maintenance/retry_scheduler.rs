@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use lapin::message::Delivery;
-use lapin::options::BasicAckOptions;
+use pool_broker::acks::ack;
 use pool_broker::backoff::Backoff;
 use pool_broker::consumer::ConsumerSettings;
 use pool_broker::fault::{Point, point};
@@ -18,7 +18,7 @@ use pool_broker::headers::{self, DeadLetterInfo, Reply};
 use pool_broker::process::Process;
 use pool_broker::steps::{OutgoingTask, dead_letter, publish_task, request_result};
 use pool_broker::topology::RETRIES_QUEUE;
-use pool_broker::{BrokerError, log_broker_error, with_timeout};
+use pool_broker::{BrokerError, log_broker_error};
 use pool_core::event::Event;
 use pool_core::result::ErrorKind;
 use pool_core::routing::routing_key;
@@ -93,10 +93,8 @@ async fn issue(process: &Process, delivery: &Delivery) -> Result<(), BrokerError
         }
         point(Point::RetryLogged);
     }
-    let ack = delivery.ack(BasicAckOptions::default());
-    with_timeout(process.consume.endpoint().timeout(), "ack a retry", ack)
-        .await
-        .map(drop)
+    let limit = process.consume.endpoint().timeout();
+    ack(delivery, limit).await.map(drop)
 }
 
 async fn issue_task(

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::message::Delivery;
-use lapin::options::BasicAckOptions;
+use pool_broker::BrokerError;
+use pool_broker::acks::ack;
 use pool_broker::consumer::ConsumerSettings;
 use pool_broker::fault::{Point, point};
 use pool_broker::headers::{self, Reply};
 use pool_broker::process::Process;
 use pool_broker::steps::{OutgoingTask, publish_result, publish_task};
 use pool_broker::topology::{TASKS, UNROUTABLE};
-use pool_broker::{BrokerError, with_timeout};
 use pool_core::event::Event;
 use pool_core::id::{AttemptId, Capability, TaskId};
 use pool_core::pool::Pool;
@@ -111,8 +111,7 @@ async fn consume(process: &Process, pool: &Pool) -> Result<(), BrokerError> {
             point(Point::UnroutableTaken);
             handle(process, pool, &delivery, &mut declared).await?;
             point(Point::UnroutableHandled);
-            let ack = delivery.ack(BasicAckOptions::default());
-            with_timeout(limit, "ack an unroutable task", ack).await?;
+            ack(&delivery, limit).await?;
         }
     });
     consuming.await

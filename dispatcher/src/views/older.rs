@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use lapin::options::BasicAckOptions;
 use lapin::types::AMQPValue;
+use pool_broker::acks::ack;
 use pool_broker::consumer::ConsumerSettings;
 use pool_broker::process::Process;
 use pool_broker::topology::EVENTS_STREAM;
@@ -86,12 +86,7 @@ async fn read(
             break;
         }
         search.read(&batch);
-        with_timeout(
-            limit,
-            "acknowledge events",
-            delivery.ack(BasicAckOptions::default()),
-        )
-        .await?;
+        ack(&delivery, limit).await?;
     }
     Ok(search.found)
 }

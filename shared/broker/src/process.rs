@@ -125,6 +125,14 @@ impl Process {
         Ok((process, services))
     }
 
+    /// Waits for this time; false when the process ends meanwhile.
+    pub async fn pause(&self, time: Duration) -> bool {
+        tokio::select! {
+            () = self.shutdown.cancelled() => false,
+            () = tokio::time::sleep(time) => true,
+        }
+    }
+
     /// Consumes until shutdown. Whenever `consume` ends, calls it again, with growing pauses, as soon as this machine's clock is
     /// right. `words` say what does not work meanwhile.
     pub async fn keep_consuming<C>(&self, words: &str, consume: impl Fn() -> C)
@@ -173,11 +181,10 @@ impl Process {
 /// and created it anew.
 async fn keep_declared(process: Process, events: Events) {
     let mut told = false;
-    loop {
-        tokio::select! {
-            () = process.shutdown.cancelled() => return,
-            () = tokio::time::sleep(LOOK_EVERY.mul_f64(0.5 + rand::random::<f64>())) => {}
-        }
+    while process
+        .pause(LOOK_EVERY.mul_f64(0.5 + rand::random::<f64>()))
+        .await
+    {
         if process.log.is_fresh() || !is_gone(&process.consume).await {
             told = false;
             continue;

@@ -13,8 +13,9 @@ use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 
+use super::backoff::Backoff;
 use super::link::Link;
-use super::{BrokerError, with_timeout};
+use super::{BrokerError, log_broker_error, with_timeout};
 
 #[derive(Debug)]
 struct ConfirmedChannels(Link);
@@ -145,6 +146,20 @@ impl Publisher {
         self.unless_blocked(what, publish).await
     }
 
+    /// Publishes a message until it is confirmed. Each failure is logged with `words`.
+    pub async fn publish_until_confirmed(&self, message: Message<'_>, words: &str) {
+        let mut backoff = Backoff::default();
+        loop {
+            // An outage may last for days: wait until it is over.
+            self.link.until_usable().await;
+            let Err(error) = self.publish(message.clone()).await else {
+                return;
+            };
+            log_broker_error(&error, words);
+            backoff.wait().await;
+        }
+    }
+
     /// Publishes several messages on one channel and waits until the broker has answered for all of them.
     ///
     /// # Errors
@@ -169,11 +184,6 @@ impl Publisher {
             Err(error) => tracing::debug!(%error, "messages were not confirmed together"),
         }
         Ok(together)
-    }
-
-    /// Waits until publishing is worth a try: there is a connection, and the broker takes messages.
-    pub async fn usable(&self) {
-        self.link.until_usable().await;
     }
 
     /// The connection for publishing.

@@ -5,13 +5,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use lapin::message::Delivery;
-use lapin::options::BasicAckOptions;
 use pool_broker::backoff::Backoff;
 use pool_broker::fault::{Point, point};
 use pool_broker::headers::{DeadLetterInfo, Reply};
 use pool_broker::process::Process;
 use pool_broker::steps::{self, ReissuePoints, request_result, send_on};
-use pool_broker::{BrokerError, log_broker_error, with_timeout};
+use pool_broker::{BrokerError, acks, log_broker_error};
 use pool_core::event::Event;
 use pool_core::id::{AttemptId, TaskId};
 use pool_core::result::{ResultMessage, Status, TaskFailure};
@@ -201,12 +200,7 @@ pub async fn lost(process: &Process, id: &TaskId, (attempt, connection): (Attemp
 pub async fn ack(process: &Process, delivery: &Delivery) -> End {
     let limit = process.consume.endpoint().timeout();
     point(Point::Acking);
-    let written = with_timeout(
-        limit,
-        "ack a task",
-        delivery.ack(BasicAckOptions::default()),
-    )
-    .await;
+    let written = acks::ack(delivery, limit).await;
     point(Point::Acked);
     match written {
         Ok(true) => End::Settled,

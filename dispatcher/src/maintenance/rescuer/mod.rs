@@ -49,11 +49,7 @@ pub async fn run(
         empty: BTreeMap::new(),
         without_body: HashSet::new(),
     };
-    loop {
-        tokio::select! {
-            () = looker.process.shutdown.cancelled() => return,
-            () = tokio::time::sleep(every) => {}
-        }
+    while looker.process.pause(every).await {
         looker.look().await;
     }
 }
