@@ -102,8 +102,7 @@ impl<'a> ConsumerSettings<'a> {
     ) -> Result<Deliveries, BrokerError> {
         let what = format!("consume {}", self.queue);
         if let Some(most) = self.prefetch {
-            let qos = channel.basic_qos(most, BasicQosOptions::default());
-            with_timeout(limit, format!("{what}: set the prefetch"), qos).await?;
+            set_prefetch(channel, most, limit).await?;
         }
         let consume = channel.basic_consume(
             self.queue.into(),
@@ -114,6 +113,19 @@ impl<'a> ConsumerSettings<'a> {
         let consumer = with_timeout(limit, what.as_str(), consume).await?;
         Ok(Deliveries { consumer, what })
     }
+}
+
+/// Limits the unacknowledged messages of each consumer that starts on this channel from now on.
+///
+/// # Errors
+/// When the broker refuses or does not answer.
+pub async fn set_prefetch(
+    channel: &Channel,
+    most: u16,
+    limit: Duration,
+) -> Result<(), BrokerError> {
+    let qos = channel.basic_qos(most, BasicQosOptions::default());
+    with_timeout(limit, format!("set the prefetch to {most}"), qos).await
 }
 
 /// The messages that a consumer receives. As a stream it has no end: the last item is an error.

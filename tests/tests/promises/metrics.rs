@@ -69,7 +69,7 @@ fn told_by(line: &str, kinds: &BTreeMap<&str, &str>) -> Told {
 }
 
 /// The metrics that these kinds of processes may export.
-fn documented(of: &[At]) -> BTreeSet<Told> {
+fn documented(of: &[Programs]) -> BTreeSet<Told> {
     let told = |row: &Row| Told {
         name: row.name.to_owned(),
         kind: match row.kind {
@@ -128,7 +128,10 @@ async fn tell_what_is_documented(dispatchers: &[Api], workers: &[Api]) {
         )
         .await;
     }
-    for (processes, of) in [(dispatchers, Programs::Dispatcher), (workers, Programs::Worker)] {
+    for (processes, of) in [
+        (dispatchers, Programs::Dispatcher),
+        (workers, Programs::Worker),
+    ] {
         let told = all_told(processes).await;
         let others: Vec<Told> = told
             .difference(&documented(&[of, Programs::Both]))

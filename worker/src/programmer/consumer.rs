@@ -13,7 +13,7 @@ use lapin::Channel;
 use lapin::message::Delivery;
 use lapin::options::{BasicGetOptions, BasicNackOptions};
 use lapin::protocol::AMQPSoftError;
-use pool_broker::consumer::{ConsumerSettings, Deliveries};
+use pool_broker::consumer::{ConsumerSettings, Deliveries, set_prefetch};
 use pool_broker::fault::{Point, point};
 use pool_broker::link::{Link, discard};
 use pool_broker::{BrokerError, queue, with_timeout};
@@ -113,6 +113,7 @@ impl TaskConsumer {
         let channel = link.channel().await?;
         let limit = link.endpoint().timeout();
         hold(&channel, limit, id).await?;
+        set_prefetch(&channel, 1, limit).await?;
         Ok(Self {
             channel,
             link: link.clone(),
@@ -215,7 +216,6 @@ impl TaskConsumer {
     async fn start(&self, queue: usize) -> Result<OpenConsumer, BrokerError> {
         let tag = format!("{} #{queue}", self.consumers.label);
         let deliveries = ConsumerSettings::new(&self.consumers.queues[queue], &tag)
-            .prefetch(1)
             .priority(self.consumers.priority)
             .start(&self.channel, self.limit())
             .await?;
