@@ -104,7 +104,7 @@ pub async fn run(pool: Pool, choice: Choice, shown: Shown, ending: Ending) -> an
         metrics,
         gates,
         ending,
-        scribes: Arc::default(),
+        outcome_writer: Arc::default(),
         answers: Arc::default(),
         progress,
         hosted,
@@ -195,7 +195,7 @@ struct Host {
     metrics: PrometheusHandle,
     gates: BTreeMap<ProgrammerId, watch::Receiver<GateState>>,
     ending: Ending,
-    scribes: Arc<OutcomeWriter>,
+    outcome_writer: Arc<OutcomeWriter>,
     answers: Arc<AnsweredCalls>,
     progress: progress::Sender,
     hosted: Hosted,
@@ -324,7 +324,7 @@ impl Host {
             status,
             ending: self.ending.clone(),
             completer: Completer::default(),
-            scribes: Arc::clone(&self.scribes),
+            outcome_writer: Arc::clone(&self.outcome_writer),
             answers: Arc::clone(&self.answers),
         })
     }

@@ -34,7 +34,7 @@ pub(super) async fn follow(history: History, read: watch::Sender<Read>) {
         let reading = link.on_channel(|channel| async move {
             let limit = link.endpoint().timeout();
             let deliveries = consumer().from_first().start(&channel, limit).await?;
-            Err::<(), _>(read_on(history, deliveries, read).await)
+            read_on(history, deliveries, read).await
         });
         if let Err(error) = reading.await {
             log_broker_error(&error, "the reader of the history starts over");
@@ -43,12 +43,12 @@ pub(super) async fn follow(history: History, read: watch::Sender<Read>) {
     .await;
 }
 
-/// Reads until an error, and returns the error.
+/// Reads until an error.
 async fn read_on(
     history: &History,
     deliveries: Deliveries,
     read: &watch::Sender<Read>,
-) -> BrokerError {
+) -> Result<(), BrokerError> {
     let stale = history.process.log.stale();
     let mut reading = Reading::new();
     let _marking = write_mark(history, &reading.mark);
@@ -57,14 +57,12 @@ async fn read_on(
     let mut acks = Acks::new(history.process.consume.endpoint().timeout());
     loop {
         let Ok(next) = tokio::time::timeout(acks::AT_LATEST, chunks.next()).await else {
-            if let Err(error) = acks.send().await {
-                return error;
-            }
+            acks.send().await?;
             if pulse.is_missed(stale, || write_mark(history, &reading.mark)) {
-                return BrokerError::Silent {
+                return Err(BrokerError::Silent {
                     what: format!("read the stream {HISTORY_STREAM}"),
                     after: stale,
-                };
+                });
             }
             continue;
         };
@@ -72,15 +70,11 @@ async fn read_on(
         pulse = Pulse::Felt(Instant::now());
         let (mut last, count) = (None, chunk.len());
         for delivery in chunk {
-            match delivery {
-                Ok(delivery) => {
-                    if !history.hear_output(&delivery) {
-                        reading.learn(&history.index, &delivery);
-                    }
-                    last = Some(delivery);
-                }
-                Err(error) => return error,
+            let delivery = delivery?;
+            if !history.hear_output(&delivery) {
+                reading.learn(&history.index, &delivery);
             }
+            last = Some(delivery);
         }
         let whole = reading.fresh.is_none();
         read.send_modify(|read| {
@@ -89,10 +83,8 @@ async fn read_on(
                 news: read.news + 1,
             }
         });
-        if let Some(last) = last
-            && let Err(error) = acks.read(last, count).await
-        {
-            return error;
+        if let Some(last) = last {
+            acks.read(last, count).await?;
         }
     }
 }

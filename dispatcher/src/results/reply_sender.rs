@@ -101,7 +101,8 @@ impl Reluctant {
     /// `longest` is the longest duration of a try: until then no other result is tried.
     fn turn(
         &mut self,
-        (arrived, now): (Instant, Instant),
+        arrived: Instant,
+        now: Instant,
         patience: Duration,
         longest: Duration,
     ) -> Turn {
@@ -184,7 +185,7 @@ impl ReplySender {
             .unwrap_or_else(PoisonError::into_inner);
         reluctant
             .get_mut(to)
-            .map(|queue| queue.turn((arrived, Instant::now()), self.patience, longest))
+            .map(|queue| queue.turn(arrived, Instant::now(), self.patience, longest))
     }
 
     /// `tried`: the queue was already throttled; otherwise many results may have been sent at once.
@@ -299,7 +300,8 @@ mod tests {
         let at = |s| began + Duration::from_secs(s);
         let turn = |queue: &mut Reluctant, arrived, now| {
             queue.turn(
-                (at(arrived), at(now)),
+                at(arrived),
+                at(now),
                 Duration::from_secs(60),
                 Duration::from_secs(30),
             )
@@ -342,7 +344,8 @@ mod tests {
         let at = |ms| began + Duration::from_millis(ms);
         let turn = |queue: &mut Reluctant, arrived, now| {
             queue.turn(
-                (at(arrived), at(now)),
+                at(arrived),
+                at(now),
                 Duration::from_secs(3),
                 Duration::from_secs(30),
             )

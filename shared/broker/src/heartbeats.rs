@@ -65,7 +65,8 @@ pub async fn greet(
     publisher: Publisher,
     greeting: impl Fn(bool) -> Heartbeat,
     clock: Arc<Clock>,
-    (hears, asked): (Arc<Notify>, Arc<Notify>),
+    hears: Arc<Notify>,
+    asked: Arc<Notify>,
     shutdown: CancellationToken,
 ) {
     let answered = async {

@@ -76,7 +76,8 @@ impl Process {
             consume.clone(),
             publisher.clone(),
             &pool.events,
-            (Arc::clone(&clock), shutdown.clone()),
+            Arc::clone(&clock),
+            shutdown.clone(),
         );
         let (hears, asked) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (judge, asks) = (Arc::clone(&clock), Arc::clone(&asked));
@@ -107,7 +108,8 @@ impl Process {
             process.publisher.clone(),
             move |asks| Heartbeat::greeting(id, &name, wall_clock(), asks),
             Arc::clone(&process.clock),
-            (hears, asked),
+            hears,
+            asked,
             process.shutdown.clone(),
         );
         let declaring = keep_declared(process.clone(), pool.events.clone());

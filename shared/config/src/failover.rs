@@ -130,10 +130,12 @@ impl RawBreaker {
             enabled: self.enabled,
             failure_threshold: self.failure_threshold,
             failed_of_1000: thousandths(&mut section, "failure_ratio", self.failure_ratio),
-            window: time(&mut section, ("window", self.window_minutes, self.window_s)),
+            window: time(&mut section, "window", self.window_minutes, self.window_s),
             cooldown: time(
                 &mut section,
-                ("cooldown", self.cooldown_minutes, self.cooldown_s),
+                "cooldown",
+                self.cooldown_minutes,
+                self.cooldown_s,
             ),
             scope: self.scope,
         }
@@ -158,7 +160,7 @@ fn thousandths(section: &mut Section<'_>, key: &str, share: f64) -> u16 {
 }
 
 /// A duration that is written in minutes, or in seconds instead.
-fn time(section: &mut Section<'_>, (name, minutes, seconds): (&str, u64, Option<u64>)) -> Duration {
+fn time(section: &mut Section<'_>, name: &str, minutes: u64, seconds: Option<u64>) -> Duration {
     match seconds {
         Some(seconds) => section.seconds(&format!("{name}_s"), seconds),
         None => section.minutes(&format!("{name}_minutes"), minutes),

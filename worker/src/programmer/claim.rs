@@ -29,10 +29,10 @@ pub struct DeliveredTask {
     pub keeps: Keeps,
 }
 
-/// A delivery without a valid task. It holds the id and the reply address, as far as they could be
-/// read.
+/// A delivery that cannot be handled: without a valid task, or of a task that is never started. It
+/// holds the id and the reply address, as far as they could be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Malformed {
+pub struct DeadDelivery {
     pub id: Option<TaskId>,
     pub reply: Reply,
     pub failure: TaskFailure,
@@ -41,11 +41,14 @@ pub struct Malformed {
 /// Reads a delivery from a task queue.
 ///
 /// # Errors
-/// [`Malformed`], with a message for the submitter.
-pub fn read(body: &[u8], properties: &lapin::BasicProperties) -> Result<DeliveredTask, Malformed> {
+/// [`DeadDelivery`], with a message for the submitter.
+pub fn read(
+    body: &[u8],
+    properties: &lapin::BasicProperties,
+) -> Result<DeliveredTask, DeadDelivery> {
     let property_id = headers::text(properties.message_id()).map(TaskId::new);
     let readable_id = || id_in(body).or_else(|| property_id.clone().and_then(Result::ok));
-    let malformed = |id: Option<TaskId>, reply: Reply, problem: String| Malformed {
+    let malformed = |id: Option<TaskId>, reply: Reply, problem: String| DeadDelivery {
         id,
         reply,
         failure: TaskFailure::new(ErrorKind::InvalidTask, problem),
@@ -88,6 +91,13 @@ pub fn read(body: &[u8], properties: &lapin::BasicProperties) -> Result<Delivere
     })
 }
 
+/// How a task ends without a run of its agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskEnd {
+    pub status: Status,
+    pub failure: TaskFailure,
+}
+
 /// The decision about a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Examination {
@@ -101,7 +111,7 @@ pub enum Examination {
     /// The task belongs in another queue: send it back through `pool.tasks` with the next generation.
     Divert,
     /// The task ends here, without an attempt.
-    End(Status, TaskFailure),
+    End(TaskEnd),
     /// The task cannot be handled: send it to `pool.dead`, and a result to the submitter.
     Dead(TaskFailure),
 }
@@ -155,10 +165,10 @@ fn conflict(fold: &PoolState, delivered: &DeliveredTask) -> Option<Examination> 
             "the id {} belongs to a task with another body; use a new id",
             delivered.task.id
         );
-        Examination::End(
-            Status::Rejected,
-            TaskFailure::new(ErrorKind::IdConflict, problem),
-        )
+        Examination::End(TaskEnd {
+            status: Status::Rejected,
+            failure: TaskFailure::new(ErrorKind::IdConflict, problem),
+        })
     })
 }
 
@@ -229,13 +239,16 @@ impl Claimed {
     /// Why the attempt ends at once: the task was started too often, or its deadline has passed.
     /// This is decided after the claim, because only its owner can finish a task that has been
     /// started before.
-    pub fn ends_at_once(&self, max_attempts: u32) -> Option<(Status, TaskFailure)> {
+    pub fn ends_at_once(&self, max_attempts: u32) -> Option<TaskEnd> {
         if self.number > max_attempts {
             let problem = format!(
                 "the task was started {} times and never finished; its last attempts died with their worker",
                 self.number - 1
             );
-            return Some((Status::Failed, TaskFailure::new(ErrorKind::Poison, problem)));
+            return Some(TaskEnd {
+                status: Status::Failed,
+                failure: TaskFailure::new(ErrorKind::Poison, problem),
+            });
         }
         let deadline = self
             .delivered
@@ -244,7 +257,10 @@ impl Claimed {
             .limits
             .deadline
             .filter(|deadline| *deadline <= self.since)?;
-        Some((Status::Expired, TaskFailure::deadline_passed(deadline)))
+        Some(TaskEnd {
+            status: Status::Expired,
+            failure: TaskFailure::deadline_passed(deadline),
+        })
     }
 }
 
@@ -325,7 +341,7 @@ mod tests {
         let other = fold(vec![started(0, "other"), finished()]);
         let examination = examine(&other, &delivered("", 0), &offered());
         assert!(
-            matches!(&examination, Examination::End(Status::Rejected, failure) if failure.kind == ErrorKind::IdConflict),
+            matches!(&examination, Examination::End(TaskEnd { status: Status::Rejected, failure }) if failure.kind == ErrorKind::IdConflict),
             "the submitter must get a result: {examination:?}"
         );
     }
@@ -457,7 +473,7 @@ mod tests {
         };
         let late = claimed(r#", "limits": {"deadline": "2020-01-01T00:00:00Z"}"#).ends_at_once(3);
         assert!(
-            matches!(&late, Some((Status::Expired, _))),
+            matches!(&late, Some(end) if end.status == Status::Expired),
             "the deadline has passed: {late:?}"
         );
         assert_eq!(claimed("").ends_at_once(3), None, "nothing is in the way");
@@ -467,7 +483,7 @@ mod tests {
         }
         .ends_at_once(3);
         assert!(
-            matches!(&poison, Some((Status::Failed, f)) if f.kind == ErrorKind::Poison),
+            matches!(&poison, Some(TaskEnd { status: Status::Failed, failure }) if failure.kind == ErrorKind::Poison),
             "too many starts: {poison:?}"
         );
     }

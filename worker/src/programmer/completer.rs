@@ -17,18 +17,15 @@ use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
 use super::attempt::Branch;
-use super::conclude::{self, OutcomeWriter};
+use super::conclude::{self, Claim, OutcomeWriter};
 use super::telemetry::attempt_span;
 
 /// A task whose result is confirmed.
 pub struct Concluded {
     pub programmer: ProgrammerId,
-    pub task: TaskId,
-    pub attempt: AttemptId,
+    pub claim: Claim,
     pub result: ResultMessage,
     pub branch: Option<Branch>,
-    /// The number of the connection that brought it.
-    pub connection: u64,
 }
 
 /// A programmer's last task, while it is being settled.
@@ -48,14 +45,14 @@ impl Completer {
     pub async fn begin(
         &self,
         process: &Process,
-        scribes: &Arc<OutcomeWriter>,
+        outcome_writer: &Arc<OutcomeWriter>,
         concluded: Concluded,
     ) {
         self.settled().await;
-        let (task, attempt) = (concluded.task.clone(), concluded.attempt);
+        let Claim { task, attempt, .. } = concluded.claim.clone();
         let outcome = Event::finished(&task, Some(attempt), &concluded.result);
         let span = attempt_span(&task, &concluded.programmer, attempt);
-        let settling = settle(process.clone(), Arc::clone(scribes), concluded);
+        let settling = settle(process.clone(), Arc::clone(outcome_writer), concluded);
         let settled = tokio::spawn(settling.instrument(span));
         *self.last() = Some(UnsettledTask {
             task,
@@ -90,17 +87,15 @@ impl Completer {
     }
 }
 
-async fn settle(process: Process, scribes: Arc<OutcomeWriter>, concluded: Concluded) {
+async fn settle(process: Process, outcome_writer: Arc<OutcomeWriter>, concluded: Concluded) {
     let Concluded {
         programmer: _,
-        task,
-        attempt,
+        claim,
         result,
         branch,
-        connection,
     } = concluded;
-    if !conclude::decided(&process, &scribes, &task, (attempt, &result)).await {
-        return conclude::let_go(&process, &task, (attempt, connection), branch).await;
+    if !conclude::decided(&process, &outcome_writer, &claim, &result).await {
+        return conclude::let_go(&process, &claim, branch).await;
     }
     point(Point::FinishedRead);
     tracing::info!(
@@ -111,7 +106,7 @@ async fn settle(process: Process, scribes: Arc<OutcomeWriter>, concluded: Conclu
     );
     let Some(branch) = branch else { return };
     point(Point::SettingBranch);
-    if let Err(error) = branch.set(&task).await {
+    if let Err(error) = branch.set(&claim.task).await {
         let problem = error.message;
         tracing::warn!(error = %problem, "failed to set the branch; the result holds the patch");
     }

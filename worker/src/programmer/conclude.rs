@@ -13,13 +13,13 @@ use pool_broker::steps::{self, ReissuePoints, request_result, send_on};
 use pool_broker::{BrokerError, acks, log_broker_error};
 use pool_core::event::Event;
 use pool_core::id::{AttemptId, TaskId};
-use pool_core::result::{ResultMessage, Status, TaskFailure};
+use pool_core::result::{ResultMessage, Status};
 use pool_core::state::{PoolState, Verdict};
 use pool_telemetry::clock::wall_clock;
 use tokio::time::Instant;
 
 use super::attempt::Branch;
-use super::claim::DeliveredTask;
+use super::claim::{DeadDelivery, DeliveredTask, TaskEnd};
 
 /// A running dispatcher reads a result and writes its outcome well within this time.
 const DECIDED_WITHIN: Duration = Duration::from_millis(500);
@@ -35,6 +35,15 @@ pub enum End {
     Broken,
     /// Another attempt owns the task, or its state is unknown: send neither ack nor nack.
     Lost,
+}
+
+/// The claim of an attempt to a task.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    pub task: TaskId,
+    pub attempt: AttemptId,
+    /// The number of the connection that brought the task.
+    pub connection: u64,
 }
 
 /// Publishes a result to `results` until it is confirmed or `still_wanted` returns false. Returns
@@ -122,21 +131,22 @@ impl OutcomeWriter {
 /// this attempt's outcome counts.
 pub async fn decided(
     process: &Process,
-    scribes: &OutcomeWriter,
-    task: &TaskId,
-    (attempt, result): (AttemptId, &ResultMessage),
+    outcome_writer: &OutcomeWriter,
+    claim: &Claim,
+    result: &ResultMessage,
 ) -> bool {
+    let (task, attempt) = (&claim.task, claim.attempt);
     let log = &process.log;
     let decided = log.wait_for_task(task, |fold| match fold.tasks.winner(task) {
         Some(winner) => Some(winner == Some(attempt)),
         None => (!fold.tasks.is_owner(task, attempt)).then_some(false),
     });
-    let patience = scribes.patience(Instant::now());
+    let patience = outcome_writer.patience(Instant::now());
     if let Ok(won) = tokio::time::timeout(patience, decided).await {
         return won;
     }
     if !patience.is_zero() {
-        scribes.missed(Instant::now());
+        outcome_writer.missed(Instant::now());
     }
     match log
         .append(Event::finished(task, Some(attempt), result))
@@ -154,41 +164,36 @@ pub async fn decided(
 
 /// Drops a task that did not end with this attempt, and its commit, if the log says that it belongs
 /// to another attempt. Otherwise the task may still belong to this attempt, and its commit is kept.
-pub async fn let_go(
-    process: &Process,
-    id: &TaskId,
-    held: (AttemptId, u64),
-    branch: Option<Branch>,
-) {
-    if !process.log.read(|fold| is_lost(fold, id, held.0)) {
+pub async fn let_go(process: &Process, claim: &Claim, branch: Option<Branch>) {
+    if !process.log.read(|fold| is_lost(fold, claim)) {
         return;
     }
     if let Some(branch) = branch {
         branch.forget().await;
     }
-    lost(process, id, held).await;
+    lost(process, claim).await;
 }
 
 /// Whether the log gives the task, or its outcome, to another attempt.
-fn is_lost(fold: &PoolState, id: &TaskId, attempt: AttemptId) -> bool {
-    let owner = fold.tasks.get(id).and_then(|state| state.owner.as_ref());
+fn is_lost(fold: &PoolState, Claim { task, attempt, .. }: &Claim) -> bool {
+    let owner = fold.tasks.get(task).and_then(|state| state.owner.as_ref());
     fold.tasks
-        .winner(id)
-        .is_some_and(|winner| winner != Some(attempt))
-        || owner.is_some_and(|owner| owner.attempt != attempt)
+        .winner(task)
+        .is_some_and(|winner| winner != Some(*attempt))
+        || owner.is_some_and(|owner| owner.attempt != *attempt)
 }
 
 /// Releases a task whose connection broke while the worker lived, so that the attempt does not
-/// count towards `max_attempts`. If the connection `connection`, which brought the task, is still
+/// count towards `max_attempts`. If the connection that brought the task is still
 /// open, the broker took the task back because it was held too long. That would happen again, so
 /// such an attempt counts.
-pub async fn lost(process: &Process, id: &TaskId, (attempt, connection): (AttemptId, u64)) {
-    if process.consume.number() == connection {
+pub async fn lost(process: &Process, claim: &Claim) {
+    if process.consume.number() == claim.connection {
         return;
     }
     let released = Event::Released {
-        task: id.clone(),
-        attempt,
+        task: claim.task.clone(),
+        attempt: claim.attempt,
         no_llm: false,
     };
     if let Err(error) = process.log.append(released).await {
@@ -232,9 +237,10 @@ pub async fn end_without_attempt(
     process: &Process,
     delivery: &Delivery,
     delivered: &DeliveredTask,
-    (status, failure): (Status, TaskFailure),
+    end: TaskEnd,
     wanted: impl Fn() -> bool,
 ) -> End {
+    let TaskEnd { status, failure } = end;
     tracing::info!(task_id = %delivered.task.id, status = status.as_str(), reason = %failure.message, "the task ended without an attempt");
     let mut result =
         ResultMessage::without_attempt(Some(delivered.task.id.clone()), status, failure);
@@ -250,10 +256,10 @@ pub async fn end_without_attempt(
 pub async fn dead_letter(
     process: &Process,
     delivery: &Delivery,
-    id: Option<TaskId>,
-    (reply, failure): (&Reply, TaskFailure),
+    dead: DeadDelivery,
     wanted: impl Fn() -> bool,
 ) -> End {
+    let DeadDelivery { id, reply, failure } = dead;
     tracing::warn!(task_id = id.as_ref().map(TaskId::as_str), reason = %failure.message, "moving a message to pool.dead");
     let from = format!(
         "{} (key {:?})",
@@ -266,7 +272,7 @@ pub async fn dead_letter(
     let reason = format!("{}: {task}{}", failure.kind.as_str(), failure.message);
     let info = DeadLetterInfo::new(reason, from, wall_clock());
     let mut result = ResultMessage::without_attempt(id, Status::Rejected, failure);
-    if !publish_result(process, &mut result, reply, &wanted).await {
+    if !publish_result(process, &mut result, &reply, &wanted).await {
         return End::Lost;
     }
     point(Point::DeadTold);

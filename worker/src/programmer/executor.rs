@@ -9,18 +9,19 @@ use pool_broker::fault::{Point, point};
 use pool_core::event::{Event, Spent};
 use pool_core::heartbeat::Gate;
 use pool_core::id::AttemptId;
-use pool_core::result::{ErrorKind, ResultMessage, Usage};
+use pool_core::result::{ResultMessage, Usage};
 use pool_core::state::Verdict;
 use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Ended, HandBack, Outcome};
-use super::claim::{self, Claimed, Earlier, Examination};
+use super::claim::{self, Claimed, DeadDelivery, Earlier, Examination, TaskEnd};
 use super::completer::Concluded;
-use super::conclude::{self, End};
+use super::conclude::{self, Claim, End};
 use super::consumer::TaskConsumer;
 use super::permits::TaskPermits;
+use super::schedule_retry::BrokenAttempt;
 use super::{Done, Held, In, Programmer, gate, schedule_retry};
 use llm_gateway::permits::Permits;
 
@@ -44,6 +45,16 @@ impl Attempted {
     }
 }
 
+impl Held {
+    fn claim(&self) -> Claim {
+        Claim {
+            task: self.claimed.delivered.task.id.clone(),
+            attempt: self.claimed.attempt,
+            connection: self.connection,
+        }
+    }
+}
+
 impl Programmer {
     /// Steps 7 and 8.
     pub(super) async fn claim(&self, delivery: Delivery) -> In {
@@ -51,14 +62,9 @@ impl Programmer {
         let connection = self.process.consume.number();
         let delivered = match claim::read(&delivery.data, &delivery.properties) {
             Ok(delivered) => delivered,
-            Err(malformed) => {
-                let told = (&malformed.reply, malformed.failure);
-                return ended(
-                    conclude::dead_letter(&self.process, &delivery, malformed.id, told, || {
-                        !self.is_killed()
-                    })
-                    .await,
-                );
+            Err(dead) => {
+                let wanted = || !self.is_killed();
+                return ended(conclude::dead_letter(&self.process, &delivery, dead, wanted).await);
             }
         };
         point(Point::Read);
@@ -146,6 +152,7 @@ impl Programmer {
     ) -> In {
         let process = &self.process;
         let id = &delivered.task.id;
+        let wanted = || !self.is_killed();
         ended(match examination {
             Examination::Drop(reason) => {
                 tracing::info!(task_id = %id, token = %delivered.token, reason, "dropping a delivery");
@@ -156,22 +163,13 @@ impl Programmer {
                 conclude::repeat_result(process, delivery, delivered).await
             }
             Examination::Divert => conclude::divert(process, delivery, id).await,
-            Examination::End(status, failure) => {
-                conclude::end_without_attempt(
-                    process,
-                    delivery,
-                    delivered,
-                    (status, failure),
-                    || !self.is_killed(),
-                )
-                .await
+            Examination::End(end) => {
+                conclude::end_without_attempt(process, delivery, delivered, end, wanted).await
             }
             Examination::Dead(failure) => {
-                let told = (&delivered.reply, failure);
-                conclude::dead_letter(process, delivery, Some(id.clone()), told, || {
-                    !self.is_killed()
-                })
-                .await
+                let (id, reply) = (Some(id.clone()), delivered.reply.clone());
+                let dead = DeadDelivery { id, reply, failure };
+                conclude::dead_letter(process, delivery, dead, wanted).await
             }
             Examination::Claim => End::Lost,
         })
@@ -186,7 +184,9 @@ impl Programmer {
             since: claimed.since,
         });
         tracing::info!(number = claimed.number, "started");
-        if let Some((status, failure)) = claimed.ends_at_once(self.pool.dispatcher.max_attempts) {
+        if let Some(TaskEnd { status, failure }) =
+            claimed.ends_at_once(self.pool.dispatcher.max_attempts)
+        {
             let mut result = ResultMessage::without_attempt(Some(id.clone()), status, failure);
             result.programmer = Some(self.config.id.clone());
             return In::Worked(Done {
@@ -225,8 +225,7 @@ impl Programmer {
             }
             Some(Some(_)) => In::Lost,
             None => {
-                let held = (held.claimed.attempt, held.connection);
-                conclude::lost(&self.process, &delivered.task.id, held).await;
+                conclude::lost(&self.process, &held.claim()).await;
                 In::Lost
             }
         }
@@ -329,23 +328,19 @@ impl Programmer {
             outcome: Outcome { mut result, branch },
         } = done;
         let Held {
-            delivery,
-            claimed,
-            connection,
-            ..
+            delivery, claimed, ..
         } = &held;
         let id = &claimed.delivered.task.id;
         if let Some(error) =
             schedule_retry::cause(&result, claimed.number, self.pool.dispatcher.max_attempts)
         {
-            return self
-                .schedule_retry(
-                    consumer,
-                    (delivery, stay),
-                    claimed,
-                    (error, Spent::of(result.usage)),
-                )
-                .await;
+            let broken = BrokenAttempt {
+                error,
+                spent: Spent::of(result.usage),
+                first_delay: self.pool.dispatcher.retry_delay,
+            };
+            self.stay_or_leave(consumer, stay).await;
+            return self.schedule_retry(delivery, claimed, broken).await;
         }
         // The result is about the whole task, so its usage includes earlier attempts.
         result.usage = claimed.spent.at_most.usage.clone().and(&result.usage);
@@ -367,25 +362,21 @@ impl Programmer {
             // The confirmation was lost, but a dispatcher has the result.
             || log.read(|fold| fold.tasks.winner(id)) == Some(Some(claimed.attempt));
         if !published {
-            conclude::let_go(&self.process, id, (claimed.attempt, *connection), branch).await;
+            conclude::let_go(&self.process, &held.claim(), branch).await;
             return In::Lost;
         }
         point(Point::ResultPublished);
         self.stay_or_leave(consumer, stay).await;
         // If the ack fails, the message comes again and is dropped.
         conclude::ack(&self.process, delivery).await;
-        let programmer = self.config.id.clone();
-        let (task, attempt, connection) = (id.clone(), claimed.attempt, *connection);
         let concluded = Concluded {
-            programmer,
-            task,
-            attempt,
+            programmer: self.config.id.clone(),
+            claim: held.claim(),
             result,
             branch,
-            connection,
         };
         self.completer
-            .begin(&self.process, &self.scribes, concluded)
+            .begin(&self.process, &self.outcome_writer, concluded)
             .await;
         In::Settled
     }
@@ -400,21 +391,20 @@ impl Programmer {
 
     async fn schedule_retry(
         &self,
-        consumer: &mut TaskConsumer,
-        (delivery, stay): (&Delivery, bool),
+        delivery: &Delivery,
         claimed: &Claimed,
-        (error, spent): (ErrorKind, Spent),
+        broken: BrokenAttempt,
     ) -> In {
         let id = &claimed.delivered.task.id;
-        self.stay_or_leave(consumer, stay).await;
         let unfinished = || {
             self.process
                 .log
                 .read(|fold| fold.tasks.winner(id).is_none())
         };
         let wanted = || !self.is_killed() && unfinished();
-        let retry = (error, spent, self.pool.dispatcher.retry_delay);
-        ended(schedule_retry::schedule_retry(&self.process, delivery, claimed, retry, wanted).await)
+        ended(
+            schedule_retry::schedule_retry(&self.process, delivery, claimed, broken, wanted).await,
+        )
     }
 
     fn queued_ms(&self, claimed: &Claimed) -> Option<u64> {

@@ -89,7 +89,7 @@ pub struct Programmer {
     pub ending: Ending,
     /// The end of its last task.
     pub completer: Completer,
-    pub scribes: Arc<OutcomeWriter>,
+    pub outcome_writer: Arc<OutcomeWriter>,
     pub answers: Arc<AnsweredCalls>,
 }
 

@@ -34,20 +34,33 @@ fn delay(first: Duration, number: u32, random: f64) -> Duration {
     doubled.min(LONGEST).mul_f64(0.5 + random / 2.0)
 }
 
+/// An attempt that is retried.
+pub(super) struct BrokenAttempt {
+    pub(super) error: ErrorKind,
+    pub(super) spent: Spent,
+    /// The wait after the first attempt.
+    pub(super) first_delay: Duration,
+}
+
 /// Ends this attempt and schedules another one.
 pub(super) async fn schedule_retry(
     process: &Process,
     delivery: &Delivery,
     claimed: &Claimed,
-    (error, spent, first): (ErrorKind, Spent, Duration),
+    broken: BrokenAttempt,
     wanted: impl Fn() -> bool,
 ) -> End {
+    let BrokenAttempt {
+        error,
+        spent,
+        first_delay,
+    } = broken;
     let (id, token) = (&claimed.delivered.task.id, claimed.delivered.token);
     let known = process
         .log
         .read(|fold| fold.tasks.get(id).map_or(0, |state| state.generation));
     let generation = known.max(token.generation) + 1;
-    let at = wall_clock().plus(delay(first, claimed.number, rand::random()));
+    let at = wall_clock().plus(delay(first_delay, claimed.number, rand::random()));
     let retry = Retry {
         attempt: claimed.attempt,
         error,

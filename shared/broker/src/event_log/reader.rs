@@ -33,15 +33,15 @@ pub(super) async fn run(
 ) {
     let (shared, link, publisher) = (&shared, &link, &publisher);
     consumer::keep(&shutdown, || async move {
-        let read = link.on_channel(|channel| async move {
+        let reading = link.on_channel(|channel| async move {
             let deliveries = ConsumerSettings::new(EVENTS_STREAM, "event-log")
                 .prefetch(PREFETCH)
                 .from_first()
                 .start(&channel, link.endpoint().timeout())
                 .await?;
-            Err::<(), _>(follow(shared, deliveries, publisher, stale).await)
+            follow(shared, deliveries, publisher, stale).await
         });
-        let end = read.await;
+        let end = reading.await;
         shared.view.send_modify(|view| view.caught_up = false);
         if let Err(error) = end {
             log_broker_error(&error, "the reader of the event log starts over");
@@ -56,7 +56,7 @@ async fn follow(
     deliveries: Deliveries,
     publisher: &Publisher,
     stale: Duration,
-) -> BrokerError {
+) -> Result<(), BrokerError> {
     let mark = EmitterId::new();
     let publisher = publisher.clone();
     let marking = async move { appender::publish(&publisher, &appender::mark(mark)).await };
@@ -67,22 +67,18 @@ async fn follow(
     let mut acks = Acks::new(stale);
     loop {
         let Ok(chunk) = tokio::time::timeout(stale, chunks.next()).await else {
-            return BrokerError::Silent {
+            return Err(BrokerError::Silent {
                 what: format!("read the stream {EVENTS_STREAM}"),
                 after: stale,
-            };
+            });
         };
         let chunk = chunk.unwrap_or_default();
         let (mut last, count) = (None, chunk.len());
         let mut marked = false;
         for delivery in chunk {
-            match delivery {
-                Ok(delivery) => {
-                    marked |= apply(shared, rebuilding.as_mut(), &delivery, mark);
-                    last = Some(delivery);
-                }
-                Err(error) => return error,
-            }
+            let delivery = delivery?;
+            marked |= apply(shared, rebuilding.as_mut(), &delivery, mark);
+            last = Some(delivery);
         }
         if marked && let Some(rebuilt) = rebuilding.take() {
             *shared.fold.write().unwrap_or_else(PoisonError::into_inner) = rebuilt.fold;
@@ -98,10 +94,8 @@ async fn follow(
             heard: Instant::now(),
         });
         // Ticks come often enough to acknowledge the last messages in time.
-        if let Some(last) = last
-            && let Err(error) = acks.read(last, count).await
-        {
-            return error;
+        if let Some(last) = last {
+            acks.read(last, count).await?;
         }
     }
 }
