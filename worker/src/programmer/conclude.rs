@@ -28,7 +28,7 @@ const ALONE_FOR: Duration = Duration::from_secs(10);
 
 /// How a delivery ended for its programmer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum DeliveryEnd {
     /// The message is acknowledged or dead-lettered; nothing is left to do.
     Settled,
     /// The channel is gone. The broker has the message, and the log knows the outcome.
@@ -202,14 +202,14 @@ pub async fn lost(process: &Process, claim: &Claim) {
 }
 
 /// Acknowledges a delivery. If the ack is lost, the broker delivers the message again.
-pub async fn ack(process: &Process, delivery: &Delivery) -> End {
+pub async fn ack(process: &Process, delivery: &Delivery) -> DeliveryEnd {
     let limit = process.consume.endpoint().timeout();
     point(Point::Acking);
     let written = acks::ack(delivery, limit).await;
     point(Point::Acked);
     match written {
-        Ok(true) => End::Settled,
-        Ok(false) | Err(_) => End::Broken,
+        Ok(true) => DeliveryEnd::Settled,
+        Ok(false) | Err(_) => DeliveryEnd::Broken,
     }
 }
 
@@ -219,12 +219,12 @@ pub async fn repeat_result(
     process: &Process,
     delivery: &Delivery,
     delivered: &DeliveredTask,
-) -> End {
+) -> DeliveryEnd {
     if delivered.reply.to.is_some() {
         let id = delivered.task.id.as_str();
         if let Err(error) = request_result(process, id, &delivered.reply, None).await {
             tracing::warn!(task_id = %delivered.task.id, %error, "failed to request the result again");
-            return End::Lost;
+            return DeliveryEnd::Lost;
         }
         point(Point::RepeatAsked);
     }
@@ -239,14 +239,14 @@ pub async fn end_without_attempt(
     delivered: &DeliveredTask,
     end: TaskEnd,
     wanted: impl Fn() -> bool,
-) -> End {
+) -> DeliveryEnd {
     let TaskEnd { status, failure } = end;
     tracing::info!(task_id = %delivered.task.id, status = status.as_str(), reason = %failure.message, "the task ended without an attempt");
     let mut result =
         ResultMessage::without_attempt(Some(delivered.task.id.clone()), status, failure);
     result.task = Some(Box::new(delivered.task.message.clone()));
     if !publish_result(process, &mut result, &delivered.reply, wanted).await {
-        return End::Lost;
+        return DeliveryEnd::Lost;
     }
     point(Point::EndTold);
     ack(process, delivery).await
@@ -258,7 +258,7 @@ pub async fn dead_letter(
     delivery: &Delivery,
     dead: DeadDelivery,
     wanted: impl Fn() -> bool,
-) -> End {
+) -> DeliveryEnd {
     let DeadDelivery { id, reply, failure } = dead;
     tracing::warn!(task_id = id.as_ref().map(TaskId::as_str), reason = %failure.message, "moving a message to pool.dead");
     let from = format!(
@@ -273,13 +273,13 @@ pub async fn dead_letter(
     let info = DeadLetterInfo::new(reason, from, wall_clock());
     let mut result = ResultMessage::without_attempt(id, Status::Rejected, failure);
     if !publish_result(process, &mut result, &reply, &wanted).await {
-        return End::Lost;
+        return DeliveryEnd::Lost;
     }
     point(Point::DeadTold);
     let step = || steps::dead_letter(process, &delivery.data, &delivery.properties, &info);
     let words = "the message is not in pool.dead yet; publishing it again";
     if !until_confirmed(words, wanted, step).await {
-        return End::Lost;
+        return DeliveryEnd::Lost;
     }
     point(Point::DeadLettered);
     ack(process, delivery).await
@@ -287,12 +287,12 @@ pub async fn dead_letter(
 
 /// Sends a task back through `pool.tasks` with the next generation, then acknowledges the old
 /// message.
-pub async fn divert(process: &Process, delivery: &Delivery, task: &TaskId) -> End {
+pub async fn divert(process: &Process, delivery: &Delivery, task: &TaskId) -> DeliveryEnd {
     tracing::info!(task_id = %task, "this programmer does not take the task; sending it back through pool.tasks");
     let points = ReissuePoints::OF_WORKER;
     if let Err(error) = send_on(process, &delivery.data, &delivery.properties, points).await {
         tracing::warn!(task_id = %task, %error, "the task was not sent back; its next delivery does it");
-        return End::Lost;
+        return DeliveryEnd::Lost;
     }
     point(Point::SentOnLogged);
     ack(process, delivery).await

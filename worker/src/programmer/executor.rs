@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::attempt::{Ended, HandBack, Outcome};
 use super::claim::{self, Claimed, DeadDelivery, Earlier, Examination, TaskEnd};
 use super::completer::Concluded;
-use super::conclude::{self, Claim, End};
+use super::conclude::{self, Claim, DeliveryEnd};
 use super::consumer::TaskConsumer;
 use super::permits::TaskPermits;
 use super::schedule_retry::BrokenAttempt;
@@ -171,7 +171,7 @@ impl Programmer {
                 let dead = DeadDelivery { id, reply, failure };
                 conclude::dead_letter(process, delivery, dead, wanted).await
             }
-            Examination::Claim => End::Lost,
+            Examination::Claim => DeliveryEnd::Lost,
         })
     }
 
@@ -463,10 +463,10 @@ fn used(ended: &Ended) -> &Usage {
     }
 }
 
-fn ended(end: End) -> In {
+fn ended(end: DeliveryEnd) -> In {
     match end {
-        End::Settled => In::Settled,
-        End::Broken => In::Broken,
-        End::Lost => In::Lost,
+        DeliveryEnd::Settled => In::Settled,
+        DeliveryEnd::Broken => In::Broken,
+        DeliveryEnd::Lost => In::Lost,
     }
 }

@@ -15,7 +15,7 @@ use pool_core::state::Verdict;
 use pool_telemetry::clock::wall_clock;
 
 use super::claim::Claimed;
-use super::conclude::{self, End};
+use super::conclude::{self, DeliveryEnd};
 
 /// The longest wait for the next attempt. The message stays unacknowledged meanwhile, which the
 /// broker allows for half an hour.
@@ -49,7 +49,7 @@ pub(super) async fn schedule_retry(
     claimed: &Claimed,
     broken: BrokenAttempt,
     wanted: impl Fn() -> bool,
-) -> End {
+) -> DeliveryEnd {
     let BrokenAttempt {
         error,
         spent,
@@ -77,7 +77,7 @@ pub(super) async fn schedule_retry(
         .await
     {
         Ok(Verdict::Accepted) => {}
-        Ok(Verdict::Refused(_)) | Err(_) => return End::Lost,
+        Ok(Verdict::Refused(_)) | Err(_) => return DeliveryEnd::Lost,
     }
     tracing::warn!(
         number = claimed.number, error = error.as_str(), %at, "the attempt broke; the task is retried later"
@@ -96,7 +96,7 @@ pub(super) async fn schedule_retry(
     let step = || delay_task(process, &outgoing, at);
     if !conclude::until_confirmed(words, wanted, step).await {
         // The next delivery finds that the message is not in its queue, and publishes it.
-        return End::Lost;
+        return DeliveryEnd::Lost;
     }
     point(Point::RetryKept);
     conclude::ack(process, delivery).await
