@@ -6,7 +6,7 @@ use amq_protocol_uri::{AMQPScheme, AMQPUri};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::checks::{Checks, Section};
+use super::checks::{Checks, SectionChecks};
 use super::paths::resolve;
 use super::position::At;
 use super::{Broker, ClientCertificate, Secret};
@@ -103,7 +103,7 @@ impl RawBroker {
     }
 }
 
-fn check_file(section: &mut Section<'_>, key: &str, base: &Path, path: &str) -> PathBuf {
+fn check_file(section: &mut SectionChecks<'_>, key: &str, base: &Path, path: &str) -> PathBuf {
     if path.is_empty() {
         section.mistake(
             key,

@@ -117,8 +117,8 @@ impl Checks {
     }
 
     /// A section of the file, or a part of one, to check its keys.
-    pub(super) fn section(&mut self, at: At) -> Section<'_> {
-        Section { at, checks: self }
+    pub(super) fn section(&mut self, at: At) -> SectionChecks<'_> {
+        SectionChecks { at, checks: self }
     }
 
     /// The mistakes found, if any.
@@ -132,12 +132,12 @@ impl Checks {
 }
 
 /// A section of the file, or a part of one. Each key is checked as [`Checks`] checks a place.
-pub(super) struct Section<'a> {
+pub(super) struct SectionChecks<'a> {
     at: At,
     checks: &'a mut Checks,
 }
 
-impl Section<'_> {
+impl SectionChecks<'_> {
     pub(super) fn mistake(&mut self, key: &str, problem: impl Display) {
         self.checks.mistake(&self.at.key(key), problem);
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::checks::{Checks, MAX_SECONDS, Section};
+use super::checks::{Checks, MAX_SECONDS, SectionChecks};
 use super::position::At;
 use super::{BreakerConfig, BreakerScope, Failover, FailureCondition};
 
@@ -119,7 +119,7 @@ impl RawFailover {
 }
 
 impl RawBreaker {
-    fn check(self, mut section: Section<'_>) -> BreakerConfig {
+    fn check(self, mut section: SectionChecks<'_>) -> BreakerConfig {
         section.within(
             "failure_threshold",
             self.failure_threshold,
@@ -148,7 +148,7 @@ impl RawBreaker {
     clippy::cast_sign_loss,
     reason = "it is 0 to 1000"
 )]
-fn thousandths(section: &mut Section<'_>, key: &str, share: f64) -> u16 {
+fn thousandths(section: &mut SectionChecks<'_>, key: &str, share: f64) -> u16 {
     if !(0.0..=1.0).contains(&share) {
         section.mistake(
             key,
@@ -160,7 +160,12 @@ fn thousandths(section: &mut Section<'_>, key: &str, share: f64) -> u16 {
 }
 
 /// A duration that is written in minutes, or in seconds instead.
-fn time(section: &mut Section<'_>, name: &str, minutes: u64, seconds: Option<u64>) -> Duration {
+fn time(
+    section: &mut SectionChecks<'_>,
+    name: &str,
+    minutes: u64,
+    seconds: Option<u64>,
+) -> Duration {
     match seconds {
         Some(seconds) => section.seconds(&format!("{name}_s"), seconds),
         None => section.minutes(&format!("{name}_minutes"), minutes),

@@ -6,7 +6,7 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::checks::{Checks, MAX_SECONDS, Section};
+use super::checks::{Checks, MAX_SECONDS, SectionChecks};
 use super::defaults::RawDefaults;
 use super::position::At;
 use super::{JobLimits, Programmer, wording};
@@ -197,7 +197,7 @@ impl RawProgrammer {
     }
 }
 
-fn check_limits(mut section: Section<'_>, limits: &JobLimits) {
+fn check_limits(mut section: SectionChecks<'_>, limits: &JobLimits) {
     section.seconds("timeout_s", limits.timeout.as_secs());
     section.seconds("max_duration_per_job_s", limits.agent_timeout.as_secs());
     section.within(
@@ -210,7 +210,7 @@ fn check_limits(mut section: Section<'_>, limits: &JobLimits) {
 }
 
 /// Checks only values of the programmer itself: a mistake in `defaults` is reported there, once.
-fn check_own_limits(mut section: Section<'_>, raw: &RawProgrammer) {
+fn check_own_limits(mut section: SectionChecks<'_>, raw: &RawProgrammer) {
     for (key, value, most, unit) in [
         ("timeout_s", raw.timeout_s, MAX_SECONDS, "seconds"),
         (
