@@ -220,7 +220,7 @@ impl Attempts {
         stop: &CancellationToken,
         findings: &mut Findings,
     ) -> Result<Finish, TaskFailure> {
-        let task = &claimed.envelope.task;
+        let task = &claimed.delivered.task;
         let limits = &self.programmer.limits;
         let left = Left {
             cost_usd: claimed.max_cost(limits.max_cost),
@@ -286,7 +286,7 @@ impl Attempts {
         findings: Findings,
         error: Option<TaskFailure>,
     ) -> Outcome {
-        let id = &claimed.envelope.task.id;
+        let id = &claimed.delivered.task.id;
         let usage = findings.usage();
         let (llm, used_backup) = (
             findings.llm().cloned(),

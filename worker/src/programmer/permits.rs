@@ -17,14 +17,14 @@ use pool_telemetry::clock::wall_clock;
 use tokio::sync::Mutex;
 use tracing::Instrument as _;
 
-use crate::answers::Answers;
+use crate::answers::AnsweredCalls;
 use llm_gateway::permits::{Epoch, Failed, Permits, Unavailable, Why};
 
 /// The permits of one attempt. [`TaskPermits::settle`] ends them.
 pub struct TaskPermits {
     process: Process,
     pool: Arc<Pool>,
-    answers: Arc<Answers>,
+    answers: Arc<AnsweredCalls>,
     me: Caller,
     task: TaskId,
     attempt: AttemptId,
@@ -38,7 +38,7 @@ pub struct TaskPermits {
 
 impl TaskPermits {
     pub fn new(
-        (process, pool, answers): (Process, Arc<Pool>, Arc<Answers>),
+        (process, pool, answers): (Process, Arc<Pool>, Arc<AnsweredCalls>),
         programmer: ProgrammerId,
         (task, attempt): (TaskId, AttemptId),
         cap: MicroUsd,
@@ -203,7 +203,7 @@ impl Permits for TaskPermits {
             return;
         };
         let key = self.pool.llm_key(llm, &self.me.host);
-        let told = self.answers.untold(&key, &self.me.host);
+        let told = self.answers.unreported(&key, &self.me.host);
         let failed = Event::from(LlmFailed {
             key,
             programmer: self.me.programmer.clone(),
