@@ -11,7 +11,7 @@ use pool_core::result::{CheckReport, ErrorKind, TaskFailure};
 use pool_core::task::AcceptanceCheck;
 
 use crate::agent::absolute_path_entries;
-use crate::sandbox::{Command, Exit, Finished, LaunchError, Sandbox, Watch};
+use crate::sandbox::{Exit, Finished, LaunchError, SandboxCommand, SandboxLauncher, Watch};
 use crate::workspace::{bound_git, make_directory, off_the_runtime, remove_tree};
 
 /// How much of the end of each check's output is kept.
@@ -53,7 +53,7 @@ impl Checked {
 pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
     checks: &[AcceptanceCheck],
     config: &pool::Acceptance,
-    place: &Place<'_>,
+    place: &CheckEnvironment<'_>,
     renew: impl Fn() -> Renewed,
     watch: impl Fn(&str) -> Watch,
 ) -> Result<Checked, TaskFailure> {
@@ -86,18 +86,18 @@ pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
 
 /// The place where checks run.
 #[derive(Debug, Clone)]
-pub struct Place<'a> {
+pub struct CheckEnvironment<'a> {
     pub worktree: &'a Path,
     /// The home directory of each check. It is emptied between checks.
     pub scratch: &'a Path,
     /// The worker's own `PATH`, so that checks use the same compilers and test runners as the
     /// people here.
     pub path: OsString,
-    pub sandbox: &'a Sandbox,
+    pub sandbox: &'a SandboxLauncher,
 }
 
-impl Place<'_> {
-    fn command(&self, check: &AcceptanceCheck, timeout: Duration) -> Command {
+impl CheckEnvironment<'_> {
+    fn command(&self, check: &AcceptanceCheck, timeout: Duration) -> SandboxCommand {
         let env = [
             ("PATH", absolute_path_entries(&self.path)),
             ("HOME", self.scratch.into()),
@@ -110,7 +110,7 @@ impl Place<'_> {
             .map(|(name, value)| (name.into(), value))
             .collect();
         bound_git(&mut env, self.worktree);
-        Command {
+        SandboxCommand {
             argv: check.run.iter().map(OsString::from).collect(),
             cwd: self.worktree.to_owned(),
             env,

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 /// The data for a programmer's health.
 #[derive(Clone)]
-pub struct Health {
+pub struct ProgrammerHealth {
     pub programmer: pool::Programmer,
     pub port: u16,
     pub process: Process,
@@ -75,7 +75,7 @@ pub async fn bind(port: u16) -> std::io::Result<TcpListener> {
 }
 
 /// Serves until shutdown.
-pub async fn serve(listener: TcpListener, health: Health, shutdown: CancellationToken) {
+pub async fn serve(listener: TcpListener, health: ProgrammerHealth, shutdown: CancellationToken) {
     let app = Router::new()
         .route("/health", get(alive))
         .route("/ready", get(ready))
@@ -124,19 +124,19 @@ async fn not_found() -> Response {
         .into_response()
 }
 
-async fn metrics(State(health): State<Health>) -> String {
+async fn metrics(State(health): State<ProgrammerHealth>) -> String {
     health.metrics.render()
 }
 
 /// Answers while the process lives, whatever the state of its broker, because a restart would not
 /// help.
-async fn alive(State(health): State<Health>) -> Response {
+async fn alive(State(health): State<ProgrammerHealth>) -> Response {
     answer(&health, StatusCode::OK, None)
 }
 
 /// 503 with the reason if something is wrong. The state of the task, the budget and an operator's
 /// pause do not count.
-async fn ready(State(health): State<Health>) -> Response {
+async fn ready(State(health): State<ProgrammerHealth>) -> Response {
     let trouble = trouble(&health);
     let status = if trouble.is_none() {
         StatusCode::OK
@@ -146,7 +146,7 @@ async fn ready(State(health): State<Health>) -> Response {
     answer(&health, status, trouble)
 }
 
-fn trouble(health: &Health) -> Option<String> {
+fn trouble(health: &ProgrammerHealth) -> Option<String> {
     trouble_of(&health.process).or_else(|| unfit(&health.status.borrow()))
 }
 
@@ -168,7 +168,7 @@ fn unfit(gate: &Gate) -> Option<String> {
     }
 }
 
-fn answer(health: &Health, status: StatusCode, trouble: Option<String>) -> Response {
+fn answer(health: &ProgrammerHealth, status: StatusCode, trouble: Option<String>) -> Response {
     let gate = health.status.borrow().clone();
     let process = &health.process;
     let seen = Seen {
@@ -187,7 +187,7 @@ fn answer(health: &Health, status: StatusCode, trouble: Option<String>) -> Respo
     let broker = process.broker();
     (
         status,
-        Json(Answer {
+        Json(ProgrammerAnswer {
             programmer,
             version: env!("CARGO_PKG_VERSION"),
             broker,
@@ -240,7 +240,7 @@ struct ProcessAnswer {
 
 /// The programmer as in the pool's status, and the facts that only its process knows.
 #[derive(Serialize)]
-struct Answer {
+struct ProgrammerAnswer {
     #[serde(flatten)]
     programmer: ProgrammerStatus,
     version: &'static str,

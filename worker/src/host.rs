@@ -22,7 +22,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::answers::Answers;
-use crate::health::{self, Health, Hosted};
+use crate::health::{self, Hosted, ProgrammerHealth};
 use crate::prober::Prober;
 use crate::programmer::attempt::Workshop;
 use crate::programmer::completer::Completer;
@@ -30,7 +30,7 @@ use crate::programmer::conclude::OutcomeWriter;
 use crate::programmer::consumer::{OpenError, hold};
 use crate::programmer::gate::{GateState, PeerPresence, watch_gates};
 use crate::programmer::telemetry::watch_gate;
-use crate::programmer::{Ending, Programmer, progress};
+use crate::programmer::{EndSignals, ProgrammerRunner, progress};
 
 /// The time between two searches for free ids.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -47,7 +47,7 @@ pub enum Choice {
 }
 
 /// How this process appears to others.
-pub struct Shown {
+pub struct HostOptions {
     /// Its name in the management UI, from `--name`.
     pub name: Option<String>,
     pub metrics: PrometheusHandle,
@@ -59,8 +59,13 @@ pub struct Shown {
 ///
 /// # Errors
 /// If something is wrong that waiting does not cure.
-pub async fn run(pool: Pool, choice: Choice, shown: Shown, ending: Ending) -> anyhow::Result<()> {
-    let Shown {
+pub async fn run(
+    pool: Pool,
+    choice: Choice,
+    shown: HostOptions,
+    ending: EndSignals,
+) -> anyhow::Result<()> {
+    let HostOptions {
         name,
         metrics,
         listener,
@@ -190,7 +195,7 @@ struct Host {
     workshop: Arc<Workshop>,
     metrics: PrometheusHandle,
     gates: BTreeMap<ProgrammerId, watch::Receiver<GateState>>,
-    ending: Ending,
+    ending: EndSignals,
     scribes: Arc<OutcomeWriter>,
     answers: Arc<Answers>,
     progress: progress::Sender,
@@ -198,7 +203,7 @@ struct Host {
 }
 
 /// A programmer as its heartbeats show it.
-struct Seen {
+struct HostedProgrammer {
     id: ProgrammerId,
     port: u16,
     llm: pool_core::id::LlmName,
@@ -219,7 +224,7 @@ impl Host {
             let (id, llm) = (programmer.id.clone(), programmer.primary().clone());
             tokio::spawn(nudge_on_change(shown.clone(), Arc::clone(&nudge)));
             tokio::spawn(watch_gate(programmer.id.clone(), shown.clone()));
-            seen.push(Seen {
+            seen.push(HostedProgrammer {
                 id,
                 port,
                 llm,
@@ -271,7 +276,7 @@ impl Host {
             Arc::clone(&self.pool),
             self.metrics.clone(),
         );
-        let health = Health {
+        let health = ProgrammerHealth {
             programmer: programmer.clone(),
             port,
             process,
@@ -291,18 +296,18 @@ impl Host {
         &self,
         config: pool::Programmer,
         status: watch::Sender<Gate>,
-    ) -> anyhow::Result<Programmer> {
+    ) -> anyhow::Result<ProgrammerRunner> {
         let gate = self
             .gates
             .get(&config.id)
             .cloned()
             .context("a programmer without a gate")?;
-        Ok(Programmer {
+        Ok(ProgrammerRunner {
             attempts: self
                 .workshop
                 .attempts(config.clone())
                 .await?
-                .told_to(self.progress.of(&config.id)),
+                .reporting_to(self.progress.of(&config.id)),
             priority: consumer_priority(&self.pool, &config),
             config,
             process: self.process.clone(),
@@ -318,7 +323,7 @@ impl Host {
 
     /// Repeats that these programmers are held, before the log forgets it. Each programmer appends
     /// the first one itself.
-    fn say_again(&self, seen: &[Seen]) {
+    fn say_again(&self, seen: &[HostedProgrammer]) {
         for programmer in seen {
             let status = programmer.status.clone();
             let (log, host) = (self.process.log.clone(), self.process.host.clone());
@@ -348,7 +353,7 @@ impl Host {
     }
 
     /// The prober, which finds out when the LLMs of these programmers are back.
-    fn prober(&self, seen: &[Seen]) -> Prober {
+    fn prober(&self, seen: &[HostedProgrammer]) -> Prober {
         let mine =
             |programmer: &&pool::Programmer| seen.iter().any(|held| held.id == programmer.id);
         Prober {
@@ -360,7 +365,7 @@ impl Host {
         }
     }
 
-    fn send_heartbeats(&self, seen: Vec<Seen>, nudge: Arc<Notify>) -> JoinHandle<()> {
+    fn send_heartbeats(&self, seen: Vec<HostedProgrammer>, nudge: Arc<Notify>) -> JoinHandle<()> {
         let (process, name) = (self.process.id, self.process.name.clone());
         let beat = move || Heartbeat {
             process,
@@ -404,7 +409,7 @@ async fn nudge_on_change(mut status: watch::Receiver<Gate>, nudge: Arc<Notify>) 
 }
 
 /// Limits how long running tasks may go on after the drain has begun.
-async fn drain_deadline(ending: Ending, limit: Duration) {
+async fn drain_deadline(ending: EndSignals, limit: Duration) {
     ending.drain.cancelled().await;
     tracing::info!(limit_s = limit.as_secs(), "draining: taking no more tasks");
     tokio::time::sleep(limit).await;

@@ -16,8 +16,8 @@ use pool_core::pool::Pool;
 use pool_telemetry::{LogFormat, init_logs, init_metrics};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use worker::host::{self, Choice, Shown};
-use worker::programmer::Ending;
+use worker::host::{self, Choice, HostOptions};
+use worker::programmer::EndSignals;
 
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -78,12 +78,12 @@ struct RunArgs {
     #[arg(long, env = "POOL_PROCESS_NAME")]
     name: Option<String>,
     #[command(flatten)]
-    which: Which,
+    which: HostedArgs,
 }
 
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
-struct Which {
+struct HostedArgs {
     /// Host these programmers
     #[arg(
         long,
@@ -100,7 +100,7 @@ struct Which {
     any: Option<usize>,
 }
 
-impl Which {
+impl HostedArgs {
     fn choice(self) -> Choice {
         match (self.all, self.any, self.programmers) {
             (true, _, _) => Choice::All,
@@ -192,7 +192,7 @@ async fn run(
     init_logs(std::env::var("RUST_LOG").ok().as_deref(), format);
     let metrics =
         init_metrics("worker", env!("CARGO_PKG_VERSION")).context("failed to set up metrics")?;
-    let ending = Ending::default();
+    let ending = EndSignals::default();
     worker::signals::keep_ignored_signals_here();
     end_on_signals(ending.clone())?;
     let listener = match listen {
@@ -206,7 +206,7 @@ async fn run(
     host::run(
         pool,
         choice,
-        Shown {
+        HostOptions {
             name,
             metrics,
             listener,
@@ -258,7 +258,7 @@ fn ask_health(address: SocketAddr) -> ExitCode {
 
 /// The first SIGTERM or SIGINT drains, the second hands the running tasks back at once, the third
 /// exits at once.
-fn end_on_signals(ending: Ending) -> anyhow::Result<()> {
+fn end_on_signals(ending: EndSignals) -> anyhow::Result<()> {
     let mut term = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
     tokio::spawn(async move {

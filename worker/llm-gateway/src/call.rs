@@ -14,18 +14,20 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use bytes::Bytes;
 use pool_core::id::LlmName;
+use pool_core::llm::Dialect;
 use pool_telemetry::clock::wall_clock;
 use tokio::time::Instant;
 
-use super::answer::Answer;
-use super::classify::{Exchange, Failure, Outcome, classify};
-use super::failover::{self, Next};
-use super::known::Known;
-use super::lesson::{self, Lesson, Refused};
-use super::permits::{Epoch, Failed, Unavailable};
-use super::pricing::{Demand, Refusal, Tariff};
-use super::protocol::{Dialect, Envelope};
-use super::record::{CallClass, Cap, NoLlmLeft, Out};
+use super::answer::ProviderAnswer;
+use super::class::{CallClass, Cap};
+use super::classify::{CallFailure, CallOutcome, Exchange, classify};
+use super::failover::{self, FailoverStep};
+use super::lesson::{self, Lesson, RefusedLimit};
+use super::llm_limits::LlmLimits;
+use super::permits::{Epoch, LlmFailure, Unavailable};
+use super::pricing::{AdmissionError, Demand, Tariff};
+use super::protocol::{self, RequestHead};
+use super::record::{NoLlmLeft, Out};
 use super::reply;
 use super::request::AgentRequest;
 use super::session::{AgentCall, OpenCall, SessionState, Settled};
@@ -36,10 +38,10 @@ use super::upstream::{Upstream, Upstreams};
 pub(super) async fn answer(
     session: &Arc<SessionState>,
     upstreams: &Upstreams,
-    envelope: Envelope,
+    head: RequestHead,
     body: Result<&[u8], usize>,
 ) -> Response {
-    let dialect = envelope.dialect;
+    let dialect = head.dialect;
     let Some(first) = session.plan.llms.first() else {
         return reply::error(StatusCode::BAD_REQUEST, "no_llm", "the task has no LLM");
     };
@@ -53,7 +55,7 @@ pub(super) async fn answer(
     {
         return give_up(call, first, nobody_speaks(dialect, first));
     }
-    let request = match read(envelope, body) {
+    let request = match read(head, body) {
         Ok(request) => request,
         Err(failure) => return give_up(call, first, failure),
     };
@@ -74,7 +76,7 @@ pub(super) async fn answer(
         Ok(answer) => {
             call.end(None);
             // The agent knows one name only: that of the LLM that its run began with.
-            reply::answer(answer.named(first.as_str()), &request)
+            reply::answer(answer, first, &request)
         }
         Err(outs) => {
             let response = reply::failed(&outs);
@@ -89,7 +91,7 @@ pub(super) async fn answer(
 }
 
 /// The failure if none of the agent's LLMs is served in its protocol.
-fn nobody_speaks(dialect: Dialect, first: &LlmName) -> Failure {
+fn nobody_speaks(dialect: Dialect, first: &LlmName) -> CallFailure {
     let provider = first.provider();
     let advice = match dialect {
         Dialect::Chat | Dialect::Responses => {
@@ -100,16 +102,17 @@ fn nobody_speaks(dialect: Dialect, first: &LlmName) -> Failure {
         }
     };
     let message = format!(
-        "the agent speaks {dialect}, but none of the providers of its LLMs does; for {provider}: {advice}"
+        "the agent speaks {}, but none of the providers of its LLMs does; for {provider}: {advice}",
+        protocol::name(dialect)
     );
-    Failure::unsent(CallClass::BadRequest, message)
+    CallFailure::unsent(CallClass::BadRequest, message)
 }
 
-fn read(envelope: Envelope, body: Result<&[u8], usize>) -> Result<AgentRequest, Failure> {
+fn read(head: RequestHead, body: Result<&[u8], usize>) -> Result<AgentRequest, CallFailure> {
     match body {
-        Ok(body) => AgentRequest::read(envelope, body)
-            .map_err(|error| Failure::unsent(CallClass::BadRequest, error.to_string())),
-        Err(limit) => Err(Failure::unsent(
+        Ok(body) => AgentRequest::read(head, body)
+            .map_err(|error| CallFailure::unsent(CallClass::BadRequest, error.to_string())),
+        Err(limit) => Err(CallFailure::unsent(
             CallClass::ContextTooLong,
             format!("the request is longer than {limit} bytes"),
         )),
@@ -117,10 +120,10 @@ fn read(envelope: Envelope, body: Result<&[u8], usize>) -> Result<AgentRequest, 
 }
 
 /// Refuses a call because of the agent's own mistake, with an explanation.
-fn give_up(call: AgentCall, llm: &LlmName, failure: Failure) -> Response {
+fn give_up(call: AgentCall, llm: &LlmName, failure: CallFailure) -> Response {
     let message = format!("the call to {llm} was not sent: {}", failure.message);
     let code = failure.class.label();
-    call.ask(llm).end(Outcome::Failure(failure));
+    call.ask(llm).end(CallOutcome::Failure(failure));
     call.end(None);
     reply::error(StatusCode::BAD_REQUEST, code, &message)
 }
@@ -137,15 +140,15 @@ struct Walk<'a> {
 }
 
 /// The outcome with one LLM.
-enum Asked {
-    Answer(Answer),
+enum LlmOutcome {
+    Answer(ProviderAnswer),
     GoOn(Out),
     GiveUp(Out),
 }
 
 /// The outcome of one try.
 enum Tried {
-    Answer(Answer),
+    Answer(ProviderAnswer),
     /// Nothing was sent.
     Unavailable(Unavailable),
     Failed(Failing),
@@ -162,9 +165,9 @@ struct Failing {
 }
 
 impl Walk<'_> {
-    async fn run(&self) -> Result<Answer, Vec<(LlmName, Out)>> {
+    async fn run(&self) -> Result<ProviderAnswer, Vec<(LlmName, Out)>> {
         let mut outs: Vec<(LlmName, Out)> = Vec::new();
-        let dialect = self.request.envelope.dialect;
+        let dialect = self.request.head.dialect;
         let candidates = failover::candidates(&self.session.plan.llms, &self.session.plan.failover);
         // An LLM that is served in another protocol than the agent's is skipped.
         for llm in candidates
@@ -175,9 +178,9 @@ impl Walk<'_> {
                 MovedOn { from, to: llm, out }.emit();
             }
             match self.ask(llm).await {
-                Asked::Answer(answer) => return Ok(answer),
-                Asked::GoOn(out) => outs.push((llm.clone(), out)),
-                Asked::GiveUp(out) => {
+                LlmOutcome::Answer(answer) => return Ok(answer),
+                LlmOutcome::GoOn(out) => outs.push((llm.clone(), out)),
+                LlmOutcome::GiveUp(out) => {
                     outs.push((llm.clone(), out));
                     break;
                 }
@@ -187,25 +190,25 @@ impl Walk<'_> {
     }
 
     /// Asks one LLM, with retries.
-    async fn ask(&self, llm: &LlmName) -> Asked {
+    async fn ask(&self, llm: &LlmName) -> LlmOutcome {
         let mut failed = None;
         let mut tries = 0;
-        let (mut known, mut lessons) = (self.upstreams.known.of(llm), Vec::new());
+        let (mut limits, mut lessons) = (self.upstreams.limits.of(llm), Vec::new());
         loop {
-            match (self.attempt(llm, known).await, failed.take()) {
+            match (self.attempt(llm, limits).await, failed.take()) {
                 (Tried::Answer(answer), _) => {
                     if !lessons.is_empty() {
-                        self.upstreams.known.keep(llm, known);
+                        self.upstreams.limits.keep(llm, limits);
                     }
                     self.session.plan.permits.succeeded(llm);
-                    return Asked::Answer(answer);
+                    return LlmOutcome::Answer(answer);
                 }
                 (Tried::Unavailable(unavailable), None) => {
-                    return Asked::GoOn(Out::Unavailable(unavailable));
+                    return LlmOutcome::GoOn(Out::Unavailable(unavailable));
                 }
                 // The LLM was shut while this call waited for its retry.
                 (Tried::Unavailable(_), Some(failing)) => {
-                    return Asked::GoOn(self.failed(llm, failing));
+                    return LlmOutcome::GoOn(self.failed(llm, failing));
                 }
                 (Tried::Failed(failing), before) => {
                     // A call learns each kind of lesson once. Asking again with a lesson is not a
@@ -214,11 +217,11 @@ impl Walk<'_> {
                         .lesson
                         .filter(|lesson| !lessons.contains(&discriminant(lesson)));
                     if let Some(lesson) = new
-                        && let Some(taught) = known.taught(lesson, self.request.demand)
+                        && let Some(taught) = limits.taught(lesson, self.request.demand)
                     {
                         LimitLearned { llm, lesson }.emit();
                         lessons.push(discriminant(&lesson));
-                        known = taught;
+                        limits = taught;
                         failed = before;
                         continue;
                     }
@@ -226,13 +229,15 @@ impl Walk<'_> {
                     let sent = before.map_or(failing.sent, |before: Failing| before.sent);
                     let failing = Failing { sent, ..failing };
                     match failover::next(&failing.class, tries, &self.session.plan.failover) {
-                        Next::Retry { after } => {
+                        FailoverStep::Retry { after } => {
                             self.session.plan.permits.in_trouble(llm);
                             failed = Some(failing);
                             tokio::time::sleep(after).await;
                         }
-                        Next::MoveOn => return Asked::GoOn(self.failed(llm, failing)),
-                        Next::GiveUp => return Asked::GiveUp(self.failed(llm, failing)),
+                        FailoverStep::MoveOn => return LlmOutcome::GoOn(self.failed(llm, failing)),
+                        FailoverStep::GiveUp => {
+                            return LlmOutcome::GiveUp(self.failed(llm, failing));
+                        }
                     }
                 }
             }
@@ -252,8 +257,8 @@ impl Walk<'_> {
         }: Failing,
     ) -> Out {
         if class.is_outage() {
-            let dialect = self.request.envelope.dialect.into();
-            let failed = Failed {
+            let dialect = self.request.head.dialect;
+            let failed = LlmFailure {
                 class: class.clone(),
                 epoch,
                 dialect,
@@ -266,7 +271,7 @@ impl Walk<'_> {
     }
 
     /// One try with one LLM. It is recorded if anything was sent.
-    async fn attempt(&self, llm: &LlmName, known: Known) -> Tried {
+    async fn attempt(&self, llm: &LlmName, limits: LlmLimits) -> Tried {
         let permits = &self.session.plan.permits;
         let mut epoch = match permits.check(llm) {
             Ok(epoch) => epoch,
@@ -274,8 +279,8 @@ impl Walk<'_> {
         };
         let mut call = self.call.ask(llm);
         let (mut sent, mut lesson) = (Instant::now(), None);
-        let outcome = match prepare(self.upstreams, llm, known, self.request, &mut call) {
-            Err(failure) => Outcome::Failure(failure),
+        let outcome = match prepare(self.upstreams, llm, limits, self.request, &mut call) {
+            Err(failure) => CallOutcome::Failure(failure),
             Ok(Prepared {
                 upstream,
                 tariff,
@@ -301,7 +306,13 @@ impl Walk<'_> {
                 sent = Instant::now();
                 let exchange = upstream.send(self.request, body, timeout);
                 let exchange = watched(exchange, timeout, || permits.in_trouble(llm)).await;
-                let said = said(&exchange);
+                let said = match &exchange {
+                    Exchange::Answered { body, .. } => body.clone(),
+                    Exchange::KeyMissing { .. }
+                    | Exchange::NotConnected { .. }
+                    | Exchange::TimedOut { .. }
+                    | Exchange::Silent { .. } => Bytes::new(),
+                };
                 let outcome = classify(exchange, wall_clock(), upstream.secret());
                 lesson = limit
                     .filter(|_| is_refusal(&outcome))
@@ -310,8 +321,8 @@ impl Walk<'_> {
             }
         };
         let status = match &outcome {
-            Outcome::Failure(failure) => failure.status,
-            Outcome::Answer(_) | Outcome::Cut(..) => None,
+            CallOutcome::Failure(failure) => failure.status,
+            CallOutcome::Answer(_) | CallOutcome::Cut(..) => None,
         };
         match call.end(outcome) {
             Settled::Answer(answer) => Tried::Answer(answer),
@@ -343,9 +354,9 @@ async fn watched(
 }
 
 /// Reclassifies a 403 without a reason if the key is good: then the provider refuses the request.
-fn blamed(outcome: Outcome, refuses_the_task: impl FnOnce() -> bool) -> Outcome {
+fn blamed(outcome: CallOutcome, refuses_the_task: impl FnOnce() -> bool) -> CallOutcome {
     match outcome {
-        Outcome::Failure(failure)
+        CallOutcome::Failure(failure)
             if failure.class == CallClass::Auth
                 && failure.status == Some(403)
                 && refuses_the_task() =>
@@ -354,13 +365,13 @@ fn blamed(outcome: Outcome, refuses_the_task: impl FnOnce() -> bool) -> Outcome 
                 "{}; a probe with the same key was answered",
                 failure.message
             );
-            Outcome::Failure(Failure {
+            CallOutcome::Failure(CallFailure {
                 class: CallClass::BadRequest,
                 message,
                 ..failure
             })
         }
-        Outcome::Answer(_) | Outcome::Cut(..) | Outcome::Failure(_) => outcome,
+        CallOutcome::Answer(_) | CallOutcome::Cut(..) | CallOutcome::Failure(_) => outcome,
     }
 }
 
@@ -373,21 +384,10 @@ fn skipped(llm: &LlmName, unavailable: Unavailable) -> Tried {
     Tried::Unavailable(unavailable)
 }
 
-/// The body of the provider's answer.
-fn said(exchange: &Exchange) -> Bytes {
-    match exchange {
-        Exchange::Answered { body, .. } => body.clone(),
-        Exchange::KeyMissing { .. }
-        | Exchange::NotConnected { .. }
-        | Exchange::TimedOut { .. }
-        | Exchange::Silent { .. } => Bytes::new(),
-    }
-}
-
 /// Whether the provider may have refused the request for its output limit. Some providers wrap such
 /// a refusal into a 500.
-fn is_refusal(outcome: &Outcome) -> bool {
-    let Outcome::Failure(Failure { class, status, .. }) = outcome else {
+fn is_refusal(outcome: &CallOutcome) -> bool {
+    let CallOutcome::Failure(CallFailure { class, status, .. }) = outcome else {
         return false;
     };
     match class {
@@ -409,41 +409,41 @@ struct Prepared<'a> {
     upstream: &'a Upstream,
     tariff: Tariff,
     body: Vec<u8>,
-    limit: Option<Refused>,
+    limit: Option<RefusedLimit>,
 }
 
 /// Does all that needs no place: finds the provider, the price and the rest of the limits.
 fn prepare<'a>(
     upstreams: &'a Upstreams,
     llm: &LlmName,
-    known: Known,
+    limits: LlmLimits,
     request: &AgentRequest,
     call: &mut OpenCall,
-) -> Result<Prepared<'a>, Failure> {
+) -> Result<Prepared<'a>, CallFailure> {
     let provider = llm.provider();
-    let unusable = |message: String| Failure::unsent(CallClass::BadRequest, message);
+    let unusable = |message: String| CallFailure::unsent(CallClass::BadRequest, message);
     let upstream = upstreams
         .provider(llm)
         .ok_or_else(|| unusable(format!("provider {provider} is not in the pool file")))?;
-    if !upstreams.speaks(llm, request.envelope.dialect) {
-        return Err(nobody_speaks(request.envelope.dialect, llm));
+    if !upstreams.speaks(llm, request.head.dialect) {
+        return Err(nobody_speaks(request.head.dialect, llm));
     }
     let tariff = upstreams
         .tariff(llm)
         .ok_or_else(|| unusable(format!("prices has no entry for {llm}")))?;
     let demand = Demand {
-        most_output: known.most_output(request.demand),
+        most_output: limits.most_output(request.demand),
         ..request.demand
     };
     let admission = call.reserve(demand, tariff).map_err(|refusal| {
         let class = match refusal {
-            Refusal::Tokens { .. } => CallClass::Refused(Cap::Tokens),
-            Refusal::Cost { .. } => CallClass::Refused(Cap::Cost),
-            Refusal::Context { .. } => CallClass::ContextTooLong,
+            AdmissionError::Tokens { .. } => CallClass::Refused(Cap::Tokens),
+            AdmissionError::Cost { .. } => CallClass::Refused(Cap::Cost),
+            AdmissionError::Context { .. } => CallClass::ContextTooLong,
         };
-        Failure::unsent(class, refusal.to_string())
+        CallFailure::unsent(class, refusal.to_string())
     })?;
-    let (told, field) = (admission.output_limit, upstream.limit_field(known));
+    let (told, field) = (admission.output_limit, upstream.limit_field(limits));
     let (body, limit) = (
         request.for_provider(llm.model(), told, field),
         request.limit(told, field),

@@ -5,14 +5,15 @@ use axum::response::{IntoResponse as _, Json, Response};
 use pool_core::id::LlmName;
 use serde_json::{Value, json};
 
-use super::answer::Answer;
-use super::body::Body;
-use super::record::{CallClass, Out};
+use super::answer::ProviderAnswer;
+use super::class::CallClass;
+use super::protocol::RequestBody;
+use super::record::Out;
 use super::request::{AgentRequest, prompt};
 
-/// A complete answer, in the form that the agent asked for.
-pub(super) fn answer(answer: Answer, request: &AgentRequest) -> Response {
-    let (content_type, body) = answer.for_agent(request);
+/// A complete answer, in the form that the agent asked for. `llm` is the name that the agent knows.
+pub(super) fn answer(answer: ProviderAnswer, llm: &LlmName, request: &AgentRequest) -> Response {
+    let (content_type, body) = answer.for_agent(llm.as_str(), request);
     (
         [(header::CONTENT_TYPE, HeaderValue::from_static(content_type))],
         body,
@@ -46,18 +47,9 @@ pub(super) fn failed(outs: &[(LlmName, Out)]) -> Response {
 /// text contains `rate limit` in any spelling for a rate limit, and retries. So this word differs,
 /// and the provider's own message is left out.
 fn word(class: &CallClass) -> &'static str {
-    match class {
-        CallClass::RateLimited { .. } => "throttled",
-        CallClass::Ok
-        | CallClass::Timeout
-        | CallClass::Unavailable
-        | CallClass::ModelUnavailable
-        | CallClass::Auth
-        | CallClass::ContextTooLong
-        | CallClass::BadRequest
-        | CallClass::BadAnswer
-        | CallClass::Cut(_)
-        | CallClass::Refused(_) => class.label(),
+    match class.label() {
+        "rate_limited" => "throttled",
+        label => label,
     }
 }
 
@@ -79,7 +71,7 @@ pub(super) fn models(llms: &[LlmName]) -> Response {
 /// Answers Anthropic's question for the length of a prompt, with an upper estimate. That costs
 /// nothing, and the gateway decides by its own count in any case.
 pub(super) fn token_count(body: &[u8]) -> Response {
-    match Body::read(body) {
+    match RequestBody::read(body) {
         Ok((body, fields)) => {
             Json(json!({"input_tokens": prompt(body.text(), &fields).0})).into_response()
         }

@@ -6,14 +6,15 @@ use pool_telemetry::catalog::{
     LLM_USAGE_NOT_BELIEVED,
 };
 
+use super::class::CallClass;
 use super::lesson::Lesson;
 use super::permits::Unavailable;
-use super::pricing::{Bounds, Tokens};
-use super::record::{Call, CallClass, NoLlmLeft, Out};
+use super::pricing::{TokenBounds, Tokens};
+use super::record::{CallRecord, NoLlmLeft, Out};
 
 /// A call to an LLM has ended.
 pub(super) struct CallEnded<'a> {
-    pub(super) call: &'a Call,
+    pub(super) call: &'a CallRecord,
 }
 
 impl CallEnded<'_> {
@@ -54,7 +55,7 @@ impl CallEnded<'_> {
     }
 }
 
-fn milliseconds(call: &Call) -> u64 {
+fn milliseconds(call: &CallRecord) -> u64 {
     u64::try_from(call.duration.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -76,7 +77,7 @@ impl Skipped<'_> {
 pub(super) struct UsageNotBelieved<'a> {
     pub(super) llm: &'a LlmName,
     pub(super) reported: Tokens,
-    pub(super) bounds: Bounds,
+    pub(super) bounds: TokenBounds,
 }
 
 impl UsageNotBelieved<'_> {
@@ -167,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_call_is_counted_by_llm_and_class() {
-        let call = Call {
+        let call = CallRecord {
             llm: LlmName::new("paid/gpt").expect("an LLM name"),
             class: CallClass::RateLimited { retry_after: None },
             status: Some(429),

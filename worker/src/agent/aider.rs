@@ -16,8 +16,8 @@ use serde_json::json;
 
 use super::evidence::AiderEvidence;
 use super::hide::{Hidden, is_configuration};
-use super::{Agent, AgentRun, Evidence, Job, launch_failure, program};
-use crate::sandbox::{Sandbox, Watch};
+use super::{AgentEvidence, AgentRun, CodingAgent, Job, launch_failure, program};
+use crate::sandbox::{SandboxLauncher, Watch};
 use crate::workspace::{off_the_runtime, open_regular};
 
 /// The most that is read of aider's log of events. That log is usually a few lines.
@@ -91,7 +91,7 @@ impl Aider {
     async fn run_once(
         &self,
         job: &Job,
-        sandbox: &Sandbox,
+        sandbox: &SandboxLauncher,
         watch: &Watch,
     ) -> Result<AgentRun, TaskFailure> {
         let program = program::find(&self.program, std::env::var_os("PATH"))?;
@@ -105,7 +105,7 @@ impl Aider {
         let finished = finished.map_err(|error| launch_failure(&error))?;
         let (exit, output, duration) = (finished.exit, finished.output, finished.duration);
         let analytics = read_analytics(&papers.analytics).await;
-        let evidence = Evidence::Aider(AiderEvidence::read(&analytics, &output));
+        let evidence = AgentEvidence::Aider(AiderEvidence::read(&analytics, &output));
         Ok(AgentRun {
             exit,
             output,
@@ -176,11 +176,11 @@ impl Aider {
     }
 }
 
-impl Agent for Aider {
+impl CodingAgent for Aider {
     fn run<'a>(
         &'a self,
         job: &'a Job,
-        sandbox: &'a Sandbox,
+        sandbox: &'a SandboxLauncher,
         watch: &'a Watch,
     ) -> BoxFuture<'a, Result<AgentRun, TaskFailure>> {
         self.run_once(job, sandbox, watch).boxed()

@@ -7,8 +7,8 @@ use std::path::Path;
 use futures_util::future::{BoxFuture, FutureExt};
 use pool_core::result::{ErrorKind, TaskFailure};
 
-use super::{Agent, AgentRun, Evidence, Job, launch_failure, program};
-use crate::sandbox::{Exit, Sandbox, Watch};
+use super::{AgentEvidence, AgentRun, CodingAgent, Job, launch_failure, program};
+use crate::sandbox::{Exit, SandboxLauncher, Watch};
 
 /// The longest argument that Linux accepts (128 KiB with its closing zero).
 const MAX_WORD_BYTES: usize = 128 * 1024 - 1;
@@ -28,7 +28,7 @@ impl CommandAgent {
     async fn run_once(
         &self,
         job: &Job,
-        sandbox: &Sandbox,
+        sandbox: &SandboxLauncher,
         watch: &Watch,
     ) -> Result<AgentRun, TaskFailure> {
         let prompt_file = job.scratch.join("prompt.txt");
@@ -52,9 +52,9 @@ impl CommandAgent {
         let (exit, output, duration) = (finished.exit, finished.output, finished.duration);
         let awaited = exit == Exit::Silent && watch.last_words.is_some();
         let evidence = if awaited {
-            Evidence::NoLastEvent
+            AgentEvidence::NoLastEvent
         } else {
-            Evidence::None
+            AgentEvidence::None
         };
         Ok(AgentRun {
             exit,
@@ -65,11 +65,11 @@ impl CommandAgent {
     }
 }
 
-impl Agent for CommandAgent {
+impl CodingAgent for CommandAgent {
     fn run<'a>(
         &'a self,
         job: &'a Job,
-        sandbox: &'a Sandbox,
+        sandbox: &'a SandboxLauncher,
         watch: &'a Watch,
     ) -> BoxFuture<'a, Result<AgentRun, TaskFailure>> {
         self.run_once(job, sandbox, watch).boxed()

@@ -7,9 +7,10 @@
 use pool_core::pool::AgentKind;
 use pool_core::result::{ErrorKind, TaskFailure};
 
-use super::{AgentRun, AiderEvidence, Evidence};
+use super::{AgentEvidence, AgentRun, AiderEvidence};
 use crate::sandbox::Exit;
-use llm_gateway::record::{Call, CallClass, Cut, NoLlmLeft, Out, Record};
+use llm_gateway::class::{CallClass, Cut};
+use llm_gateway::record::{CallRecord, NoLlmLeft, Out, RunRecord};
 
 /// The edit of a run that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +36,7 @@ pub enum Edit {
 pub fn judge(
     kind: &AgentKind,
     run: &AgentRun,
-    record: &Record,
+    record: &RunRecord,
     changed: bool,
 ) -> Result<Edit, TaskFailure> {
     let facts = Facts {
@@ -69,7 +70,7 @@ pub fn silent() -> TaskFailure {
 /// Whether a run failed because no LLM was left for it, so that neither the task nor the agent is
 /// to blame. [`judge`] then returns the failure's class. A crash of the agent is always the agent's
 /// failure, whatever its LLMs did.
-pub fn no_llm_left<'a>(run: &AgentRun, record: &'a Record) -> Option<&'a NoLlmLeft> {
+pub fn no_llm_left<'a>(run: &AgentRun, record: &'a RunRecord) -> Option<&'a NoLlmLeft> {
     match run.exit {
         Exit::Status(_) | Exit::TimedOut | Exit::Silent | Exit::Done => record.no_llm_left.as_ref(),
         Exit::Cancelled | Exit::Signal(_) => None,
@@ -82,7 +83,7 @@ fn fail<T>(kind: ErrorKind, message: impl Into<String>) -> Result<T, TaskFailure
 
 struct Facts<'a> {
     run: &'a AgentRun,
-    record: &'a Record,
+    record: &'a RunRecord,
     changed: bool,
 }
 
@@ -123,8 +124,8 @@ impl Facts<'_> {
     fn silent(&self, kind: &AgentKind) -> Result<Edit, TaskFailure> {
         self.last_call()?;
         let edited = match &self.run.evidence {
-            Evidence::Aider(evidence) => self.changed && evidence.applied,
-            Evidence::NoLastEvent | Evidence::None => self.changed,
+            AgentEvidence::Aider(evidence) => self.changed && evidence.applied,
+            AgentEvidence::NoLastEvent | AgentEvidence::None => self.changed,
         };
         if !edited || self.record.open_calls > 0 {
             return Err(silent());
@@ -137,8 +138,11 @@ impl Facts<'_> {
 
     /// Whether the agent was about to act on the last answer, or has not printed its last event.
     fn goes_on(&self) -> bool {
-        let tool = self.record.last_answer().is_some_and(Call::asks_for_a_tool);
-        tool || self.run.evidence == Evidence::NoLastEvent
+        let tool = self
+            .record
+            .last_answer()
+            .is_some_and(CallRecord::asks_for_a_tool);
+        tool || self.run.evidence == AgentEvidence::NoLastEvent
     }
 
     /// A run whose last LLM call failed is a failure of that class.
@@ -170,8 +174,8 @@ impl Facts<'_> {
     fn aider(&self, status: i32) -> Result<Edit, TaskFailure> {
         let nothing = AiderEvidence::default();
         let evidence = match &self.run.evidence {
-            Evidence::Aider(evidence) => evidence,
-            Evidence::NoLastEvent | Evidence::None => &nothing,
+            AgentEvidence::Aider(evidence) => evidence,
+            AgentEvidence::NoLastEvent | AgentEvidence::None => &nothing,
         };
         self.last_call()?;
         self.empty_answer()?;
@@ -269,7 +273,7 @@ fn started(status: i32, evidence: &AiderEvidence) -> Result<(), TaskFailure> {
 
 /// The failure when no LLM is left. The class is that of the last LLM that was asked. An LLM that
 /// the pool has shut is unavailable.
-fn none_left(left: &NoLlmLeft, last: Option<&Call>) -> TaskFailure {
+fn none_left(left: &NoLlmLeft, last: Option<&CallRecord>) -> TaskFailure {
     let asked = left
         .llms
         .iter()
@@ -289,7 +293,7 @@ fn none_left(left: &NoLlmLeft, last: Option<&Call>) -> TaskFailure {
 }
 
 /// The task's failure from a call that is not [`CallClass::Ok`].
-fn call_failure(call: &Call) -> Option<TaskFailure> {
+fn call_failure(call: &CallRecord) -> Option<TaskFailure> {
     let (kind, what) = match &call.class {
         CallClass::Ok => return None,
         CallClass::RateLimited { retry_after } => {

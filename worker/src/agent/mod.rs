@@ -22,7 +22,7 @@ use pool_core::pool::{self, AgentKind, Secret};
 use pool_core::result::{ErrorKind, TaskFailure};
 use pool_core::source::RelativePath;
 
-use crate::sandbox::{Command, Exit, LaunchError, Output, Sandbox, Watch};
+use crate::sandbox::{CommandOutput, Exit, LaunchError, SandboxCommand, SandboxLauncher, Watch};
 use crate::workspace::{bound_git, make_directory, off_the_runtime, write_new};
 
 pub use evidence::AiderEvidence;
@@ -62,14 +62,14 @@ pub struct Job {
 #[derive(Debug, Clone)]
 pub struct AgentRun {
     pub exit: Exit,
-    pub output: Output,
-    pub evidence: Evidence,
+    pub output: CommandOutput,
+    pub evidence: AgentEvidence,
     pub duration: Duration,
 }
 
 /// Evidence from an agent's own records, for the kinds of agents that keep some.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Evidence {
+pub enum AgentEvidence {
     Aider(AiderEvidence),
     /// The worker stopped it in silence before it had printed its last event.
     NoLastEvent,
@@ -77,19 +77,19 @@ pub enum Evidence {
 }
 
 /// A kind of agent.
-pub trait Agent: Send + Sync {
+pub trait CodingAgent: Send + Sync {
     /// Runs it once. An error means that it did not run at all ([`ErrorKind::AgentConfig`],
     /// [`ErrorKind::Workspace`]). [`judge()`] judges everything else.
     fn run<'a>(
         &'a self,
         job: &'a Job,
-        sandbox: &'a Sandbox,
+        sandbox: &'a SandboxLauncher,
         watch: &'a Watch,
     ) -> BoxFuture<'a, Result<AgentRun, TaskFailure>>;
 }
 
 /// The agent that the pool file names.
-pub fn from_config(config: &pool::Agent) -> Box<dyn Agent> {
+pub fn from_config(config: &pool::Agent) -> Box<dyn CodingAgent> {
     match &config.kind {
         AgentKind::Aider {
             program,
@@ -136,9 +136,9 @@ impl Job {
         env
     }
 
-    fn command(&self, argv: Vec<OsString>, mut env: Vec<(OsString, OsString)>) -> Command {
+    fn command(&self, argv: Vec<OsString>, mut env: Vec<(OsString, OsString)>) -> SandboxCommand {
         bound_git(&mut env, &self.worktree);
-        Command {
+        SandboxCommand {
             argv,
             cwd: self.worktree.clone(),
             env,

@@ -20,9 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::claim::Claimed;
 use super::progress::OutputReporter;
-use super::work::{Findings, Finish, Left, Work, cancelled};
-use crate::agent::{self, Agent};
-use crate::sandbox::Sandbox;
+use super::work::{Findings, Finish, RemainingLimits, Work, cancelled};
+use crate::agent::{self, CodingAgent};
+use crate::sandbox::SandboxLauncher;
 use crate::workspace::{RepositoryHandle, Workspaces};
 use llm_gateway::permits::Permits;
 use llm_gateway::{Gateway, Upstreams};
@@ -32,8 +32,8 @@ use llm_gateway::{Gateway, Upstreams};
 const REMOVAL: Duration = Duration::from_secs(10);
 
 /// How an attempt ended.
-pub enum Ended {
-    Outcome(Box<Outcome>),
+pub enum AttemptEnd {
+    Outcome(Box<AttemptOutcome>),
     /// No LLM was left for the task. It goes back to its queue.
     HandBack(Box<HandBack>),
     /// The attempt was cancelled. Its usage still counts.
@@ -50,11 +50,11 @@ pub struct HandBack {
     pub kind: ErrorKind,
     /// The usage and findings of the attempt, as a failed outcome. It is used when the task has
     /// been handed back too often.
-    pub outcome: Outcome,
+    pub outcome: AttemptOutcome,
 }
 
 /// The outcome of an attempt.
-pub struct Outcome {
+pub struct AttemptOutcome {
     /// The caller fills in `attempt` and `queued_ms`.
     pub result: ResultMessage,
     pub branch: Option<Branch>,
@@ -89,8 +89,8 @@ pub struct Workshop {
     pub(super) pool: Arc<Pool>,
     upstreams: Arc<Upstreams>,
     workspaces: Workspaces,
-    pub(super) sandbox: Sandbox,
-    pub(super) agent: Box<dyn Agent>,
+    pub(super) sandbox: SandboxLauncher,
+    pub(super) agent: Box<dyn CodingAgent>,
     /// The part of the worker's environment that agents may see.
     pub(super) env: Vec<(OsString, OsString)>,
     /// The worker's own `PATH`, for acceptance checks.
@@ -101,7 +101,7 @@ impl Workshop {
     /// # Errors
     /// When the workspace directory or the providers cannot be used. The message names the culprit.
     pub fn open(pool: Arc<Pool>) -> anyhow::Result<Self> {
-        let sandbox = Sandbox::new(&pool.sandbox);
+        let sandbox = SandboxLauncher::new(&pool.sandbox);
         Self::open_with(pool, sandbox)
     }
 
@@ -109,7 +109,7 @@ impl Workshop {
     ///
     /// # Errors
     /// Those of [`Self::open`].
-    pub fn open_with(pool: Arc<Pool>, sandbox: Sandbox) -> anyhow::Result<Self> {
+    pub fn open_with(pool: Arc<Pool>, sandbox: SandboxLauncher) -> anyhow::Result<Self> {
         let env = Env::of_process();
         let upstreams = Upstreams::new(&pool, |name| {
             env.secret(name).unwrap_or_else(|problem| {
@@ -153,7 +153,7 @@ impl Workshop {
             workshop: Arc::clone(self),
             programmer,
             gateway,
-            teller: None,
+            reporter: None,
         })
     }
 }
@@ -163,15 +163,15 @@ pub struct Attempts {
     pub(super) workshop: Arc<Workshop>,
     pub(super) programmer: pool::Programmer,
     pub(super) gateway: Gateway,
-    teller: Option<OutputReporter>,
+    reporter: Option<OutputReporter>,
 }
 
 impl Attempts {
-    /// Reports the output of agents to `teller`.
+    /// Reports the output of agents to `reporter`.
     #[must_use]
-    pub fn told_to(self, teller: OutputReporter) -> Self {
+    pub fn reporting_to(self, reporter: OutputReporter) -> Self {
         Self {
-            teller: Some(teller),
+            reporter: Some(reporter),
             ..self
         }
     }
@@ -183,7 +183,7 @@ impl Attempts {
         claimed: &Claimed,
         permits: Arc<dyn Permits>,
         stop: &CancellationToken,
-    ) -> Ended {
+    ) -> AttemptEnd {
         let began = Instant::now();
         let mut findings = Findings::default();
         let finish = match self.workshop.pool.agent.kind {
@@ -195,17 +195,17 @@ impl Attempts {
                 .unwrap_or_else(Finish::Failed),
         };
         if stop.is_cancelled() {
-            return Ended::Stopped {
+            return AttemptEnd::Stopped {
                 usage: findings.usage(),
             };
         }
         findings.timings.run_ms = millis(began.elapsed());
         match finish {
-            Finish::Done => Ended::Outcome(Box::new(self.outcome(claimed, findings, None))),
+            Finish::Done => AttemptEnd::Outcome(Box::new(self.outcome(claimed, findings, None))),
             Finish::Failed(failure) => {
-                Ended::Outcome(Box::new(self.outcome(claimed, findings, Some(failure))))
+                AttemptEnd::Outcome(Box::new(self.outcome(claimed, findings, Some(failure))))
             }
-            Finish::HandBack(failure) => Ended::HandBack(Box::new(HandBack {
+            Finish::HandBack(failure) => AttemptEnd::HandBack(Box::new(HandBack {
                 why: failure.message.clone(),
                 kind: failure.kind,
                 outcome: self.outcome(claimed, findings, Some(failure)),
@@ -222,7 +222,7 @@ impl Attempts {
     ) -> Result<Finish, TaskFailure> {
         let task = &claimed.envelope.task;
         let limits = &self.programmer.limits;
-        let left = Left {
+        let remaining = RemainingLimits {
             cost_usd: claimed.max_cost(limits.max_cost),
             tokens: claimed.max_tokens(limits.max_tokens),
         };
@@ -236,19 +236,19 @@ impl Attempts {
         point(Point::WorktreeMade);
         // Cancelled, not dropped: a cancelled run ends its processes before it returns.
         let cancel = stop.child_token();
-        let telling = self
-            .teller
+        let output = self
+            .reporter
             .as_ref()
-            .map(|teller| teller.tell(&task.id, claimed.attempt));
+            .map(|reporter| reporter.stream(&task.id, claimed.attempt));
         let finish = {
             let work = Work {
                 attempts: self,
                 task,
-                left,
+                remaining,
                 worktree: &worktree,
                 permits,
                 cancel: &cancel,
-                telling: telling.as_ref(),
+                output: output.as_ref(),
             };
             let working = work.all_runs(findings);
             tokio::pin!(working);
@@ -285,7 +285,7 @@ impl Attempts {
         claimed: &Claimed,
         findings: Findings,
         error: Option<TaskFailure>,
-    ) -> Outcome {
+    ) -> AttemptOutcome {
         let id = &claimed.envelope.task.id;
         let usage = findings.usage();
         let (llm, used_backup) = (
@@ -322,7 +322,7 @@ impl Attempts {
             task: None,
         };
         let attempt = claimed.attempt;
-        Outcome {
+        AttemptOutcome {
             result,
             branch: commit.map(|(commit, repository)| Branch {
                 repository,

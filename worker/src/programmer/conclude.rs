@@ -34,7 +34,7 @@ const ALONE_FOR: Duration = Duration::from_secs(10);
 
 /// How a delivery ended for its programmer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum DeliveryEnd {
     /// The message is acknowledged or dead-lettered; nothing is left to do.
     Settled,
     /// The channel is gone. The broker has the message, and the log knows the outcome.
@@ -220,7 +220,7 @@ pub async fn lost(process: &Process, id: &TaskId, (attempt, connection): (Attemp
 }
 
 /// Acknowledges a delivery. If the ack is lost, the broker delivers the message again.
-pub async fn ack(process: &Process, delivery: &Delivery) -> End {
+pub async fn ack(process: &Process, delivery: &Delivery) -> DeliveryEnd {
     let limit = process.consume.endpoint().timeout();
     point(Point::Acking);
     let written = with_timeout(
@@ -231,14 +231,18 @@ pub async fn ack(process: &Process, delivery: &Delivery) -> End {
     .await;
     point(Point::Acked);
     match written {
-        Ok(true) => End::Settled,
-        Ok(false) | Err(_) => End::Broken,
+        Ok(true) => DeliveryEnd::Settled,
+        Ok(false) | Err(_) => DeliveryEnd::Broken,
     }
 }
 
 /// Acknowledges another delivery of a task that is finished or owned. The result goes out without
 /// this message; but its publisher waits for a reply too, so the result is requested again.
-pub async fn repeat_result(process: &Process, delivery: &Delivery, envelope: &Envelope) -> End {
+pub async fn repeat_result(
+    process: &Process,
+    delivery: &Delivery,
+    envelope: &Envelope,
+) -> DeliveryEnd {
     if envelope.reply.to.is_some() {
         let properties = envelope
             .reply
@@ -252,7 +256,7 @@ pub async fn repeat_result(process: &Process, delivery: &Delivery, envelope: &En
         };
         if let Err(error) = process.publisher.publish(message).await {
             tracing::warn!(task_id = %envelope.task.id, %error, "failed to request the result again");
-            return End::Lost;
+            return DeliveryEnd::Lost;
         }
         point(Point::RepeatAsked);
     }
@@ -267,13 +271,13 @@ pub async fn end_without_attempt(
     envelope: &Envelope,
     (status, failure): (Status, TaskFailure),
     wanted: impl Fn() -> bool,
-) -> End {
+) -> DeliveryEnd {
     tracing::info!(task_id = %envelope.task.id, status = status.as_str(), reason = %failure.message, "the task ended without an attempt");
     let mut result =
         ResultMessage::without_attempt(Some(envelope.task.id.clone()), status, failure);
     result.task = Some(Box::new(envelope.task.message.clone()));
     if !publish_result(process, &mut result, &envelope.reply, wanted).await {
-        return End::Lost;
+        return DeliveryEnd::Lost;
     }
     point(Point::EndTold);
     ack(process, delivery).await
@@ -288,7 +292,7 @@ pub async fn dead_letter(
     id: Option<TaskId>,
     (reply, failure): (&Reply, TaskFailure),
     wanted: impl Fn() -> bool,
-) -> End {
+) -> DeliveryEnd {
     tracing::warn!(task_id = id.as_ref().map(TaskId::as_str), reason = %failure.message, "moving a message to pool.dead");
     let from = format!(
         "{} (key {:?})",
@@ -302,7 +306,7 @@ pub async fn dead_letter(
     let obituary = DeadLetterInfo::new(reason, from, wall_clock());
     let mut result = ResultMessage::without_attempt(id, Status::Rejected, failure);
     if !publish_result(process, &mut result, reply, &wanted).await {
-        return End::Lost;
+        return DeliveryEnd::Lost;
     }
     point(Point::DeadTold);
     let properties = obituary.properties(&delivery.properties);
@@ -315,7 +319,7 @@ pub async fn dead_letter(
     };
     let words = "the message is not in pool.dead yet; publishing it again";
     if !publish_while(process, message, words, || ready(wanted())).await {
-        return End::Lost;
+        return DeliveryEnd::Lost;
     }
     point(Point::DeadLettered);
     ack(process, delivery).await
@@ -328,7 +332,7 @@ pub async fn divert(
     delivery: &Delivery,
     envelope: &Envelope,
     mut generation: u32,
-) -> End {
+) -> DeliveryEnd {
     let task = &envelope.task;
     loop {
         match process
@@ -354,14 +358,14 @@ pub async fn divert(
             Ok(Verdict::Refused(Refusal::Finished)) => {
                 return repeat_result(process, delivery, envelope).await;
             }
-            Ok(Verdict::Refused(_)) | Err(_) => return End::Lost,
+            Ok(Verdict::Refused(_)) | Err(_) => return DeliveryEnd::Lost,
         }
     }
     point(Point::Reissued);
     tracing::info!(task_id = %task.id, "this programmer does not offer what the task requires; sending the task back through pool.tasks");
     if let Err(error) = publish_task(process, envelope, generation).await {
         tracing::warn!(task_id = %task.id, %error, "the task was not sent back; its next delivery does it");
-        return End::Lost;
+        return DeliveryEnd::Lost;
     }
     point(Point::SentOn);
     // If this event is lost, nothing breaks: the message is in its queue.

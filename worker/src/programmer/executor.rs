@@ -15,18 +15,18 @@ use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{Ended, HandBack, Outcome};
+use super::attempt::{AttemptEnd, AttemptOutcome, HandBack};
 use super::claim::{self, Claimed, Earlier, Examination};
 use super::completer::Concluded;
-use super::conclude::{self, End};
+use super::conclude::{self, DeliveryEnd};
 use super::consumer::Station;
 use super::permits::TaskPermits;
-use super::{Done, Held, In, Programmer, gate, schedule_retry};
+use super::{AttemptedTask, In, ProgrammerRunner, TaskInHand, gate, schedule_retry};
 use llm_gateway::permits::Permits;
 
 /// How an attempt ended for its programmer.
 enum Attempted {
-    Outcome(Box<Outcome>),
+    Outcome(Box<AttemptOutcome>),
     /// No LLM was left for it.
     HandBack,
     Superseded,
@@ -44,7 +44,7 @@ impl Attempted {
     }
 }
 
-impl Programmer {
+impl ProgrammerRunner {
     /// Steps 7 and 8.
     pub(super) async fn claim(&self, delivery: Delivery) -> In {
         point(Point::Delivered);
@@ -110,7 +110,7 @@ impl Programmer {
             spent,
             since: wall_clock(),
         };
-        In::Owned(Held {
+        In::Owned(TaskInHand {
             delivery,
             claimed,
             connection,
@@ -175,12 +175,12 @@ impl Programmer {
                 })
                 .await
             }
-            Examination::Claim => End::Lost,
+            Examination::Claim => DeliveryEnd::Lost,
         })
     }
 
     /// Step 9, unless the task has been started too often.
-    pub(super) async fn work(&self, held: Held) -> In {
+    pub(super) async fn work(&self, held: TaskInHand) -> In {
         let claimed = &held.claimed;
         let id = &claimed.envelope.task.id;
         self.show(Gate::Busy {
@@ -191,20 +191,20 @@ impl Programmer {
         if let Some((status, failure)) = claimed.ends_at_once(self.pool.dispatcher.max_attempts) {
             let mut result = ResultMessage::without_attempt(Some(id.clone()), status, failure);
             result.programmer = Some(self.config.id.clone());
-            return In::Worked(Done {
+            return In::Worked(AttemptedTask {
                 held,
-                outcome: Outcome {
+                outcome: AttemptOutcome {
                     result,
                     branch: None,
                 },
             });
         }
         match self.attempt(claimed).await {
-            Attempted::Outcome(outcome) => In::Worked(Done {
+            Attempted::Outcome(outcome) => In::Worked(AttemptedTask {
                 held,
                 outcome: *outcome,
             }),
-            Attempted::HandBack => In::Interrupted(Held {
+            Attempted::HandBack => In::Interrupted(TaskInHand {
                 no_llm: true,
                 ..held
             }),
@@ -215,7 +215,7 @@ impl Programmer {
 
     /// If the task was cancelled, acknowledge it like any finished task. If another attempt owns
     /// it, leave the message to that attempt.
-    async fn superseded(&self, held: &Held) -> In {
+    async fn superseded(&self, held: &TaskInHand) -> In {
         let envelope = &held.claimed.envelope;
         match self
             .process
@@ -251,13 +251,13 @@ impl Programmer {
         let stopped = tokio::select! {
             ended = &mut working => {
                 permits.settle(used(&ended)).await;
-                if !matches!(ended, Ended::Outcome(_)) || !log.read(|fold| fold.tasks.is_owner(id, claimed.attempt)) {
+                if !matches!(ended, AttemptEnd::Outcome(_)) || !log.read(|fold| fold.tasks.is_owner(id, claimed.attempt)) {
                     permits.tell_used(used(&ended).clone()).await;
                 }
                 match ended {
-                    Ended::Outcome(outcome) => return Attempted::Outcome(outcome),
-                    Ended::Stopped { .. } => return Attempted::Interrupted,
-                    Ended::HandBack(hand_back) => {
+                    AttemptEnd::Outcome(outcome) => return Attempted::Outcome(outcome),
+                    AttemptEnd::Stopped { .. } => return Attempted::Interrupted,
+                    AttemptEnd::HandBack(hand_back) => {
                         let before = log.read(|fold| fold.tasks.get(id).map_or(0, |state| state.hand_backs));
                         if let Some(outcome) = self.fail_at_last(before, *hand_back) {
                             return Attempted::Outcome(outcome);
@@ -297,7 +297,7 @@ impl Programmer {
 
     /// The outcome of a task for which no LLM was left, once it has been handed back too often.
     /// None: hand it back.
-    fn fail_at_last(&self, before: u32, hand_back: HandBack) -> Option<Box<Outcome>> {
+    fn fail_at_last(&self, before: u32, hand_back: HandBack) -> Option<Box<AttemptOutcome>> {
         let HandBack {
             why,
             kind,
@@ -325,12 +325,17 @@ impl Programmer {
 
     /// Steps 10 and 11. Once the result is in `results`, a dispatcher makes it count, whatever
     /// happens to this process. So neither the ack nor the next delivery waits for the log.
-    pub(super) async fn conclude(&self, station: &mut Station, done: Done, stay: bool) -> In {
-        let Done {
+    pub(super) async fn conclude(
+        &self,
+        station: &mut Station,
+        done: AttemptedTask,
+        stay: bool,
+    ) -> In {
+        let AttemptedTask {
             held,
-            outcome: Outcome { mut result, branch },
+            outcome: AttemptOutcome { mut result, branch },
         } = done;
-        let Held {
+        let TaskInHand {
             delivery,
             claimed,
             connection,
@@ -428,7 +433,7 @@ impl Programmer {
         u64::try_from(claimed.since.since(submitted).as_millis()).ok()
     }
 
-    pub(super) async fn hand_back(&self, station: &mut Station, held: Held) -> In {
+    pub(super) async fn hand_back(&self, station: &mut Station, held: TaskInHand) -> In {
         let Claimed {
             envelope, attempt, ..
         } = &held.claimed;
@@ -467,18 +472,18 @@ fn pause_before_hand_back(before: u32) -> Duration {
 }
 
 /// The usage of an attempt.
-fn used(ended: &Ended) -> &Usage {
+fn used(ended: &AttemptEnd) -> &Usage {
     match ended {
-        Ended::Outcome(outcome) => &outcome.result.usage,
-        Ended::HandBack(hand_back) => &hand_back.outcome.result.usage,
-        Ended::Stopped { usage } => usage,
+        AttemptEnd::Outcome(outcome) => &outcome.result.usage,
+        AttemptEnd::HandBack(hand_back) => &hand_back.outcome.result.usage,
+        AttemptEnd::Stopped { usage } => usage,
     }
 }
 
-fn ended(end: End) -> In {
+fn ended(end: DeliveryEnd) -> In {
     match end {
-        End::Settled => In::Settled,
-        End::Broken => In::Broken,
-        End::Lost => In::Lost,
+        DeliveryEnd::Settled => In::Settled,
+        DeliveryEnd::Broken => In::Broken,
+        DeliveryEnd::Lost => In::Lost,
     }
 }

@@ -26,7 +26,7 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Why the gate is shut, with a sentence for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shut {
+pub struct ShutGate {
     pub reason: ShutReason,
     pub detail: String,
 }
@@ -35,7 +35,7 @@ pub struct Shut {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GateState {
     /// None: the gate is open.
-    pub shut: Option<Shut>,
+    pub shut: Option<ShutGate>,
     /// The indices of its queues that are closed for now although the gate is open.
     pub closed: BTreeSet<usize>,
     /// When an operator began to drain the programmer, if one did.
@@ -150,7 +150,7 @@ impl Watcher {
                 now,
             };
             let door = |programmer: &pool::Programmer| {
-                let shut = |Blocker { reason, detail, .. }| Shut { reason, detail };
+                let shut = |Blocker { reason, detail, .. }| ShutGate { reason, detail };
                 GateState {
                     shut: standing.obstacle(programmer, alive).map(shut),
                     closed: standing.closed_routes(
@@ -176,8 +176,8 @@ fn drained_since(fold: &PoolState, programmer: &ProgrammerId) -> Option<Timestam
         .map(|paused| paused.since)
 }
 
-fn look(process: &Process, config_hash: &str, file: &str) -> Option<Shut> {
-    let shut = |reason, detail: String| Some(Shut { reason, detail });
+fn look(process: &Process, config_hash: &str, file: &str) -> Option<ShutGate> {
+    let shut = |reason, detail: String| Some(ShutGate { reason, detail });
     if let Err(off) = process.clock.now() {
         return shut(ShutReason::Clock, off.to_string());
     }
@@ -200,17 +200,17 @@ fn look(process: &Process, config_hash: &str, file: &str) -> Option<Shut> {
     })
 }
 
-fn report(programmer: &pool::Programmer, shut: Option<&Shut>) {
+fn report(programmer: &pool::Programmer, shut: Option<&ShutGate>) {
     let programmer = &programmer.id;
     match shut {
         // Info, not a warning: near the limit the budget shuts and opens gates within seconds.
-        Some(Shut {
+        Some(ShutGate {
             reason: ShutReason::Budget,
             detail,
         }) => {
             tracing::info!(%programmer, reason = "budget", %detail, "the gate is shut");
         }
-        Some(Shut { reason, detail }) => {
+        Some(ShutGate { reason, detail }) => {
             tracing::warn!(%programmer, reason = reason.as_str(), %detail, "the gate is shut");
         }
         None => tracing::info!(%programmer, "the gate is open"),

@@ -34,12 +34,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use attempt::{Attempts, Outcome};
+use attempt::{AttemptOutcome, Attempts};
 use claim::Claimed;
 use completer::Completer;
 use conclude::OutcomeWriter;
 use consumer::{Consumers, Heard, Incoming, OpenError, Station};
-use gate::{GateState, Shut};
+use gate::{GateState, ShutGate};
 use session::{Action, Conditions, Input, OpenQueues, Session};
 use telemetry::attempt_span;
 
@@ -50,7 +50,7 @@ const REOPEN_AFTER: Duration = Duration::from_secs(2);
 
 /// How a process ends.
 #[derive(Debug, Clone, Default)]
-pub struct Ending {
+pub struct EndSignals {
     /// No more tasks are taken.
     pub drain: CancellationToken,
     /// The running task is handed back.
@@ -59,7 +59,7 @@ pub struct Ending {
 
 /// A task in hand, claimed.
 #[derive(Debug)]
-struct Held {
+struct TaskInHand {
     delivery: Delivery,
     claimed: Claimed,
     /// The number of the connection that brought the task.
@@ -69,15 +69,15 @@ struct Held {
 }
 
 /// A task whose attempt has an outcome.
-struct Done {
-    held: Held,
-    outcome: Outcome,
+struct AttemptedTask {
+    held: TaskInHand,
+    outcome: AttemptOutcome,
 }
 
-type In = Input<Delivery, Held, Done>;
+type In = Input<Delivery, TaskInHand, AttemptedTask>;
 
-/// One programmer with all that it needs. [`Programmer::run`] is its life.
-pub struct Programmer {
+/// One programmer with all that it needs. [`ProgrammerRunner::run`] is its life.
+pub struct ProgrammerRunner {
     pub config: pool::Programmer,
     pub process: Process,
     pub attempts: Attempts,
@@ -86,14 +86,14 @@ pub struct Programmer {
     /// The priority of its consumers.
     pub priority: u8,
     pub status: watch::Sender<Gate>,
-    pub ending: Ending,
+    pub ending: EndSignals,
     /// The end of its last task.
     pub completer: Completer,
     pub scribes: Arc<OutcomeWriter>,
     pub answers: Arc<Answers>,
 }
 
-impl Programmer {
+impl ProgrammerRunner {
     /// Works until the process drains.
     pub async fn run(self) {
         let queues = self.queues();
@@ -140,7 +140,7 @@ impl Programmer {
     async fn perform(
         &self,
         station: &mut Station,
-        action: Action<Delivery, Held, Done>,
+        action: Action<Delivery, TaskInHand, AttemptedTask>,
         conditions: &Conditions,
     ) -> In {
         match action {
@@ -172,14 +172,14 @@ impl Programmer {
 
     /// The span of everything that this programmer does for an attempt: each log line in it names the
     /// task, the programmer and the attempt.
-    fn span_of(&self, held: &Held) -> tracing::Span {
+    fn span_of(&self, held: &TaskInHand) -> tracing::Span {
         let claimed = &held.claimed;
         attempt_span(&claimed.envelope.task.id, &self.config.id, claimed.attempt)
     }
 
     /// Works on a task. If the turn of its queue ends first, the programmer stops consuming from
     /// that queue.
-    async fn work_beyond(&self, station: &mut Station, task: Held, turn: Instant) -> In {
+    async fn work_beyond(&self, station: &mut Station, task: TaskInHand, turn: Instant) -> In {
         let working = self.work(task);
         tokio::pin!(working);
         tokio::select! {
@@ -370,7 +370,7 @@ impl Programmer {
             return self.broken(&error);
         }
         let shut = self.gate.borrow().shut.clone();
-        if let Some(Shut { reason, detail }) = shut {
+        if let Some(ShutGate { reason, detail }) = shut {
             self.show(Gate::Shut { reason, detail });
         }
         self.disturbed(conditions).await;

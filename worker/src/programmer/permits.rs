@@ -18,7 +18,7 @@ use tokio::sync::Mutex;
 use tracing::Instrument as _;
 
 use crate::answers::Answers;
-use llm_gateway::permits::{Epoch, Failed, Permits, Unavailable, Why};
+use llm_gateway::permits::{Epoch, LlmFailure, Permits, Unavailable, UnavailableReason};
 
 /// The permits of one attempt. [`TaskPermits::settle`] ends them.
 pub struct TaskPermits {
@@ -112,7 +112,7 @@ impl TaskPermits {
             return Ok(());
         }
         let refused = |detail: String| Unavailable {
-            reason: Why::Budget,
+            reason: UnavailableReason::Budget,
             detail,
         };
         if !self.process.log.is_fresh() {
@@ -175,7 +175,7 @@ impl Permits for TaskPermits {
             match fold.breakers.check(&key, &self.me, now) {
                 Ok(()) => Ok(Epoch(fold.breakers.epoch(&key, &self.me))),
                 Err(shut) => Err(Unavailable {
-                    reason: Why::Breaker,
+                    reason: UnavailableReason::Breaker,
                     detail: explain(llm, &shut),
                 }),
             }
@@ -198,7 +198,7 @@ impl Permits for TaskPermits {
         .boxed()
     }
 
-    fn failed(&self, llm: &LlmName, failed: &Failed) {
+    fn failed(&self, llm: &LlmName, failed: &LlmFailure) {
         let Some((fault, retry_after)) = failed.class.fault() else {
             return;
         };

@@ -18,7 +18,7 @@ use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 
 use super::claim::Claimed;
-use super::conclude::{self, End};
+use super::conclude::{self, DeliveryEnd};
 
 /// The longest wait for the next attempt. The message stays unacknowledged meanwhile, which the
 /// broker allows for half an hour.
@@ -44,7 +44,7 @@ pub(super) async fn make_again(
     claimed: &Claimed,
     (error, spent, first): (ErrorKind, Spent, Duration),
     wanted: impl Fn() -> bool,
-) -> End {
+) -> DeliveryEnd {
     let (id, token) = (&claimed.envelope.task.id, claimed.envelope.token);
     let known = process
         .log
@@ -67,7 +67,7 @@ pub(super) async fn make_again(
         .await
     {
         Ok(Verdict::Accepted) => {}
-        Ok(Verdict::Refused(_)) | Err(_) => return End::Lost,
+        Ok(Verdict::Refused(_)) | Err(_) => return DeliveryEnd::Lost,
     }
     tracing::warn!(
         number = claimed.number, error = error.as_str(), %at, "the attempt broke; the task is retried later"
@@ -75,7 +75,7 @@ pub(super) async fn make_again(
     point(Point::RetryReissued);
     if !publish(process, claimed, (generation, at), wanted).await {
         // The next delivery finds that the message is not in its queue, and publishes it.
-        return End::Lost;
+        return DeliveryEnd::Lost;
     }
     point(Point::RetryKept);
     conclude::ack(process, delivery).await

@@ -14,10 +14,10 @@ mod collect;
 mod commit;
 mod disk;
 mod git;
-mod group;
 mod layout;
 mod leftovers;
 mod mirror;
+mod process_group;
 mod source;
 mod survey;
 mod worktree;
@@ -36,7 +36,7 @@ use pool_core::task::Task;
 use pool_telemetry::clock::wall_clock;
 
 pub(crate) use bounds::bound_git;
-pub use changes::Changes;
+pub use changes::WorktreeChanges;
 pub use checkout::Checkout;
 pub use commit::{Credit, KEPT_DAYS, RepositoryHandle};
 pub(crate) use disk::{

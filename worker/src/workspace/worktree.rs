@@ -20,7 +20,7 @@ use super::bounds::end_search_at;
 use super::changes::lexically_outside;
 use super::commit::{Credit, RepositoryHandle, attempt_ref};
 use super::disk::{empty_directory, off_the_runtime, private_directory, remove_any, remove_tree};
-use super::git::{Call, Git, GitError, path_of};
+use super::git::{Git, GitCommand, GitError, path_of};
 use super::layout::{repository_settings, write_git_dir, write_own_repository};
 
 /// The source of a worktree.
@@ -159,12 +159,12 @@ impl Worktree {
         &self.origin
     }
 
-    pub(super) fn git(&self) -> Call<'_> {
+    pub(super) fn git(&self) -> GitCommand<'_> {
         self.git_in(&self.path())
     }
 
     /// A git command on another checkout than the agent's.
-    pub(super) fn git_in(&self, checkout: &Path) -> Call<'_> {
+    pub(super) fn git_in(&self, checkout: &Path) -> GitCommand<'_> {
         let call = self.origin.git.at(&self.git_dir()).work_tree(checkout);
         call.env(
             "GIT_OBJECT_DIRECTORY",
@@ -246,7 +246,7 @@ impl Worktree {
 /// them. Makes git skip them. `git` returns a command on the checkout and its index.
 pub(super) async fn hide_links_that_lead_outside<'a>(
     checkout: &Path,
-    git: impl Fn() -> Call<'a>,
+    git: impl Fn() -> GitCommand<'a>,
 ) -> Result<(), GitError> {
     let tree = checkout.canonicalize()?;
     let mut hidden = Vec::new();

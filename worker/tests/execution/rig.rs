@@ -14,7 +14,7 @@ use pool_tests::scripted_llm::{Script, ScriptedLlm};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use worker::programmer::attempt::{Attempts, Ended, Workshop};
+use worker::programmer::attempt::{AttemptEnd, Attempts, Workshop};
 use worker::programmer::claim::{Claimed, read};
 
 use crate::repo::Bench;
@@ -75,7 +75,7 @@ impl Rig {
     }
 
     /// Works on a task with these additional fields.
-    pub(crate) async fn run(&self, more: Value, stop: &CancellationToken) -> Ended {
+    pub(crate) async fn run(&self, more: Value, stop: &CancellationToken) -> AttemptEnd {
         let mut task = json!({"id": "task-1", "instruction": "Fix add.", "repository": "app"});
         for (field, value) in more.as_object().expect("an object") {
             task[field] = value.clone();
@@ -99,9 +99,9 @@ impl Rig {
 
     pub(crate) async fn outcome(&self, more: Value) -> ResultMessage {
         match self.run(more, &CancellationToken::new()).await {
-            Ended::Outcome(outcome) => outcome.result,
-            Ended::HandBack(hand_back) => panic!("handed back: {}", hand_back.why),
-            Ended::Stopped { .. } => panic!("nobody stopped it"),
+            AttemptEnd::Outcome(outcome) => outcome.result,
+            AttemptEnd::HandBack(hand_back) => panic!("handed back: {}", hand_back.why),
+            AttemptEnd::Stopped { .. } => panic!("nobody stopped it"),
         }
     }
 }

@@ -12,7 +12,7 @@ use super::pricing::{Demand, MIN_OUTPUT_TOKENS};
 
 /// The limits of one LLM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Known {
+pub(super) struct LlmLimits {
     /// The most output tokens that it takes as a limit.
     max_output: Option<u64>,
     /// The tokens that prompt and limit may have together.
@@ -22,11 +22,11 @@ pub(super) struct Known {
     room: Option<u64>,
 }
 
-impl Known {
+impl LlmLimits {
     /// These limits with the lesson of a refusal. None if the lesson is not new, so that asking
     /// again is useless.
     pub(super) fn taught(self, lesson: Lesson, demand: Demand) -> Option<Self> {
-        let known = match lesson {
+        let limits = match lesson {
             Lesson::MaxOutput(most) => Self {
                 max_output: Some(most),
                 ..self
@@ -45,7 +45,7 @@ impl Known {
                 }
             }
         };
-        (known != self).then_some(known)
+        (limits != self).then_some(limits)
     }
 
     /// The highest output limit that the LLM accepts for this call.
@@ -63,26 +63,26 @@ impl Known {
 }
 
 #[derive(Default)]
-pub(super) struct KnownLlms {
-    by_llm: Mutex<BTreeMap<LlmName, Known>>,
+pub(super) struct LearnedLimits {
+    by_llm: Mutex<BTreeMap<LlmName, LlmLimits>>,
 }
 
-impl KnownLlms {
+impl LearnedLimits {
     pub(super) fn from_file(llms: &BTreeMap<LlmName, LlmSettings>) -> Self {
-        let known = |settings: &LlmSettings| Known {
+        let limits = |settings: &LlmSettings| LlmLimits {
             max_output: settings.max_output,
-            ..Known::default()
+            ..LlmLimits::default()
         };
         Self {
             by_llm: Mutex::new(
                 llms.iter()
-                    .map(|(llm, settings)| (llm.clone(), known(settings)))
+                    .map(|(llm, settings)| (llm.clone(), limits(settings)))
                     .collect(),
             ),
         }
     }
 
-    pub(super) fn of(&self, llm: &LlmName) -> Known {
+    pub(super) fn of(&self, llm: &LlmName) -> LlmLimits {
         self.by_llm
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -92,14 +92,14 @@ impl KnownLlms {
     }
 
     /// Keeps limits that led to an answer. The room beside the prompt holds for that call only.
-    pub(super) fn keep(&self, llm: &LlmName, known: Known) {
-        let known = Known {
+    pub(super) fn keep(&self, llm: &LlmName, limits: LlmLimits) {
+        let limits = LlmLimits {
             room: None,
-            ..known
+            ..limits
         };
         self.by_llm
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(llm.clone(), known);
+            .insert(llm.clone(), limits);
     }
 }
