@@ -7,12 +7,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use pool_core::pool;
-use pool_core::result::{CheckReport, ErrorKind, TaskFailure};
+use pool_core::result::{CheckReport, TaskFailure};
 use pool_core::task::AcceptanceCheck;
 
 use crate::agent::absolute_path_entries;
 use crate::sandbox::{Exit, Finished, LaunchError, SandboxCommand, SandboxLauncher, Watch};
-use crate::workspace::{bound_git, make_directory, off_the_runtime, remove_tree};
+use crate::workspace::{bound_git, failure, make_directory, off_the_runtime, remove_tree};
 
 /// How much of the end of each check's output is kept.
 const OUTPUT_TAIL_BYTES: usize = 4096;
@@ -49,7 +49,7 @@ impl Checked {
 /// of each check when it begins.
 ///
 /// # Errors
-/// [`ErrorKind::Workspace`] if the home directory cannot be made; also the errors of `renew`.
+/// [`ErrorKind::Workspace`](pool_core::result::ErrorKind::Workspace) if the home directory cannot be made; also the errors of `renew`.
 pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
     checks: &[AcceptanceCheck],
     config: &pool::Acceptance,
@@ -64,12 +64,9 @@ pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
         }
         let home = place.scratch.to_owned();
         let empty = move || remove_tree(&home).and_then(|()| make_directory(&home));
-        off_the_runtime(empty).await.map_err(|error| {
-            TaskFailure::new(
-                ErrorKind::Workspace,
-                format!("cannot make a home for the checks: {error}"),
-            )
-        })?;
+        off_the_runtime(empty)
+            .await
+            .map_err(|error| failure("cannot make a home for the checks", error))?;
         let timeout = check.timeout_s.map_or(config.timeout, Duration::from_secs);
         let command = place.command(check, timeout);
         let finished = place.sandbox.run(command, &watch(&check.name)).await;

@@ -24,13 +24,14 @@ use tokio_util::sync::CancellationToken;
 use crate::answers::Answers;
 use crate::health::{self, Hosted, ProgrammerHealth};
 use crate::prober::Prober;
-use crate::programmer::attempt::Workshop;
 use crate::programmer::completer::Completer;
 use crate::programmer::conclude::OutcomeWriter;
 use crate::programmer::consumer::{OpenError, hold};
 use crate::programmer::gate::{GateState, PeerPresence, watch_gates};
 use crate::programmer::telemetry::watch_gate;
+use crate::programmer::workshop::Workshop;
 use crate::programmer::{EndSignals, ProgrammerRunner, progress};
+use crate::sandbox::SandboxLauncher;
 
 /// The time between two searches for free ids.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -95,7 +96,10 @@ pub async fn run(
         chosen = choose(&process, &pool, choice) => chosen?,
         () = ending.drain.cancelled() => return Ok(()),
     };
-    let workshop = Arc::new(Workshop::open(Arc::clone(&pool))?);
+    let workshop = Arc::new(Workshop::open(
+        Arc::clone(&pool),
+        SandboxLauncher::new(&pool.sandbox),
+    )?);
     let gates = watch_gates(process.clone(), Arc::clone(&pool), others, &programmers);
     let progress = progress::Sender::start(process.publisher.clone(), shutdown.clone());
     let host = Host {

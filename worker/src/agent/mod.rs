@@ -23,7 +23,7 @@ use pool_core::result::{ErrorKind, TaskFailure};
 use pool_core::source::RelativePath;
 
 use crate::sandbox::{CommandOutput, Exit, LaunchError, SandboxCommand, SandboxLauncher, Watch};
-use crate::workspace::{bound_git, make_directory, off_the_runtime, write_new};
+use crate::workspace::{bound_git, failure, make_directory, off_the_runtime, write_new};
 
 pub use evidence::AiderEvidence;
 pub use judge::{Edit, judge, no_llm_left, silent};
@@ -158,12 +158,9 @@ impl Job {
                 .iter()
                 .try_for_each(|(path, text)| write_new(path, text.as_bytes()))
         };
-        off_the_runtime(make).await.map_err(|error| {
-            TaskFailure::new(
-                ErrorKind::Workspace,
-                format!("cannot write the agent's files: {error}"),
-            )
-        })
+        off_the_runtime(make)
+            .await
+            .map_err(|error| failure("cannot write the agent's files", error))
     }
 }
 

@@ -4,28 +4,22 @@
 //! This module knows neither the broker nor the log. A task goes in, a result comes out. The only
 //! thing that stays behind is a commit; the branch is set to it later.
 
-use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use pool_broker::fault::{Point, point};
-use pool_config::Env;
 use pool_core::id::{AttemptId, TaskId};
-use pool_core::pool::{self, AgentKind, Pool};
+use pool_core::pool::AgentKind;
 use pool_core::result::{ErrorKind, ResultMessage, Status, TaskFailure, Usage};
 use pool_core::task::Limits;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::claim::Claimed;
-use super::progress::OutputReporter;
-use super::work::{Findings, Finish, RemainingLimits, Work, cancelled};
-use crate::agent::{self, CodingAgent};
-use crate::sandbox::SandboxLauncher;
-use crate::workspace::{RepositoryHandle, Workspaces};
+use super::work::{Findings, Finish, RemainingLimits, Work, cancelled, millis};
+use super::workshop::Attempts;
+use crate::workspace::RepositoryHandle;
 use llm_gateway::permits::Permits;
-use llm_gateway::{Gateway, Upstreams};
 
 /// How long the outcome waits for the removal of the worktree. After that the removal goes on in
 /// the background.
@@ -84,98 +78,7 @@ impl Branch {
     }
 }
 
-/// Shared by the programmers of a process: keys, worktrees, the sandbox.
-pub struct Workshop {
-    pub(super) pool: Arc<Pool>,
-    upstreams: Arc<Upstreams>,
-    workspaces: Workspaces,
-    pub(super) sandbox: SandboxLauncher,
-    pub(super) agent: Box<dyn CodingAgent>,
-    /// The part of the worker's environment that agents may see.
-    pub(super) env: Vec<(OsString, OsString)>,
-    /// The worker's own `PATH`, for acceptance checks.
-    pub(super) path: OsString,
-}
-
-impl Workshop {
-    /// # Errors
-    /// When the workspace directory or the providers cannot be used. The message names the culprit.
-    pub fn open(pool: Arc<Pool>) -> anyhow::Result<Self> {
-        let sandbox = SandboxLauncher::new(&pool.sandbox);
-        Self::open_with(pool, sandbox)
-    }
-
-    /// Like [`Self::open`], with the caller's sandbox; for tests.
-    ///
-    /// # Errors
-    /// Those of [`Self::open`].
-    pub fn open_with(pool: Arc<Pool>, sandbox: SandboxLauncher) -> anyhow::Result<Self> {
-        let env = Env::of_process();
-        let upstreams = Upstreams::new(&pool, |name| {
-            env.secret(name).unwrap_or_else(|problem| {
-                tracing::error!("{name}_FILE {problem}");
-                None
-            })
-        })?;
-        let workspaces = Workspaces::open(&pool.workspace).with_context(|| {
-            format!(
-                "failed to use the workspace directory {}",
-                pool.workspace.dir.display()
-            )
-        })?;
-        Ok(Self {
-            upstreams,
-            workspaces,
-            sandbox,
-            agent: agent::from_config(&pool.agent),
-            env: agent::allowed_env(&pool.agent.env_allow),
-            path: std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into()),
-            pool,
-        })
-    }
-
-    pub fn upstreams(&self) -> Arc<Upstreams> {
-        Arc::clone(&self.upstreams)
-    }
-
-    /// The attempts of one programmer, with a gateway of their own.
-    ///
-    /// # Errors
-    /// When no loopback port is free.
-    pub async fn attempts(
-        self: &Arc<Self>,
-        programmer: pool::Programmer,
-    ) -> anyhow::Result<Attempts> {
-        let gateway = Gateway::start(Arc::clone(&self.upstreams))
-            .await
-            .context("failed to start the LLM gateway")?;
-        Ok(Attempts {
-            workshop: Arc::clone(self),
-            programmer,
-            gateway,
-            reporter: None,
-        })
-    }
-}
-
-/// Runs attempts of one programmer, one at a time.
-pub struct Attempts {
-    pub(super) workshop: Arc<Workshop>,
-    pub(super) programmer: pool::Programmer,
-    pub(super) gateway: Gateway,
-    reporter: Option<OutputReporter>,
-}
-
 impl Attempts {
-    /// Reports the output of agents to `reporter`.
-    #[must_use]
-    pub fn reporting_to(self, reporter: OutputReporter) -> Self {
-        Self {
-            reporter: Some(reporter),
-            ..self
-        }
-    }
-
     /// Works on a task until the attempt ends in any way. Nothing stays behind but a commit, if
     /// there is one.
     pub async fn run(
@@ -331,10 +234,6 @@ impl Attempts {
             }),
         }
     }
-}
-
-pub(super) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn out_of_time(limit: Duration) -> TaskFailure {

@@ -18,6 +18,7 @@ mod schedule_retry;
 pub mod session;
 pub mod telemetry;
 mod work;
+pub mod workshop;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +35,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use attempt::{AttemptOutcome, Attempts};
+use attempt::AttemptOutcome;
 use claim::Claimed;
 use completer::Completer;
 use conclude::OutcomeWriter;
@@ -42,6 +43,7 @@ use consumer::{Consumers, Heard, Incoming, OpenError, Station};
 use gate::{GateState, ShutGate};
 use session::{Action, Conditions, Input, OpenQueues, Session};
 use telemetry::attempt_span;
+use workshop::Attempts;
 
 use crate::answers::Answers;
 

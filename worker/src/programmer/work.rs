@@ -12,10 +12,10 @@ use pool_core::task::Task;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{Attempts, millis};
 use super::progress::OutputStream;
 use super::runs::{NextRun, Run, RunEnd, RunLimits, next_run, repair_prompt};
 use super::telemetry::RunEnded;
+use super::workshop::Attempts;
 use crate::acceptance::{CheckEnvironment, run_checks};
 use crate::agent::{AgentRun, Edit, Job, judge, no_llm_left, silent};
 use crate::sandbox::{Exit, LastWords, Watch};
@@ -415,6 +415,10 @@ impl Work<'_> {
         findings.commit = Some((commit?, repository));
         Ok(())
     }
+}
+
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 pub(super) fn cancelled() -> TaskFailure {

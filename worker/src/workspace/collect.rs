@@ -8,10 +8,10 @@ use pool_core::result::{ErrorKind, MAX_PATCH_BYTES, TaskFailure};
 use super::changes::{
     DiffEntry, DiffKind, WorktreeChanges, display, parse_raw, split_paths, stays_inside,
 };
-use super::disk::{off_the_runtime, private_directory};
+use super::disk::{failure, off_the_runtime, private_directory};
 use super::git::{GitError, path_of};
 use super::survey::{Special, make_readable, replaced_by, special_files};
-use super::worktree::{Worktree, failure};
+use super::worktree::Worktree;
 
 /// Why a change is refused.
 #[derive(Debug, thiserror::Error)]

@@ -40,12 +40,12 @@ pub use changes::WorktreeChanges;
 pub use checkout::Checkout;
 pub use commit::{Credit, KEPT_DAYS, RepositoryHandle};
 pub(crate) use disk::{
-    make_directory, off_the_runtime, open_regular, remove_any, remove_tree, write_new,
+    failure, make_directory, off_the_runtime, open_regular, remove_any, remove_tree, write_new,
 };
 use git::{Git, GitError};
+use layout::Origin;
 use leftovers::Life;
 use mirror::Mirrors;
-use worktree::Origin;
 pub use worktree::Worktree;
 
 /// Makes worktrees. One value per worker process, which its programmers share.

@@ -13,8 +13,9 @@ use pool_core::time::Timestamp;
 use pool_tests::scripted_llm::{Answer, Fail, Rule, Script, ScriptedLlm};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use worker::programmer::attempt::{AttemptEnd, Attempts, HandBack, Workshop};
+use worker::programmer::attempt::{AttemptEnd, HandBack};
 use worker::programmer::claim::{Claimed, read};
+use worker::programmer::workshop::{Attempts, Workshop};
 
 use crate::repo::Bench;
 use crate::support::{eventually, sandbox};
@@ -72,8 +73,7 @@ impl Rig {
         let pool = pool_config::parse(&file.to_string(), Path::new("/pool.yaml"))
             .expect("a valid pool file");
         let programmer = pool.programmers[0].clone();
-        let workshop =
-            Arc::new(Workshop::open_with(Arc::new(pool), sandbox()).expect("a workshop"));
+        let workshop = Arc::new(Workshop::open(Arc::new(pool), sandbox()).expect("a workshop"));
         let attempts = workshop.attempts(programmer).await.expect("a gateway");
         Self {
             bench,

@@ -18,8 +18,9 @@ use serde_json::json;
 use tokio::net::TcpSocket;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use worker::programmer::attempt::{AttemptEnd, Attempts, Workshop};
+use worker::programmer::attempt::AttemptEnd;
 use worker::programmer::claim::{Claimed, read};
+use worker::programmer::workshop::{Attempts, Workshop};
 
 use crate::repo::Bench;
 use crate::support::sandbox;
@@ -171,8 +172,7 @@ impl Ward {
         let pool = pool_config::parse(&file.to_string(), Path::new("/pool.yaml"))
             .expect("a valid pool file");
         let [scripted, closed] = [0, 1].map(|index| pool.programmers[index].clone());
-        let workshop =
-            Arc::new(Workshop::open_with(Arc::new(pool), sandbox()).expect("a workshop"));
+        let workshop = Arc::new(Workshop::open(Arc::new(pool), sandbox()).expect("a workshop"));
         let scripted = workshop.attempts(scripted).await.expect("a gateway");
         let closed = workshop.attempts(closed).await.expect("a gateway");
         Self {
