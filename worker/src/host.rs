@@ -309,9 +309,8 @@ impl Host {
         Ok(ProgrammerRunner {
             attempts: self
                 .workshop
-                .attempts(config.clone())
-                .await?
-                .reporting_to(self.progress.of(&config.id)),
+                .attempts(config.clone(), Some(self.progress.of(&config.id)))
+                .await?,
             priority: consumer_priority(&self.pool, &config),
             config,
             process: self.process.clone(),

@@ -148,7 +148,7 @@ fn main() -> ExitCode {
         .map_err(Into::into)
         .and_then(|()| runtime(&pool, &choice));
     let worked = worked.and_then(|runtime| {
-        let worked = runtime.block_on(run(pool, choice, (args.name, args.listen)));
+        let worked = runtime.block_on(run(pool, choice, args.name, args.listen));
         // File work that hangs in the kernel must not delay the end of the process.
         runtime.shutdown_background();
         worked
@@ -181,9 +181,9 @@ fn runtime(pool: &Pool, choice: &Choice) -> anyhow::Result<tokio::runtime::Runti
 async fn run(
     pool: Pool,
     choice: Choice,
-    shown: (Option<String>, Option<SocketAddr>),
+    name: Option<String>,
+    listen: Option<SocketAddr>,
 ) -> anyhow::Result<()> {
-    let (name, listen) = shown;
     let format = if std::env::var("POOL_LOG").is_ok_and(|f| f == "json") {
         LogFormat::Json
     } else {

@@ -16,9 +16,9 @@ use serde_json::json;
 
 use super::evidence::AiderEvidence;
 use super::hide::{Hidden, is_configuration};
-use super::{AgentEvidence, AgentRun, CodingAgent, Job, launch_failure, program};
+use super::{AgentEvidence, AgentRun, CodingAgent, Job, launch_failure, program, set};
 use crate::sandbox::{SandboxLauncher, Watch};
-use crate::workspace::{off_the_runtime, open_regular};
+use crate::workspace::{failure, off_the_runtime, open_regular};
 
 /// The most that is read of aider's log of events. That log is usually a few lines.
 const ANALYTICS_LIMIT: u64 = 4 * 1024 * 1024;
@@ -67,8 +67,8 @@ const SHADOWS: [&str; 9] = [
 ];
 
 pub(super) struct Aider {
-    program: PathBuf,
-    edit_format: String,
+    pub(super) program: PathBuf,
+    pub(super) edit_format: String,
 }
 
 /// The files of one run, in the scratch directory.
@@ -81,13 +81,6 @@ struct Papers {
 }
 
 impl Aider {
-    pub(super) fn new(program: PathBuf, edit_format: String) -> Self {
-        Self {
-            program,
-            edit_format,
-        }
-    }
-
     async fn run_once(
         &self,
         job: &Job,
@@ -103,15 +96,9 @@ impl Aider {
         // This comes first, and also if aider did not start: the worktree must be whole again.
         put_back(hidden).await?;
         let finished = finished.map_err(|error| launch_failure(&error))?;
-        let (exit, output, duration) = (finished.exit, finished.output, finished.duration);
         let analytics = read_analytics(&papers.analytics).await;
-        let evidence = AgentEvidence::Aider(AiderEvidence::read(&analytics, &output));
-        Ok(AgentRun {
-            exit,
-            output,
-            evidence,
-            duration,
-        })
+        let evidence = AgentEvidence::Aider(AiderEvidence::read(&analytics, &finished.output));
+        Ok(AgentRun::of(finished, evidence))
     }
 
     async fn prepare(&self, job: &Job) -> Result<Papers, TaskFailure> {
@@ -214,8 +201,7 @@ fn env(job: &Job) -> Vec<(OsString, OsString)> {
         ("PYTHON_DOTENV_DISABLED", "1"),
         ("LITELLM_LOCAL_MODEL_COST_MAP", "True"),
     ] {
-        env.retain(|(known, _)| known != name);
-        env.push((name.into(), value.into()));
+        set(&mut env, name, value);
     }
     env
 }
@@ -239,19 +225,15 @@ fn refuse_hidden_files(job: &Job) -> Result<(), TaskFailure> {
 
 async fn hide(job: &Job) -> Result<Hidden, TaskFailure> {
     let (worktree, scratch) = (job.worktree.clone(), job.scratch.clone());
-    let hidden = off_the_runtime(move || Hidden::take(&worktree, &scratch)).await;
-    hidden.map_err(|error| workspace_failure("cannot hide the agent's configuration files", &error))
+    off_the_runtime(move || Hidden::take(&worktree, &scratch))
+        .await
+        .map_err(|error| failure("cannot hide the agent's configuration files", error))
 }
 
 async fn put_back(hidden: Hidden) -> Result<(), TaskFailure> {
-    let back = off_the_runtime(move || hidden.put_back()).await;
-    back.map_err(|error| {
-        workspace_failure("cannot put the agent's configuration files back", &error)
-    })
-}
-
-fn workspace_failure(what: &str, error: &std::io::Error) -> TaskFailure {
-    TaskFailure::new(ErrorKind::Workspace, format!("{what}: {error}"))
+    off_the_runtime(move || hidden.put_back())
+        .await
+        .map_err(|error| failure("cannot put the agent's configuration files back", error))
 }
 
 /// Reads aider's log of events. A missing log counts as empty: then nothing was launched. A log

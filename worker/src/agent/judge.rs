@@ -108,11 +108,8 @@ impl Facts<'_> {
     /// Judges an agent that exited by itself, or that counts as if it had.
     fn ended(&self, kind: &AgentKind, status: i32) -> Result<Edit, TaskFailure> {
         match kind {
-            AgentKind::Noop => Ok(if self.changed {
-                Edit::Whole
-            } else {
-                Edit::Nothing
-            }),
+            AgentKind::Noop if self.changed => Ok(Edit::Whole),
+            AgentKind::Noop => Ok(Edit::Nothing),
             AgentKind::Command { .. } => self.command(status),
             AgentKind::Aider { .. } => self.aider(status),
         }
@@ -164,10 +161,9 @@ impl Facts<'_> {
                 format!("the agent exited with status {status}"),
             );
         }
-        if self.changed {
-            Ok(Edit::Whole)
-        } else {
-            self.nothing_changed()
+        match self.changed {
+            true => Ok(Edit::Whole),
+            false => self.nothing_changed(),
         }
     }
 
@@ -283,58 +279,43 @@ fn none_left(left: &NoLlmLeft, last: Option<&CallRecord>) -> TaskFailure {
         .as_ref()
         .map_or(ErrorKind::LlmUnavailable, |failure| failure.kind);
     let said = failure.map(|failure| failure.message).unwrap_or_default();
-    match left.llms.as_slice() {
-        [(_, Out::Failed(_))] => TaskFailure::new(kind, said),
-        _ => {
-            let gap = if said.is_empty() { "" } else { "; " };
-            TaskFailure::new(kind, format!("no LLM is left ({left}){gap}{said}"))
-        }
+    if let [(_, Out::Failed(_))] = left.llms.as_slice() {
+        return TaskFailure::new(kind, said);
     }
+    let gap = if said.is_empty() { "" } else { "; " };
+    TaskFailure::new(kind, format!("no LLM is left ({left}){gap}{said}"))
 }
 
 /// The task's failure from a call that is not [`CallClass::Ok`].
 fn call_failure(call: &CallRecord) -> Option<TaskFailure> {
     let (kind, what) = match &call.class {
         CallClass::Ok => return None,
-        CallClass::RateLimited { retry_after } => {
-            let again = retry_after
-                .map(|after| format!(", again in {} s", after.as_secs()))
-                .unwrap_or_default();
-            (ErrorKind::LlmRateLimited, format!("rate limited{again}"))
-        }
-        CallClass::Timeout => (ErrorKind::LlmTimeout, "timed out".to_owned()),
-        CallClass::Unavailable => (ErrorKind::LlmUnavailable, "unavailable".to_owned()),
-        CallClass::ModelUnavailable => (ErrorKind::LlmModelUnavailable, "not served".to_owned()),
-        CallClass::Auth => (ErrorKind::LlmAuth, "the key was refused".to_owned()),
-        CallClass::ContextTooLong => (
-            ErrorKind::LlmContextTooLong,
-            "the prompt is too long".to_owned(),
-        ),
-        CallClass::BadRequest => (
-            ErrorKind::LlmBadRequest,
-            "the request was refused".to_owned(),
-        ),
+        CallClass::RateLimited { .. } => (ErrorKind::LlmRateLimited, "rate limited"),
+        CallClass::Timeout => (ErrorKind::LlmTimeout, "timed out"),
+        CallClass::Unavailable => (ErrorKind::LlmUnavailable, "unavailable"),
+        CallClass::ModelUnavailable => (ErrorKind::LlmModelUnavailable, "not served"),
+        CallClass::Auth => (ErrorKind::LlmAuth, "the key was refused"),
+        CallClass::ContextTooLong => (ErrorKind::LlmContextTooLong, "the prompt is too long"),
+        CallClass::BadRequest => (ErrorKind::LlmBadRequest, "the request was refused"),
         CallClass::BadAnswer => (
             ErrorKind::LlmBadAnswer,
-            "the answer was not valid in the protocol".to_owned(),
+            "the answer was not valid in the protocol",
         ),
         CallClass::Cut(Cut::OutputLimit) => (
             ErrorKind::LlmOutputLimit,
-            "its answer was cut off at its output limit".to_owned(),
+            "its answer was cut off at its output limit",
         ),
         CallClass::Cut(Cut::TaskLimit(_)) => (
             ErrorKind::TokenLimit,
-            "its answer was cut off at the task's limit".to_owned(),
+            "its answer was cut off at the task's limit",
         ),
-        CallClass::Cut(Cut::Filtered) => (
-            ErrorKind::LlmBadAnswer,
-            "its answer was filtered".to_owned(),
-        ),
-        CallClass::Cut(Cut::Unfinished) => (
-            ErrorKind::LlmBadAnswer,
-            "its answer was incomplete".to_owned(),
-        ),
-        CallClass::Refused(_) => (ErrorKind::TokenLimit, "refused by the gateway".to_owned()),
+        CallClass::Cut(Cut::Filtered) => (ErrorKind::LlmBadAnswer, "its answer was filtered"),
+        CallClass::Cut(Cut::Unfinished) => (ErrorKind::LlmBadAnswer, "its answer was incomplete"),
+        CallClass::Refused(_) => (ErrorKind::TokenLimit, "refused by the gateway"),
+    };
+    let again = match call.class.fault() {
+        Some((_, Some(after))) => format!(", again in {} s", after.as_secs()),
+        Some((_, None)) | None => String::new(),
     };
     let status = call
         .status
@@ -347,7 +328,10 @@ fn call_failure(call: &CallRecord) -> Option<TaskFailure> {
     };
     Some(TaskFailure::new(
         kind,
-        format!("the last call of {} failed: {what}{status}{said}", call.llm),
+        format!(
+            "the last call of {} failed: {what}{again}{status}{said}",
+            call.llm
+        ),
     ))
 }
 

@@ -12,7 +12,7 @@ mod judge;
 mod noop;
 mod program;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,7 +22,9 @@ use pool_core::pool::{self, AgentKind, Secret};
 use pool_core::result::{ErrorKind, TaskFailure};
 use pool_core::source::RelativePath;
 
-use crate::sandbox::{CommandOutput, Exit, LaunchError, SandboxCommand, SandboxLauncher, Watch};
+use crate::sandbox::{
+    CommandOutput, Exit, Finished, LaunchError, SandboxCommand, SandboxLauncher, Watch,
+};
 use crate::workspace::{bound_git, failure, make_directory, off_the_runtime, write_new};
 
 pub use evidence::AiderEvidence;
@@ -67,6 +69,17 @@ pub struct AgentRun {
     pub duration: Duration,
 }
 
+impl AgentRun {
+    fn of(finished: Finished, evidence: AgentEvidence) -> Self {
+        Self {
+            exit: finished.exit,
+            output: finished.output,
+            evidence,
+            duration: finished.duration,
+        }
+    }
+}
+
 /// Evidence from an agent's own records, for the kinds of agents that keep some.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AgentEvidence {
@@ -94,10 +107,14 @@ pub fn from_config(config: &pool::Agent) -> Box<dyn CodingAgent> {
         AgentKind::Aider {
             program,
             edit_format,
-        } => Box::new(aider::Aider::new(program.clone(), edit_format.clone())),
-        AgentKind::Command { argv, env } => {
-            Box::new(command::CommandAgent::new(argv.clone(), env.clone()))
-        }
+        } => Box::new(aider::Aider {
+            program: program.clone(),
+            edit_format: edit_format.clone(),
+        }),
+        AgentKind::Command { argv, env } => Box::new(command::CommandAgent {
+            template: argv.clone(),
+            env: env.clone(),
+        }),
         AgentKind::Noop => Box::new(noop::Noop),
     }
 }
@@ -130,8 +147,7 @@ impl Job {
             ("TERM".into(), "dumb".into()),
         ];
         for (name, value) in &self.env {
-            env.retain(|(known, _)| known != name);
-            env.push((name.clone(), value.clone()));
+            set(&mut env, name, value);
         }
         env
     }
@@ -162,6 +178,13 @@ impl Job {
             .await
             .map_err(|error| failure("cannot write the agent's files", error))
     }
+}
+
+/// Sets a variable, which replaces an earlier one.
+fn set(env: &mut Vec<(OsString, OsString)>, name: impl AsRef<OsStr>, value: impl Into<OsString>) {
+    let name = name.as_ref();
+    env.retain(|(known, _)| known != name);
+    env.push((name.to_owned(), value.into()));
 }
 
 fn launch_failure(error: &LaunchError) -> TaskFailure {

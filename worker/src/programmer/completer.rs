@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
 use super::attempt::Branch;
-use super::conclude::{self, OutcomeWriter};
+use super::conclude::{self, Claim, OutcomeWriter};
 use super::telemetry::attempt_span;
 
 /// A task whose result is confirmed.
@@ -99,8 +99,12 @@ async fn settle(process: Process, scribes: Arc<OutcomeWriter>, concluded: Conclu
         branch,
         connection,
     } = concluded;
-    if !conclude::decided(&process, &scribes, &task, (attempt, &result)).await {
-        return conclude::let_go(&process, &task, (attempt, connection), branch).await;
+    if !conclude::decided(&process, &scribes, &task, attempt, &result).await {
+        let claim = Claim {
+            attempt,
+            connection,
+        };
+        return conclude::let_go(&process, &task, claim, branch).await;
     }
     point(Point::FinishedRead);
     tracing::info!(

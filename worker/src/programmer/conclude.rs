@@ -32,6 +32,13 @@ const DECIDED_WITHIN: Duration = Duration::from_millis(500);
 /// For this long after a dispatcher did not answer, programmers do not wait for one.
 const ALONE_FOR: Duration = Duration::from_secs(10);
 
+/// An attempt that claimed a task, and the number of the connection that brought the task.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim {
+    pub attempt: AttemptId,
+    pub connection: u64,
+}
+
 /// How a delivery ended for its programmer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeliveryEnd {
@@ -147,7 +154,8 @@ pub async fn decided(
     process: &Process,
     scribes: &OutcomeWriter,
     task: &TaskId,
-    (attempt, result): (AttemptId, &ResultMessage),
+    attempt: AttemptId,
+    result: &ResultMessage,
 ) -> bool {
     let log = &process.log;
     let decided = log.wait_for_task(task, |fold| match fold.tasks.winner(task) {
@@ -177,19 +185,14 @@ pub async fn decided(
 
 /// Drops a task that did not end with this attempt, and its commit, if the log says that it belongs
 /// to another attempt. Otherwise the task may still belong to this attempt, and its commit is kept.
-pub async fn let_go(
-    process: &Process,
-    id: &TaskId,
-    held: (AttemptId, u64),
-    branch: Option<Branch>,
-) {
-    if !process.log.read(|fold| is_lost(fold, id, held.0)) {
+pub async fn let_go(process: &Process, id: &TaskId, claim: Claim, branch: Option<Branch>) {
+    if !process.log.read(|fold| is_lost(fold, id, claim.attempt)) {
         return;
     }
     if let Some(branch) = branch {
         branch.forget().await;
     }
-    lost(process, id, held).await;
+    lost(process, id, claim).await;
 }
 
 /// Whether the log gives the task, or its outcome, to another attempt.
@@ -202,16 +205,15 @@ fn is_lost(fold: &PoolState, id: &TaskId, attempt: AttemptId) -> bool {
 }
 
 /// Releases a task whose connection broke while the worker lived, so that the attempt does not
-/// count towards `max_attempts`. If the connection `connection`, which brought the task, is still
-/// open, the broker took the task back because it was held too long. That would happen again, so
+/// count towards `max_attempts`. If the connection that brought the task is still open, the broker took the task back because it was held too long. That would happen again, so
 /// such an attempt counts.
-pub async fn lost(process: &Process, id: &TaskId, (attempt, connection): (AttemptId, u64)) {
-    if process.consume.number() == connection {
+pub async fn lost(process: &Process, id: &TaskId, claim: Claim) {
+    if process.consume.number() == claim.connection {
         return;
     }
     let released = Event::Released {
         task: id.clone(),
-        attempt,
+        attempt: claim.attempt,
         no_llm: false,
     };
     if let Err(error) = process.log.append(released).await {
@@ -269,7 +271,8 @@ pub async fn end_without_attempt(
     process: &Process,
     delivery: &Delivery,
     envelope: &Envelope,
-    (status, failure): (Status, TaskFailure),
+    status: Status,
+    failure: TaskFailure,
     wanted: impl Fn() -> bool,
 ) -> DeliveryEnd {
     tracing::info!(task_id = %envelope.task.id, status = status.as_str(), reason = %failure.message, "the task ended without an attempt");
@@ -290,7 +293,8 @@ pub async fn dead_letter(
     process: &Process,
     delivery: &Delivery,
     id: Option<TaskId>,
-    (reply, failure): (&Reply, TaskFailure),
+    reply: &Reply,
+    failure: TaskFailure,
     wanted: impl Fn() -> bool,
 ) -> DeliveryEnd {
     tracing::warn!(task_id = id.as_ref().map(TaskId::as_str), reason = %failure.message, "moving a message to pool.dead");

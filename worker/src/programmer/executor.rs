@@ -52,11 +52,15 @@ impl ProgrammerRunner {
         let envelope = match claim::read(&delivery.data, &delivery.properties) {
             Ok(envelope) => envelope,
             Err(malformed) => {
-                let told = (&malformed.reply, malformed.failure);
                 return ended(
-                    conclude::dead_letter(&self.process, &delivery, malformed.id, told, || {
-                        !self.is_killed()
-                    })
+                    conclude::dead_letter(
+                        &self.process,
+                        &delivery,
+                        malformed.id,
+                        &malformed.reply,
+                        malformed.failure,
+                        || !self.is_killed(),
+                    )
                     .await,
                 );
             }
@@ -159,20 +163,20 @@ impl ProgrammerRunner {
                 conclude::divert(process, delivery, envelope, generation).await
             }
             Examination::End(status, failure) => {
-                conclude::end_without_attempt(
-                    process,
-                    delivery,
-                    envelope,
-                    (status, failure),
-                    || !self.is_killed(),
-                )
+                conclude::end_without_attempt(process, delivery, envelope, status, failure, || {
+                    !self.is_killed()
+                })
                 .await
             }
             Examination::Dead(failure) => {
-                let told = (&envelope.reply, failure);
-                conclude::dead_letter(process, delivery, Some(id.clone()), told, || {
-                    !self.is_killed()
-                })
+                conclude::dead_letter(
+                    process,
+                    delivery,
+                    Some(id.clone()),
+                    &envelope.reply,
+                    failure,
+                    || !self.is_killed(),
+                )
                 .await
             }
             Examination::Claim => DeliveryEnd::Lost,
@@ -227,8 +231,7 @@ impl ProgrammerRunner {
             }
             Some(Some(_)) => In::Lost,
             None => {
-                let held = (held.claimed.attempt, held.connection);
-                conclude::lost(&self.process, &envelope.task.id, held).await;
+                conclude::lost(&self.process, &envelope.task.id, held.claim()).await;
                 In::Lost
             }
         }
@@ -244,7 +247,7 @@ impl ProgrammerRunner {
             (!fold.tasks.is_owner(id, claimed.attempt)).then_some(())
         });
         tokio::pin!(superseded);
-        let permits = Arc::new(self.permits(claimed));
+        let permits = Arc::new(TaskPermits::new(self, claimed));
         let gateways: Arc<dyn Permits> = Arc::<TaskPermits>::clone(&permits);
         let working = self.attempts.run(claimed, gateways, &stop);
         tokio::pin!(working);
@@ -280,19 +283,6 @@ impl ProgrammerRunner {
         permits.settle(used(&ended)).await;
         permits.tell_used(used(&ended).clone()).await;
         stopped
-    }
-
-    fn permits(&self, claimed: &Claimed) -> TaskPermits {
-        let task = &claimed.envelope.task;
-        let cap = claimed.max_cost(self.config.limits.max_cost);
-        let (process, pool) = (self.process.clone(), Arc::clone(&self.pool));
-        let answers = Arc::clone(&self.answers);
-        TaskPermits::new(
-            (process, pool, answers),
-            self.config.id.clone(),
-            (task.id.clone(), claimed.attempt),
-            cap,
-        )
     }
 
     /// The outcome of a task for which no LLM was left, once it has been handed back too often.
@@ -374,7 +364,7 @@ impl ProgrammerRunner {
             // The confirmation was lost, but a dispatcher has the result.
             || log.read(|fold| fold.tasks.winner(id)) == Some(Some(claimed.attempt));
         if !published {
-            conclude::let_go(&self.process, id, (claimed.attempt, *connection), branch).await;
+            conclude::let_go(&self.process, id, held.claim(), branch).await;
             return In::Lost;
         }
         point(Point::ResultPublished);

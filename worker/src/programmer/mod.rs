@@ -38,7 +38,7 @@ use tracing::Instrument as _;
 use attempt::AttemptOutcome;
 use claim::Claimed;
 use completer::Completer;
-use conclude::OutcomeWriter;
+use conclude::{Claim, OutcomeWriter};
 use consumer::{Consumers, Heard, Incoming, OpenError, Station};
 use gate::{GateState, ShutGate};
 use session::{Action, Conditions, Input, OpenQueues, Session};
@@ -68,6 +68,15 @@ struct TaskInHand {
     connection: u64,
     /// The task is handed back because no LLM was left for it.
     no_llm: bool,
+}
+
+impl TaskInHand {
+    fn claim(&self) -> Claim {
+        Claim {
+            attempt: self.claimed.attempt,
+            connection: self.connection,
+        }
+    }
 }
 
 /// A task whose attempt has an outcome.

@@ -7,7 +7,7 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 use pool_broker::process::Process;
 use pool_core::eligibility::explain;
 use pool_core::event::{Event, Spent};
-use pool_core::id::{AttemptId, LlmName, ProgrammerId, TaskId};
+use pool_core::id::{AttemptId, LlmName, TaskId};
 use pool_core::money::MicroUsd;
 use pool_core::pool::Pool;
 use pool_core::result::Usage;
@@ -17,6 +17,8 @@ use pool_telemetry::clock::wall_clock;
 use tokio::sync::Mutex;
 use tracing::Instrument as _;
 
+use super::ProgrammerRunner;
+use super::claim::Claimed;
 use crate::answers::Answers;
 use llm_gateway::permits::{Epoch, LlmFailure, Permits, Unavailable, UnavailableReason};
 
@@ -37,27 +39,20 @@ pub struct TaskPermits {
 }
 
 impl TaskPermits {
-    pub fn new(
-        (process, pool, answers): (Process, Arc<Pool>, Arc<Answers>),
-        programmer: ProgrammerId,
-        (task, attempt): (TaskId, AttemptId),
-        cap: MicroUsd,
-    ) -> Self {
-        let me = Caller {
-            programmer,
-            host: process.host.clone(),
-        };
-        let (asked, admitted) = (AtomicBool::new(false), Mutex::new(false));
+    pub(super) fn new(runner: &ProgrammerRunner, claimed: &Claimed) -> Self {
         Self {
-            process,
-            pool,
-            answers,
-            me,
-            task,
-            attempt,
-            cap,
-            asked,
-            admitted,
+            process: runner.process.clone(),
+            pool: Arc::clone(&runner.pool),
+            answers: Arc::clone(&runner.answers),
+            me: Caller {
+                programmer: runner.config.id.clone(),
+                host: runner.process.host.clone(),
+            },
+            task: claimed.envelope.task.id.clone(),
+            attempt: claimed.attempt,
+            cap: claimed.max_cost(runner.config.limits.max_cost),
+            asked: AtomicBool::default(),
+            admitted: Mutex::default(),
         }
     }
 

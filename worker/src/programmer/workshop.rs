@@ -60,13 +60,15 @@ impl Workshop {
         Arc::clone(&self.upstreams)
     }
 
-    /// The attempts of one programmer, with a gateway of their own.
+    /// The attempts of one programmer, with a gateway of their own. `reporter` gets the output of
+    /// its agents.
     ///
     /// # Errors
     /// When no loopback port is free.
     pub async fn attempts(
         self: &Arc<Self>,
         programmer: pool::Programmer,
+        reporter: Option<OutputReporter>,
     ) -> anyhow::Result<Attempts> {
         let gateway = Gateway::start(Arc::clone(&self.upstreams))
             .await
@@ -75,7 +77,7 @@ impl Workshop {
             workshop: Arc::clone(self),
             programmer,
             gateway,
-            reporter: None,
+            reporter,
         })
     }
 }
@@ -86,15 +88,4 @@ pub struct Attempts {
     pub(super) programmer: pool::Programmer,
     pub(super) gateway: Gateway,
     pub(super) reporter: Option<OutputReporter>,
-}
-
-impl Attempts {
-    /// Reports the output of agents to `reporter`.
-    #[must_use]
-    pub fn reporting_to(self, reporter: OutputReporter) -> Self {
-        Self {
-            reporter: Some(reporter),
-            ..self
-        }
-    }
 }

@@ -54,7 +54,7 @@ pub(super) async fn run(
     } = started;
     let pid = helper.id();
     let mut output = CommandOutput::new(sandbox.limits.max_output_bytes);
-    let mut monitor = CommandMonitor::new(&command, watch, (begin, pid), lifeline);
+    let mut monitor = CommandMonitor::new(&command, watch, begin, pid, lifeline);
     let report = monitor.listen(reports, &mut pipe, &mut output).await;
     let report = report.flatten();
     if report.is_none() {
@@ -157,7 +157,8 @@ impl<'a> CommandMonitor<'a> {
     fn new(
         command: &'a SandboxCommand,
         watch: &'a Watch,
-        (begin, helper): (Instant, Option<u32>),
+        begin: Instant,
+        helper: Option<u32>,
         lifeline: unix::OwnedWriteHalf,
     ) -> Self {
         Self {

@@ -173,8 +173,8 @@ impl Ward {
             .expect("a valid pool file");
         let [scripted, closed] = [0, 1].map(|index| pool.programmers[index].clone());
         let workshop = Arc::new(Workshop::open(Arc::new(pool), sandbox()).expect("a workshop"));
-        let scripted = workshop.attempts(scripted).await.expect("a gateway");
-        let closed = workshop.attempts(closed).await.expect("a gateway");
+        let scripted = workshop.attempts(scripted, None).await.expect("a gateway");
+        let closed = workshop.attempts(closed, None).await.expect("a gateway");
         Self {
             llm,
             scripted,

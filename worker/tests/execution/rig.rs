@@ -66,7 +66,10 @@ impl Rig {
             .expect("a valid pool file");
         let programmer = pool.programmers[0].clone();
         let workshop = Arc::new(Workshop::open(Arc::new(pool), sandbox()).expect("a workshop"));
-        let attempts = workshop.attempts(programmer).await.expect("a gateway");
+        let attempts = workshop
+            .attempts(programmer, None)
+            .await
+            .expect("a gateway");
         Self {
             bench,
             _llm: llm,
