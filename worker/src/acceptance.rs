@@ -122,36 +122,33 @@ fn report(
     timeout: Duration,
     finished: Result<&Finished, &LaunchError>,
 ) -> CheckReport {
-    let (exit_status, duration, output, ended) = match finished {
-        Ok(finished) => {
-            let (status, ended) = match finished.exit {
-                Exit::Status(status) => (Some(status), None),
-                Exit::TimedOut => (None, Some(format!("ended after {} s", timeout.as_secs()))),
-                Exit::Signal(_) | Exit::Silent | Exit::Done | Exit::Cancelled => {
-                    (None, Some(finished.exit.to_string()))
-                }
-            };
-            (
-                status,
-                finished.duration,
-                finished.output.tail(OUTPUT_TAIL_BYTES),
-                ended,
-            )
-        }
-        Err(error) => (None, Duration::ZERO, String::new(), Some(error.to_string())),
-    };
-    let ended = ended
-        .map(|ended| format!("[{}: {ended}]", check.name))
-        .unwrap_or_default();
-    let gap = if output.is_empty() || output.ends_with('\n') || ended.is_empty() {
-        ""
-    } else {
-        "\n"
-    };
-    CheckReport {
+    let mut report = CheckReport {
         name: check.name.clone(),
-        exit_status,
-        duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
-        output_tail: format!("{output}{gap}{ended}"),
+        exit_status: None,
+        duration_ms: 0,
+        output_tail: String::new(),
+    };
+    let ended = match finished {
+        Ok(finished) => {
+            report.duration_ms = u64::try_from(finished.duration.as_millis()).unwrap_or(u64::MAX);
+            report.output_tail = finished.output.tail(OUTPUT_TAIL_BYTES);
+            match finished.exit {
+                Exit::Status(status) => {
+                    report.exit_status = Some(status);
+                    return report;
+                }
+                Exit::TimedOut => format!("ended after {} s", timeout.as_secs()),
+                Exit::Signal(_) | Exit::Silent | Exit::Done | Exit::Cancelled => {
+                    finished.exit.to_string()
+                }
+            }
+        }
+        Err(error) => error.to_string(),
+    };
+    let output = &mut report.output_tail;
+    if !output.is_empty() && !output.ends_with('\n') {
+        output.push('\n');
     }
+    output.push_str(&format!("[{}: {ended}]", check.name));
+    report
 }

@@ -27,7 +27,7 @@ use crate::prober::Prober;
 use crate::programmer::completer::Completer;
 use crate::programmer::conclude::OutcomeWriter;
 use crate::programmer::consumer::{OpenError, hold};
-use crate::programmer::gate::{GateState, PeerPresence, watch_gates};
+use crate::programmer::gate::{GateState, PeerPresence, is_held_elsewhere, watch_gates};
 use crate::programmer::telemetry::watch_gate;
 use crate::programmer::workshop::Workshop;
 use crate::programmer::{EndSignals, ProgrammerRunner, progress};
@@ -275,24 +275,15 @@ impl Host {
             )
         })?;
         let port = listener.local_addr()?.port();
-        let (process, pool, metrics) = (
-            self.process.clone(),
-            Arc::clone(&self.pool),
-            self.metrics.clone(),
-        );
         let health = ProgrammerHealth {
             programmer: programmer.clone(),
             port,
-            process,
-            pool,
+            process: self.process.clone(),
+            pool: Arc::clone(&self.pool),
             status,
-            metrics,
+            metrics: self.metrics.clone(),
         };
-        tokio::spawn(health::serve(
-            listener,
-            health,
-            self.process.shutdown.clone(),
-        ));
+        tokio::spawn(health::serve(listener, health));
         Ok(port)
     }
 
@@ -339,14 +330,7 @@ impl Host {
             tokio::spawn(async move {
                 loop {
                     tokio::time::sleep(every).await;
-                    let elsewhere = matches!(
-                        &*status.borrow(),
-                        Gate::Shut {
-                            reason: ShutReason::Held,
-                            ..
-                        }
-                    );
-                    if !elsewhere {
+                    if !is_held_elsewhere(&status.borrow()) {
                         // If this event is lost, the next one replaces it.
                         let _ = log.append(up.clone()).await;
                     }

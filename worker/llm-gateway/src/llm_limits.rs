@@ -2,7 +2,7 @@
 //! starts with the pool file's.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pool_core::id::LlmName;
 use pool_core::pool::{LlmSettings, OutputLimitField};
@@ -82,13 +82,12 @@ impl LearnedLimits {
         }
     }
 
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<LlmName, LlmLimits>> {
+        self.by_llm.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn of(&self, llm: &LlmName) -> LlmLimits {
-        self.by_llm
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(llm)
-            .copied()
-            .unwrap_or_default()
+        self.lock().get(llm).copied().unwrap_or_default()
     }
 
     /// Keeps limits that led to an answer. The room beside the prompt holds for that call only.
@@ -97,9 +96,6 @@ impl LearnedLimits {
             room: None,
             ..limits
         };
-        self.by_llm
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(llm.clone(), limits);
+        self.lock().insert(llm.clone(), limits);
     }
 }

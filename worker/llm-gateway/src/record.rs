@@ -56,17 +56,13 @@ impl NoLlmLeft {
 impl std::fmt::Display for NoLlmLeft {
     /// `ollama/a: timeout; openai/b: budget ($0.40 are missing)`: for people, not for the agent.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (index, (llm, out)) in self.llms.iter().enumerate() {
-            let gap = if index == 0 { "" } else { "; " };
-            write!(f, "{gap}{llm}: {}", out.word())?;
-            match out {
-                Out::Unavailable(unavailable) if !unavailable.detail.is_empty() => {
-                    write!(f, " ({})", unavailable.detail)?;
-                }
-                Out::Unavailable(_) | Out::Failed(_) => {}
+        let each = self.llms.iter().map(|(llm, out)| match out {
+            Out::Unavailable(Unavailable { detail, .. }) if !detail.is_empty() => {
+                format!("{llm}: {} ({detail})", out.word())
             }
-        }
-        Ok(())
+            Out::Unavailable(_) | Out::Failed(_) => format!("{llm}: {}", out.word()),
+        });
+        f.write_str(&each.collect::<Vec<_>>().join("; "))
     }
 }
 
@@ -118,18 +114,12 @@ impl RunRecord {
 
     /// The last call of each LLM, if its answer was cut off.
     pub fn cut_answers(&self) -> impl Iterator<Item = &CallRecord> {
-        let is_last = |index: usize, call: &CallRecord| {
-            self.calls[index + 1..]
-                .iter()
-                .all(|later| later.llm != call.llm)
-        };
-        let last = self
-            .calls
-            .iter()
-            .enumerate()
-            .filter(move |(index, call)| is_last(*index, call));
-        last.map(|(_, call)| call)
-            .filter(|call| matches!(call.class, CallClass::Cut(_)))
+        let calls = self.calls.iter().enumerate();
+        calls.filter_map(|(index, call)| {
+            let later = &self.calls[index + 1..];
+            let is_last = later.iter().all(|later| later.llm != call.llm);
+            (is_last && matches!(call.class, CallClass::Cut(_))).then_some(call)
+        })
     }
 
     /// The newest complete answer.

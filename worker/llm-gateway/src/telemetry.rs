@@ -21,6 +21,7 @@ impl CallEnded<'_> {
     pub(super) fn emit(&self) {
         let call = self.call;
         let (llm, class) = (call.llm.as_str(), call.class.label());
+        let duration_ms = u64::try_from(call.duration.as_millis()).unwrap_or(u64::MAX);
         LLM_CALLS.add([llm, class], 1);
         LLM_CALL.record([llm], call.duration);
         for (kind, tokens) in [
@@ -37,7 +38,7 @@ impl CallEnded<'_> {
                 input_tokens = call.input_tokens,
                 output_tokens = call.output_tokens,
                 cost_usd = %call.cost,
-                duration_ms = milliseconds(call),
+                duration_ms,
                 finish_reason = call.finish_reason.as_deref(),
                 "LLM call answered"
             );
@@ -47,16 +48,12 @@ impl CallEnded<'_> {
                 class,
                 status = call.status,
                 cost_usd = %call.cost,
-                duration_ms = milliseconds(call),
+                duration_ms,
                 reason = call.message,
                 "LLM call failed"
             );
         }
     }
-}
-
-fn milliseconds(call: &CallRecord) -> u64 {
-    u64::try_from(call.duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// An LLM was skipped, because the pool has shut it or the budget is used up.

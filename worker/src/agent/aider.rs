@@ -81,26 +81,6 @@ struct Papers {
 }
 
 impl Aider {
-    async fn run_once(
-        &self,
-        job: &Job,
-        sandbox: &SandboxLauncher,
-        watch: &Watch,
-    ) -> Result<AgentRun, TaskFailure> {
-        let program = program::find(&self.program, std::env::var_os("PATH"))?;
-        refuse_hidden_files(job)?;
-        let papers = self.prepare(job).await?;
-        let hidden = hide(job).await?;
-        let command = job.command(self.argv(program, job, &papers), env(job));
-        let finished = sandbox.run(command, watch).await;
-        // This comes first, and also if aider did not start: the worktree must be whole again.
-        put_back(hidden).await?;
-        let finished = finished.map_err(|error| launch_failure(&error))?;
-        let analytics = read_analytics(&papers.analytics).await;
-        let evidence = AgentEvidence::Aider(AiderEvidence::read(&analytics, &finished.output));
-        Ok(AgentRun::of(finished, evidence))
-    }
-
     async fn prepare(&self, job: &Job) -> Result<Papers, TaskFailure> {
         let at = |name: &str| job.scratch.join(name);
         let papers = Papers {
@@ -170,7 +150,21 @@ impl CodingAgent for Aider {
         sandbox: &'a SandboxLauncher,
         watch: &'a Watch,
     ) -> BoxFuture<'a, Result<AgentRun, TaskFailure>> {
-        self.run_once(job, sandbox, watch).boxed()
+        async move {
+            let program = program::find(&self.program, std::env::var_os("PATH"))?;
+            refuse_hidden_files(job)?;
+            let papers = self.prepare(job).await?;
+            let hidden = hide(job).await?;
+            let command = job.command(self.argv(program, job, &papers), env(job));
+            let finished = sandbox.run(command, watch).await;
+            // This comes first, and also if aider did not start: the worktree must be whole again.
+            put_back(hidden).await?;
+            let finished = finished.map_err(|error| launch_failure(&error))?;
+            let analytics = read_analytics(&papers.analytics).await;
+            let evidence = AgentEvidence::Aider(AiderEvidence::read(&analytics, &finished.output));
+            Ok(AgentRun::of(finished, evidence))
+        }
+        .boxed()
     }
 }
 

@@ -20,36 +20,6 @@ pub(super) struct CommandAgent {
     pub(super) env: Vec<(String, String)>,
 }
 
-impl CommandAgent {
-    async fn run_once(
-        &self,
-        job: &Job,
-        sandbox: &SandboxLauncher,
-        watch: &Watch,
-    ) -> Result<AgentRun, TaskFailure> {
-        let prompt_file = job.scratch.join("prompt.txt");
-        job.furnish(&[(prompt_file.clone(), job.prompt.clone())])
-            .await?;
-        let values = Values::new(job, &prompt_file);
-        let mut argv = fill_in(&self.template, &values);
-        if let Some(word) = argv.iter().find(|word| word.len() > MAX_WORD_BYTES) {
-            return Err(too_long(word.len()));
-        }
-        let named = argv.first().cloned().unwrap_or_default();
-        let program = program::find(Path::new(&named), std::env::var_os("PATH"))?;
-        argv.splice(..argv.len().min(1), [program.into()]);
-        let finished = sandbox
-            .run(job.command(argv, env(job, &self.env, &values)), watch)
-            .await
-            .map_err(|error| launch_failure(&error))?;
-        let evidence = match watch.last_words {
-            Some(_) if finished.exit == Exit::Silent => AgentEvidence::NoLastEvent,
-            Some(_) | None => AgentEvidence::None,
-        };
-        Ok(AgentRun::of(finished, evidence))
-    }
-}
-
 impl CodingAgent for CommandAgent {
     fn run<'a>(
         &'a self,
@@ -57,7 +27,29 @@ impl CodingAgent for CommandAgent {
         sandbox: &'a SandboxLauncher,
         watch: &'a Watch,
     ) -> BoxFuture<'a, Result<AgentRun, TaskFailure>> {
-        self.run_once(job, sandbox, watch).boxed()
+        async move {
+            let prompt_file = job.scratch.join("prompt.txt");
+            job.furnish(&[(prompt_file.clone(), job.prompt.clone())])
+                .await?;
+            let values = Values::new(job, &prompt_file);
+            let mut argv = fill_in(&self.template, &values);
+            if let Some(word) = argv.iter().find(|word| word.len() > MAX_WORD_BYTES) {
+                return Err(too_long(word.len()));
+            }
+            let named = argv.first().cloned().unwrap_or_default();
+            let program = program::find(Path::new(&named), std::env::var_os("PATH"))?;
+            argv.splice(..argv.len().min(1), [program.into()]);
+            let finished = sandbox
+                .run(job.command(argv, env(job, &self.env, &values)), watch)
+                .await
+                .map_err(|error| launch_failure(&error))?;
+            let evidence = match watch.last_words {
+                Some(_) if finished.exit == Exit::Silent => AgentEvidence::NoLastEvent,
+                Some(_) | None => AgentEvidence::None,
+            };
+            Ok(AgentRun::of(finished, evidence))
+        }
+        .boxed()
     }
 }
 

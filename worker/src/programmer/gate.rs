@@ -217,6 +217,14 @@ fn report(programmer: &pool::Programmer, shut: Option<&ShutGate>) {
     }
 }
 
+/// Whether another process holds the programmer's id.
+pub fn is_held_elsewhere(gate: &Gate) -> bool {
+    match gate {
+        Gate::Shut { reason, .. } => *reason == ShutReason::Held,
+        Gate::Consuming | Gate::Busy { .. } => false,
+    }
+}
+
 /// The programmers that could take a task, according to their heartbeats. Cheap to clone.
 #[derive(Clone)]
 pub struct PeerPresence {
@@ -238,13 +246,7 @@ impl PeerPresence {
         for beat in &heartbeat.programmers {
             // This process waits for an id that another process holds; it says nothing about the
             // programmer there.
-            if matches!(
-                beat.gate,
-                Gate::Shut {
-                    reason: ShutReason::Held,
-                    ..
-                }
-            ) {
+            if is_held_elsewhere(&beat.gate) {
                 continue;
             }
             if beat.gate.could_take() {

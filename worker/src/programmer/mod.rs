@@ -20,10 +20,12 @@ pub mod telemetry;
 mod work;
 pub mod workshop;
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::message::Delivery;
+use pool_broker::BrokerError;
 use pool_broker::process::Process;
 use pool_core::event::Event;
 use pool_core::heartbeat::{Gate, ShutReason};
@@ -304,25 +306,12 @@ impl ProgrammerRunner {
             self.announce();
         }
         opened.map_err(|error| {
-            let reason = match &error {
-                OpenError::Held(_) => ShutReason::Held,
-                OpenError::Broker(_) => ShutReason::Broker,
+            let (reason, is_outage) = match &error {
+                OpenError::Held(_) => (ShutReason::Held, false),
+                OpenError::Broker(error) => (ShutReason::Broker, error.is_outage()),
             };
             let text = "the programmer cannot open its channel; trying again";
-            match &error {
-                // The connection logs an outage, once for all programmers.
-                OpenError::Broker(away) if away.is_outage() => {
-                    tracing::debug!(programmer = %self.config.id, %error, "{text}");
-                }
-                OpenError::Broker(_) | OpenError::Held(_) => {
-                    tracing::warn!(programmer = %self.config.id, %error, "{text}");
-                }
-            }
-            self.show(Gate::Shut {
-                reason,
-                detail: error.to_string(),
-            });
-            In::Broken
+            self.no_channel(&error, reason, is_outage, text)
         })
     }
 
@@ -363,14 +352,22 @@ impl ProgrammerRunner {
         }
     }
 
-    fn broken(&self, error: &pool_broker::BrokerError) -> In {
-        if error.is_outage() {
-            tracing::debug!(programmer = %self.config.id, %error, "the channel broke; opening another one");
+    fn broken(&self, error: &BrokerError) -> In {
+        let text = "the channel broke; opening another one";
+        self.no_channel(error, ShutReason::Broker, error.is_outage(), text)
+    }
+
+    /// Reports that the programmer has no channel. The connection logs an outage, once for all
+    /// programmers.
+    fn no_channel(&self, error: &dyn Error, reason: ShutReason, is_outage: bool, text: &str) -> In {
+        let programmer = &self.config.id;
+        if is_outage {
+            tracing::debug!(%programmer, %error, "{text}");
         } else {
-            tracing::warn!(programmer = %self.config.id, %error, "the channel broke; opening another one");
+            tracing::warn!(%programmer, %error, "{text}");
         }
         self.show(Gate::Shut {
-            reason: ShutReason::Broker,
+            reason,
             detail: error.to_string(),
         });
         In::Broken

@@ -150,18 +150,9 @@ pub struct OutputStream {
 }
 
 impl OutputStream {
-    /// A listener for the agent's output.
-    pub fn agent(&self) -> OutputListener {
-        self.listener(None)
-    }
-
-    /// A listener for the output of this check, which starts now.
-    pub fn check(&self, name: &str) -> OutputListener {
-        self.listener(Some(name.to_owned()))
-    }
-
-    fn listener(&self, check: Option<String>) -> OutputListener {
-        lock(&self.buffer).begin(check);
+    /// A listener for the output of this check, which starts now, or else of the agent.
+    pub fn listener(&self, check: Option<&str>) -> OutputListener {
+        lock(&self.buffer).begin(check.map(str::to_owned));
         let buffer = Arc::clone(&self.buffer);
         Arc::new(move |bytes: &[u8]| lock(&buffer).push(bytes))
     }

@@ -229,14 +229,11 @@ impl Work<'_> {
                 calls: Arc::new(move || caller.calls_begun()),
                 grace: EXIT_GRACE,
             });
-        let mut watch = Watch {
+        let watch = Watch {
             busy: Arc::new(busy),
             last_words,
-            ..Watch::new(self.cancel.clone())
+            ..self.watch(None)
         };
-        if let Some(output) = self.output {
-            watch.listen = output.agent();
-        }
         let run = workshop.agent.run(&job, &workshop.sandbox, &watch).await;
         drop(watch);
         let record = match Arc::into_inner(session) {
@@ -347,16 +344,7 @@ impl Work<'_> {
             path: workshop.path.clone(),
             sandbox: &workshop.sandbox,
         };
-        let watch = |check: &str| {
-            let watch = Watch::new(self.cancel.clone());
-            match self.output {
-                Some(output) => Watch {
-                    listen: output.check(check),
-                    ..watch
-                },
-                None => watch,
-            }
-        };
+        let watch = |check: &str| self.watch(Some(check));
         let renew = || self.step(self.worktree.renew(&checkout));
         let checked = run_checks(checks, &workshop.pool.acceptance, &place, renew, watch).await?;
         findings.timings.acceptance_ms += millis(checked.duration);
@@ -376,6 +364,18 @@ impl Work<'_> {
             ),
             repair: repair_prompt(&self.task.message.instruction, checks, &findings.checks),
         })
+    }
+
+    /// Observes the agent, or a check.
+    fn watch(&self, check: Option<&str>) -> Watch {
+        let watch = Watch::new(self.cancel.clone());
+        match self.output {
+            Some(output) => Watch {
+                listen: output.listener(check),
+                ..watch
+            },
+            None => watch,
+        }
     }
 
     /// The worker's own work on files. It ends with the attempt like everything else.

@@ -82,23 +82,22 @@ impl Worktree {
     async fn survey(&self) -> Result<(), CollectError> {
         let tree = self.path();
         if let Some(what) = replaced_by(&tree)? {
-            let problem = format!(
+            return refused(format!(
                 "the agent put {what} in the place of its worktree: it must leave its directory there"
-            );
-            return Err(CollectError::Refused(problem));
+            ));
         }
         let special = off_the_runtime(move || special_files(&tree)).await?;
         let opened = special.iter().find(|special| special.is_opened_by_git());
-        let refused = match opened {
+        let special = match opened {
             None if special.is_empty() => None,
             None => self.first_not_ignored(&special).await?,
             Some(opened) => Some(opened),
         };
-        refused.map_or(Ok(()), |Special { path, what }| {
+        special.map_or(Ok(()), |Special { path, what }| {
             let path = path.display();
-            Err(CollectError::Refused(format!(
+            refused(format!(
                 "{path} is {what}, which git cannot keep: remove it, or ignore it in .gitignore"
-            )))
+            ))
         })
     }
 
@@ -141,11 +140,10 @@ impl Worktree {
         let paths = split_paths(&self.git().run(&args).await?);
         if let Some(inner) = paths.iter().find(|path| path.ends_with(b"/")) {
             let inner = display(inner);
-            let problem = format!(
+            return refused(format!(
                 "{inner} is a git repository of its own, but only files can be kept: remove {inner}.git, or ignore the \
                  directory in .gitignore"
-            );
-            return Err(CollectError::Refused(problem));
+            ));
         }
         if paths.is_empty() {
             return Ok(());
@@ -187,21 +185,18 @@ impl Worktree {
         let path = display(&entry.path);
         match entry.kind {
             DiffKind::File | DiffKind::Removed => Ok(()),
-            DiffKind::Submodule => {
-                let problem = format!(
-                    "{path} is a submodule, but only files can be changed: leave it unchanged"
-                );
-                Err(CollectError::Refused(problem))
-            }
+            DiffKind::Submodule => refused(format!(
+                "{path} is a submodule, but only files can be changed: leave it unchanged"
+            )),
             DiffKind::SymbolicLink => {
                 let target = self.git().run(&["cat-file", "blob", &entry.object]).await?;
                 if stays_inside(&path_of(&entry.path), &path_of(&target)) {
                     return Ok(());
                 }
                 let target = display(&target);
-                Err(CollectError::Refused(format!(
+                refused(format!(
                     "the link {path} -> {target} could lead out of the repository: make it a relative one to a path inside"
-                )))
+                ))
             }
         }
     }
@@ -244,6 +239,10 @@ impl Worktree {
             Err(error) => Err(error),
         }
     }
+}
+
+fn refused<T>(why: String) -> Result<T, CollectError> {
+    Err(CollectError::Refused(why))
 }
 
 /// Whether git refused a file because of its name or encoding, and not because of the machine.

@@ -197,18 +197,14 @@ impl Worktree {
 
     async fn try_commit(&self, credit: &Credit<'_>) -> Result<String, GitError> {
         let tree = self.git().line(&["write-tree"]).await?;
-        let (name, email) = (
-            &self.origin.author.author_name,
-            &self.origin.author.author_email,
-        );
-        let call = self.git().input(credit.message().into_bytes());
-        let call = call
-            .env("GIT_AUTHOR_NAME", name)
-            .env("GIT_AUTHOR_EMAIL", email);
-        let call = call
-            .env("GIT_COMMITTER_NAME", name)
-            .env("GIT_COMMITTER_EMAIL", email);
-        let commit = call
+        let author = &self.origin.author;
+        let mut command = self.git().input(credit.message().into_bytes());
+        for role in ["AUTHOR", "COMMITTER"] {
+            command = command
+                .env(&format!("GIT_{role}_NAME"), &author.author_name)
+                .env(&format!("GIT_{role}_EMAIL"), &author.author_email);
+        }
+        let commit = command
             .line(&["commit-tree", "-p", self.base(), "-F", "-", &tree])
             .await?;
         let repository = self.origin.git.at(&self.origin.repository);
