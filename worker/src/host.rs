@@ -109,7 +109,7 @@ pub async fn run(
         metrics,
         gates,
         ending,
-        scribes: Arc::default(),
+        outcome_writer: Arc::default(),
         answers: Arc::default(),
         progress,
         hosted,
@@ -200,7 +200,7 @@ struct Host {
     metrics: PrometheusHandle,
     gates: BTreeMap<ProgrammerId, watch::Receiver<GateState>>,
     ending: EndSignals,
-    scribes: Arc<OutcomeWriter>,
+    outcome_writer: Arc<OutcomeWriter>,
     answers: Arc<Answers>,
     progress: progress::Sender,
     hosted: Hosted,
@@ -310,7 +310,7 @@ impl Host {
             status,
             ending: self.ending.clone(),
             completer: Completer::default(),
-            scribes: Arc::clone(&self.scribes),
+            outcome_writer: Arc::clone(&self.outcome_writer),
             answers: Arc::clone(&self.answers),
         })
     }

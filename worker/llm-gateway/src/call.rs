@@ -27,7 +27,7 @@ use super::llm_limits::LlmLimits;
 use super::permits::{Epoch, LlmFailure, Unavailable};
 use super::pricing::{AdmissionError, Demand, Tariff};
 use super::protocol::{self, RequestHead};
-use super::record::{NoLlmLeft, Out};
+use super::record::{NoLlmLeft, NotAnswered};
 use super::reply;
 use super::request::AgentRequest;
 use super::session::{AgentCall, OpenCall, SessionState, Settled};
@@ -59,7 +59,7 @@ pub(super) async fn answer(
         Ok(request) => request,
         Err(failure) => return give_up(call, first, failure),
     };
-    let walk = Walk {
+    let in_progress = CallInProgress {
         session,
         upstreams,
         request: &request,
@@ -70,7 +70,7 @@ pub(super) async fn answer(
         () = session.ended.cancelled() => {
             return reply::error(StatusCode::UNAUTHORIZED, "session_ended", "the task has ended");
         }
-        answered = walk.run() => answered,
+        answered = in_progress.run() => answered,
     };
     match answered {
         Ok(answer) => {
@@ -78,9 +78,9 @@ pub(super) async fn answer(
             // The agent knows one name only: that of the LLM that its run began with.
             reply::answer(answer, first, &request)
         }
-        Err(outs) => {
-            let response = reply::failed(&outs);
-            let left = NoLlmLeft::of(outs);
+        Err(not_answered) => {
+            let response = reply::failed(&not_answered);
+            let left = NoLlmLeft::of(not_answered);
             if let Some(left) = &left {
                 Exhausted { left }.emit();
             }
@@ -132,7 +132,7 @@ fn give_up(call: AgentCall, llm: &LlmName, failure: CallFailure) -> Response {
 const NEARLY_OVER: Duration = Duration::from_millis(1500);
 
 /// A readable call on its way from LLM to LLM.
-struct Walk<'a> {
+struct CallInProgress<'a> {
     session: &'a SessionState,
     upstreams: &'a Upstreams,
     request: &'a AgentRequest,
@@ -142,20 +142,20 @@ struct Walk<'a> {
 /// The outcome with one LLM.
 enum LlmOutcome {
     Answer(ProviderAnswer),
-    GoOn(Out),
-    GiveUp(Out),
+    GoOn(NotAnswered),
+    GiveUp(NotAnswered),
 }
 
 /// The outcome of one try.
-enum Tried {
+enum TryOutcome {
     Answer(ProviderAnswer),
     /// Nothing was sent.
     Unavailable(Unavailable),
-    Failed(Failing),
+    Failed(FailedTry),
 }
 
 /// A failed try.
-struct Failing {
+struct FailedTry {
     class: CallClass,
     status: Option<u16>,
     epoch: Epoch,
@@ -164,9 +164,9 @@ struct Failing {
     lesson: Option<Lesson>,
 }
 
-impl Walk<'_> {
-    async fn run(&self) -> Result<ProviderAnswer, Vec<(LlmName, Out)>> {
-        let mut outs: Vec<(LlmName, Out)> = Vec::new();
+impl CallInProgress<'_> {
+    async fn run(&self) -> Result<ProviderAnswer, Vec<(LlmName, NotAnswered)>> {
+        let mut not_answered: Vec<(LlmName, NotAnswered)> = Vec::new();
         let dialect = self.request.head.dialect;
         let candidates = failover::candidates(&self.session.plan.llms, &self.session.plan.failover);
         // An LLM that is served in another protocol than the agent's is skipped.
@@ -174,19 +174,19 @@ impl Walk<'_> {
             .iter()
             .filter(|llm| self.upstreams.speaks(llm, dialect))
         {
-            if let Some((from, out)) = outs.last() {
+            if let Some((from, out)) = not_answered.last() {
                 MovedOn { from, to: llm, out }.emit();
             }
             match self.ask(llm).await {
                 LlmOutcome::Answer(answer) => return Ok(answer),
-                LlmOutcome::GoOn(out) => outs.push((llm.clone(), out)),
+                LlmOutcome::GoOn(out) => not_answered.push((llm.clone(), out)),
                 LlmOutcome::GiveUp(out) => {
-                    outs.push((llm.clone(), out));
+                    not_answered.push((llm.clone(), out));
                     break;
                 }
             }
         }
-        Err(outs)
+        Err(not_answered)
     }
 
     /// Asks one LLM, with retries.
@@ -196,21 +196,21 @@ impl Walk<'_> {
         let (mut limits, mut lessons) = (self.upstreams.limits.of(llm), Vec::new());
         loop {
             match (self.attempt(llm, limits).await, failed.take()) {
-                (Tried::Answer(answer), _) => {
+                (TryOutcome::Answer(answer), _) => {
                     if !lessons.is_empty() {
                         self.upstreams.limits.keep(llm, limits);
                     }
                     self.session.plan.permits.succeeded(llm);
                     return LlmOutcome::Answer(answer);
                 }
-                (Tried::Unavailable(unavailable), None) => {
-                    return LlmOutcome::GoOn(Out::Unavailable(unavailable));
+                (TryOutcome::Unavailable(unavailable), None) => {
+                    return LlmOutcome::GoOn(NotAnswered::Unavailable(unavailable));
                 }
                 // The LLM was shut while this call waited for its retry.
-                (Tried::Unavailable(_), Some(failing)) => {
+                (TryOutcome::Unavailable(_), Some(failing)) => {
                     return LlmOutcome::GoOn(self.failed(llm, failing));
                 }
-                (Tried::Failed(failing), before) => {
+                (TryOutcome::Failed(failing), before) => {
                     // A call learns each kind of lesson once. Asking again with a lesson is not a
                     // retry.
                     let new = failing
@@ -226,8 +226,8 @@ impl Walk<'_> {
                         continue;
                     }
                     tries += 1;
-                    let sent = before.map_or(failing.sent, |before: Failing| before.sent);
-                    let failing = Failing { sent, ..failing };
+                    let sent = before.map_or(failing.sent, |before: FailedTry| before.sent);
+                    let failing = FailedTry { sent, ..failing };
                     match failover::next(&failing.class, tries, &self.session.plan.failover) {
                         FailoverStep::Retry { after } => {
                             self.session.plan.permits.in_trouble(llm);
@@ -248,14 +248,14 @@ impl Walk<'_> {
     fn failed(
         &self,
         llm: &LlmName,
-        Failing {
+        FailedTry {
             class,
             status,
             epoch,
             sent,
             ..
-        }: Failing,
-    ) -> Out {
+        }: FailedTry,
+    ) -> NotAnswered {
         if class.is_outage() {
             let dialect = self.request.head.dialect;
             let failed = LlmFailure {
@@ -267,11 +267,11 @@ impl Walk<'_> {
             };
             self.session.plan.permits.failed(llm, &failed);
         }
-        Out::Failed(class)
+        NotAnswered::Failed(class)
     }
 
     /// One try with one LLM. It is recorded if anything was sent.
-    async fn attempt(&self, llm: &LlmName, limits: LlmLimits) -> Tried {
+    async fn attempt(&self, llm: &LlmName, limits: LlmLimits) -> TryOutcome {
         let permits = &self.session.plan.permits;
         let mut epoch = match permits.check(llm) {
             Ok(epoch) => epoch,
@@ -317,7 +317,7 @@ impl Walk<'_> {
                 lesson = limit
                     .filter(|_| is_refusal(&outcome))
                     .and_then(|limit| lesson::read(&said, limit));
-                blamed(outcome, || permits.refuses_the_task(llm))
+                reclassified(outcome, || permits.refuses_the_task(llm))
             }
         };
         let status = match &outcome {
@@ -325,8 +325,8 @@ impl Walk<'_> {
             CallOutcome::Answer(_) | CallOutcome::Cut(..) => None,
         };
         match call.end(outcome) {
-            Settled::Answer(answer) => Tried::Answer(answer),
-            Settled::Failed(class) => Tried::Failed(Failing {
+            Settled::Answer(answer) => TryOutcome::Answer(answer),
+            Settled::Failed(class) => TryOutcome::Failed(FailedTry {
                 class,
                 status,
                 epoch,
@@ -354,7 +354,7 @@ async fn watched(
 }
 
 /// Reclassifies a 403 without a reason if the key is good: then the provider refuses the request.
-fn blamed(outcome: CallOutcome, refuses_the_task: impl FnOnce() -> bool) -> CallOutcome {
+fn reclassified(outcome: CallOutcome, refuses_the_task: impl FnOnce() -> bool) -> CallOutcome {
     match outcome {
         CallOutcome::Failure(failure)
             if failure.class == CallClass::Auth
@@ -375,13 +375,13 @@ fn blamed(outcome: CallOutcome, refuses_the_task: impl FnOnce() -> bool) -> Call
     }
 }
 
-fn skipped(llm: &LlmName, unavailable: Unavailable) -> Tried {
+fn skipped(llm: &LlmName, unavailable: Unavailable) -> TryOutcome {
     Skipped {
         llm,
         unavailable: &unavailable,
     }
     .emit();
-    Tried::Unavailable(unavailable)
+    TryOutcome::Unavailable(unavailable)
 }
 
 /// Whether the provider may have refused the request for its output limit. Some providers wrap such

@@ -135,8 +135,10 @@ fn outcome(exchange: Exchange, now: Timestamp) -> Result<CallOutcome, CallFailur
             retry_after,
         } => {
             let wait = retry_after.wait(now);
-            let read =
-                || ProviderAnswer::read(form, &body).map_err(|error| no_answer(error, &body, wait));
+            let read = || {
+                ProviderAnswer::read(form, &body)
+                    .map_err(|(error, usage)| no_answer(error, usage, &body, wait))
+            };
             whole(&end)
                 .and_then(|()| ended(read()?))
                 .map_err(|failure| CallFailure {
@@ -214,7 +216,8 @@ impl Billing {
 
 /// A response with a success status but without an answer. It may have been billed.
 fn no_answer(
-    (error, usage): (NoAnswer, Option<Tokens>),
+    error: NoAnswer,
+    usage: Option<Tokens>,
     body: &[u8],
     retry_after: Option<Duration>,
 ) -> CallFailure {

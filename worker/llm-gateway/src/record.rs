@@ -13,14 +13,14 @@ use super::protocol::Ending;
 
 /// Why an LLM did not answer a call of the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Out {
+pub enum NotAnswered {
     /// The LLM was not asked.
     Unavailable(Unavailable),
     /// The LLM was asked, and its last try failed with this class.
     Failed(CallClass),
 }
 
-impl Out {
+impl NotAnswered {
     /// The word in messages, logs and metrics.
     pub fn word(&self) -> &'static str {
         match self {
@@ -41,12 +41,12 @@ impl Out {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoLlmLeft {
     /// The LLMs in the order in which they were tried; at least one.
-    pub llms: Vec<(LlmName, Out)>,
+    pub llms: Vec<(LlmName, NotAnswered)>,
 }
 
 impl NoLlmLeft {
     /// None if one of the LLMs was all right, and only the request or its answer failed.
-    pub(super) fn of(llms: Vec<(LlmName, Out)>) -> Option<Self> {
+    pub(super) fn of(llms: Vec<(LlmName, NotAnswered)>) -> Option<Self> {
         llms.iter()
             .all(|(_, out)| out.is_outage())
             .then_some(Self { llms })
@@ -57,10 +57,12 @@ impl std::fmt::Display for NoLlmLeft {
     /// `ollama/a: timeout; openai/b: budget ($0.40 are missing)`: for people, not for the agent.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let each = self.llms.iter().map(|(llm, out)| match out {
-            Out::Unavailable(Unavailable { detail, .. }) if !detail.is_empty() => {
+            NotAnswered::Unavailable(Unavailable { detail, .. }) if !detail.is_empty() => {
                 format!("{llm}: {} ({detail})", out.word())
             }
-            Out::Unavailable(_) | Out::Failed(_) => format!("{llm}: {}", out.word()),
+            NotAnswered::Unavailable(_) | NotAnswered::Failed(_) => {
+                format!("{llm}: {}", out.word())
+            }
         });
         f.write_str(&each.collect::<Vec<_>>().join("; "))
     }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::answer::ProviderAnswer;
 use super::class::CallClass;
 use super::protocol::RequestBody;
-use super::record::Out;
+use super::record::NotAnswered;
 use super::request::{AgentRequest, prompt};
 
 /// A complete answer, in the form that the agent asked for. `llm` is the name that the agent knows.
@@ -24,16 +24,16 @@ pub(super) fn answer(answer: ProviderAnswer, llm: &LlmName, request: &AgentReque
 /// The reply to a call that no LLM has answered. The status is always 400, because that stops every
 /// agent at once. Most other statuses make an agent try again for a minute. The message names only
 /// the classes: no detail of the pool, and nothing from a provider.
-pub(super) fn failed(outs: &[(LlmName, Out)]) -> Response {
-    let of = |out: &Out| match out {
-        Out::Failed(class) => word(class),
-        Out::Unavailable(_) => out.word(),
+pub(super) fn failed(not_answered: &[(LlmName, NotAnswered)]) -> Response {
+    let of = |out: &NotAnswered| match out {
+        NotAnswered::Failed(class) => word(class),
+        NotAnswered::Unavailable(_) => out.word(),
     };
-    let code = outs.last().map_or("no_llm", |(_, out)| of(out));
-    let message = match outs {
-        [(llm, Out::Failed(class))] => format!("the call to {llm} failed: {}", word(class)),
+    let code = not_answered.last().map_or("no_llm", |(_, out)| of(out));
+    let message = match not_answered {
+        [(llm, NotAnswered::Failed(class))] => format!("the call to {llm} failed: {}", word(class)),
         _ => {
-            let each: Vec<String> = outs
+            let each: Vec<String> = not_answered
                 .iter()
                 .map(|(llm, out)| format!("{llm}: {}", of(out)))
                 .collect();
@@ -47,9 +47,10 @@ pub(super) fn failed(outs: &[(LlmName, Out)]) -> Response {
 /// text contains `rate limit` in any spelling for a rate limit, and retries. So this word differs,
 /// and the provider's own message is left out.
 fn word(class: &CallClass) -> &'static str {
-    match class.label() {
-        "rate_limited" => "throttled",
-        label => label,
+    if let CallClass::RateLimited { .. } = class {
+        "throttled"
+    } else {
+        class.label()
     }
 }
 

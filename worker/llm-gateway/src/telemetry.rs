@@ -10,7 +10,7 @@ use super::class::CallClass;
 use super::lesson::Lesson;
 use super::permits::Unavailable;
 use super::pricing::{TokenBounds, Tokens};
-use super::record::{CallRecord, NoLlmLeft, Out};
+use super::record::{CallRecord, NoLlmLeft, NotAnswered};
 
 /// A call to an LLM has ended.
 pub(super) struct CallEnded<'a> {
@@ -114,7 +114,7 @@ impl LimitLearned<'_> {
 pub(super) struct MovedOn<'a> {
     pub(super) from: &'a LlmName,
     pub(super) to: &'a LlmName,
-    pub(super) out: &'a Out,
+    pub(super) out: &'a NotAnswered,
 }
 
 impl MovedOn<'_> {

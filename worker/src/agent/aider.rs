@@ -72,7 +72,7 @@ pub(super) struct Aider {
 }
 
 /// The files of one run, in the scratch directory.
-struct Papers {
+struct RunFiles {
     prompt: PathBuf,
     settings: PathBuf,
     metadata: PathBuf,
@@ -81,9 +81,9 @@ struct Papers {
 }
 
 impl Aider {
-    async fn prepare(&self, job: &Job) -> Result<Papers, TaskFailure> {
+    async fn prepare(&self, job: &Job) -> Result<RunFiles, TaskFailure> {
         let at = |name: &str| job.scratch.join(name);
-        let papers = Papers {
+        let files = RunFiles {
             prompt: at("prompt.txt"),
             settings: at("pin.yml"),
             metadata: at("meta.json"),
@@ -92,15 +92,15 @@ impl Aider {
         };
         let written = [
             // Empty, so that the log of an earlier run is not taken for this one's.
-            (papers.analytics.clone(), String::new()),
-            (papers.llm_history.clone(), String::new()),
+            (files.analytics.clone(), String::new()),
+            (files.llm_history.clone(), String::new()),
             // Aider would run a message that begins with `/` or `!` as a command.
-            (papers.prompt.clone(), format!("Task:\n{}", job.prompt)),
-            (papers.settings.clone(), self.settings(job)),
-            (papers.metadata.clone(), metadata(job)),
+            (files.prompt.clone(), format!("Task:\n{}", job.prompt)),
+            (files.settings.clone(), self.settings(job)),
+            (files.metadata.clone(), metadata(job)),
         ];
-        job.furnish(&written).await?;
-        Ok(papers)
+        job.write_files(&written).await?;
+        Ok(files)
     }
 
     /// The model settings, in JSON, which is also YAML. The last file that names a model wins, so a
@@ -115,7 +115,7 @@ impl Aider {
         .to_string()
     }
 
-    fn argv(&self, program: PathBuf, job: &Job, papers: &Papers) -> Vec<OsString> {
+    fn argv(&self, program: PathBuf, job: &Job, files: &RunFiles) -> Vec<OsString> {
         let model = model(job);
         let mut argv: Vec<OsString> = vec![program.into()];
         for option in ["--model", "--weak-model", "--editor-model"] {
@@ -124,11 +124,11 @@ impl Aider {
         argv.extend(FLAGS.map(OsString::from));
         argv.extend(SHADOWS.map(OsString::from));
         for (option, value) in [
-            ("--message-file", papers.prompt.as_path()),
-            ("--analytics-log", &papers.analytics),
-            ("--llm-history-file", &papers.llm_history),
-            ("--model-settings-file", &papers.settings),
-            ("--model-metadata-file", &papers.metadata),
+            ("--message-file", files.prompt.as_path()),
+            ("--analytics-log", &files.analytics),
+            ("--llm-history-file", &files.llm_history),
+            ("--model-settings-file", &files.settings),
+            ("--model-metadata-file", &files.metadata),
         ] {
             argv.extend([option.into(), value.into()]);
         }
@@ -153,14 +153,14 @@ impl CodingAgent for Aider {
         async move {
             let program = program::find(&self.program, std::env::var_os("PATH"))?;
             refuse_hidden_files(job)?;
-            let papers = self.prepare(job).await?;
+            let files = self.prepare(job).await?;
             let hidden = hide(job).await?;
-            let command = job.command(self.argv(program, job, &papers), env(job));
+            let command = job.command(self.argv(program, job, &files), env(job));
             let finished = sandbox.run(command, watch).await;
             // This comes first, and also if aider did not start: the worktree must be whole again.
             put_back(hidden).await?;
             let finished = finished.map_err(|error| launch_failure(&error))?;
-            let analytics = read_analytics(&papers.analytics).await;
+            let analytics = read_analytics(&files.analytics).await;
             let evidence = AgentEvidence::Aider(AiderEvidence::read(&analytics, &finished.output));
             Ok(AgentRun::of(finished, evidence))
         }

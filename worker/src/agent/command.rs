@@ -29,7 +29,7 @@ impl CodingAgent for CommandAgent {
     ) -> BoxFuture<'a, Result<AgentRun, TaskFailure>> {
         async move {
             let prompt_file = job.scratch.join("prompt.txt");
-            job.furnish(&[(prompt_file.clone(), job.prompt.clone())])
+            job.write_files(&[(prompt_file.clone(), job.prompt.clone())])
                 .await?;
             let values = Values::new(job, &prompt_file);
             let mut argv = fill_in(&self.template, &values);

@@ -10,7 +10,7 @@ use pool_core::result::{ErrorKind, TaskFailure};
 use super::{AgentEvidence, AgentRun, AiderEvidence};
 use crate::sandbox::Exit;
 use llm_gateway::class::{CallClass, Cut};
-use llm_gateway::record::{CallRecord, NoLlmLeft, Out, RunRecord};
+use llm_gateway::record::{CallRecord, NoLlmLeft, NotAnswered, RunRecord};
 
 /// The edit of a run that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -273,13 +273,13 @@ fn none_left(left: &NoLlmLeft, last: Option<&CallRecord>) -> TaskFailure {
     let asked = left
         .llms
         .iter()
-        .any(|(_, out)| matches!(out, Out::Failed(_)));
+        .any(|(_, out)| matches!(out, NotAnswered::Failed(_)));
     let failure = last.filter(|_| asked).and_then(call_failure);
     let kind = failure
         .as_ref()
         .map_or(ErrorKind::LlmUnavailable, |failure| failure.kind);
     let said = failure.map(|failure| failure.message).unwrap_or_default();
-    if let [(_, Out::Failed(_))] = left.llms.as_slice() {
+    if let [(_, NotAnswered::Failed(_))] = left.llms.as_slice() {
         return TaskFailure::new(kind, said);
     }
     let gap = if said.is_empty() { "" } else { "; " };

@@ -579,12 +579,12 @@ proptest! {
 fn a_run_for_which_no_llm_was_left_has_the_class_of_the_last_one_and_names_all() {
     let name = |llm: &str| LlmName::new(llm).expect("an LLM");
     let shut = |reason| {
-        Out::Unavailable(Unavailable {
+        NotAnswered::Unavailable(Unavailable {
             reason,
             detail: "until 12:05".to_owned(),
         })
     };
-    let failed = |class| Out::Failed(class);
+    let failed = |class| NotAnswered::Failed(class);
     let exit = |exit| run(exit, AgentEvidence::None);
     for (llms, calls, expected, part) in [
         (

@@ -164,7 +164,7 @@ impl Job {
     }
 
     /// Makes the directories and files of a run in `scratch`. They replace those of an earlier run.
-    async fn furnish(&self, files: &[(PathBuf, String)]) -> Result<(), TaskFailure> {
+    async fn write_files(&self, files: &[(PathBuf, String)]) -> Result<(), TaskFailure> {
         let (directories, files) = ([self.home(), self.temporary()], files.to_vec());
         let make = move || {
             directories

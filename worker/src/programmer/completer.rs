@@ -48,14 +48,14 @@ impl Completer {
     pub async fn begin(
         &self,
         process: &Process,
-        scribes: &Arc<OutcomeWriter>,
+        outcome_writer: &Arc<OutcomeWriter>,
         concluded: Concluded,
     ) {
         self.settled().await;
         let (task, attempt) = (concluded.task.clone(), concluded.attempt);
         let outcome = Event::finished(&task, Some(attempt), &concluded.result);
         let span = attempt_span(&task, &concluded.programmer, attempt);
-        let settling = settle(process.clone(), Arc::clone(scribes), concluded);
+        let settling = settle(process.clone(), Arc::clone(outcome_writer), concluded);
         let settled = tokio::spawn(settling.instrument(span));
         *self.last() = Some(Last {
             task,
@@ -90,7 +90,7 @@ impl Completer {
     }
 }
 
-async fn settle(process: Process, scribes: Arc<OutcomeWriter>, concluded: Concluded) {
+async fn settle(process: Process, outcome_writer: Arc<OutcomeWriter>, concluded: Concluded) {
     let Concluded {
         programmer: _,
         task,
@@ -99,7 +99,7 @@ async fn settle(process: Process, scribes: Arc<OutcomeWriter>, concluded: Conclu
         branch,
         connection,
     } = concluded;
-    if !conclude::decided(&process, &scribes, &task, attempt, &result).await {
+    if !conclude::decided(&process, &outcome_writer, &task, attempt, &result).await {
         let claim = Claim {
             attempt,
             connection,

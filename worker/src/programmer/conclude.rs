@@ -152,7 +152,7 @@ impl OutcomeWriter {
 /// this attempt's outcome counts.
 pub async fn decided(
     process: &Process,
-    scribes: &OutcomeWriter,
+    outcome_writer: &OutcomeWriter,
     task: &TaskId,
     attempt: AttemptId,
     result: &ResultMessage,
@@ -162,12 +162,12 @@ pub async fn decided(
         Some(winner) => Some(winner == Some(attempt)),
         None => (!fold.tasks.is_owner(task, attempt)).then_some(false),
     });
-    let patience = scribes.patience(Instant::now());
+    let patience = outcome_writer.patience(Instant::now());
     if let Ok(won) = tokio::time::timeout(patience, decided).await {
         return won;
     }
     if !patience.is_zero() {
-        scribes.missed(Instant::now());
+        outcome_writer.missed(Instant::now());
     }
     match log
         .append(Event::finished(task, Some(attempt), result))

@@ -382,7 +382,7 @@ impl ProgrammerRunner {
             connection,
         };
         self.completer
-            .begin(&self.process, &self.scribes, concluded)
+            .begin(&self.process, &self.outcome_writer, concluded)
             .await;
         In::Settled
     }

@@ -66,8 +66,8 @@ pub fn watch_gates(
     let (senders, receivers): (Vec<_>, BTreeMap<_, _>) = programmers
         .iter()
         .zip(now)
-        .map(|(programmer, door)| {
-            let (sender, receiver) = watch::channel(door);
+        .map(|(programmer, gate)| {
+            let (sender, receiver) = watch::channel(gate);
             (
                 (programmer.clone(), sender),
                 (programmer.id.clone(), receiver),
@@ -91,18 +91,18 @@ impl Watcher {
         // Nothing can be computed before the log has been read; then it is computed at once.
         let _ = self.process.log.ready().await;
         while !self.process.shutdown.is_cancelled() {
-            for ((door, sender), programmer) in self
+            for ((gate, sender), programmer) in self
                 .look(&programmers)
                 .into_iter()
                 .zip(&senders)
                 .zip(&programmers)
             {
                 sender.send_if_modified(|shown| {
-                    if shown.state().0 != door.state().0 {
-                        report(programmer, door.shut.as_ref());
+                    if shown.state().0 != gate.state().0 {
+                        report(programmer, gate.shut.as_ref());
                     }
-                    let changed = shown.state() != door.state();
-                    *shown = door;
+                    let changed = shown.state() != gate.state();
+                    *shown = gate;
                     changed
                 });
             }
@@ -113,7 +113,7 @@ impl Watcher {
         }
     }
 
-    /// If the process is the obstacle, the same door for all programmers; otherwise one for each.
+    /// If the process is the obstacle, the same state for all programmers; otherwise one for each.
     fn look(&self, programmers: &[pool::Programmer]) -> Vec<GateState> {
         let shut = look(
             &self.process,
@@ -128,8 +128,8 @@ impl Watcher {
                     .map(|p| drained_since(fold, &p.id))
                     .collect::<Vec<_>>()
             };
-            let doors = self.process.log.read(since).into_iter();
-            return doors
+            let states = self.process.log.read(since).into_iter();
+            return states
                 .map(|since| GateState {
                     shut: shut.clone(),
                     drained_since: since,
@@ -149,7 +149,7 @@ impl Watcher {
                 fold,
                 now,
             };
-            let door = |programmer: &pool::Programmer| {
+            let gate = |programmer: &pool::Programmer| {
                 let shut = |Blocker { reason, detail, .. }| ShutGate { reason, detail };
                 GateState {
                     shut: standing.obstacle(programmer, alive).map(shut),
@@ -161,7 +161,7 @@ impl Watcher {
                     drained_since: drained_since(fold, &programmer.id),
                 }
             };
-            programmers.iter().map(door).collect()
+            programmers.iter().map(gate).collect()
         })
     }
 }

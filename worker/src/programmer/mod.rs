@@ -102,7 +102,7 @@ pub struct ProgrammerRunner {
     pub ending: EndSignals,
     /// The end of its last task.
     pub completer: Completer,
-    pub scribes: Arc<OutcomeWriter>,
+    pub outcome_writer: Arc<OutcomeWriter>,
     pub answers: Arc<Answers>,
 }
 
@@ -219,8 +219,8 @@ impl ProgrammerRunner {
     }
 
     fn conditions(&self) -> Conditions {
-        let door = self.gate.borrow();
-        let (shut, closed) = door.state();
+        let gate = self.gate.borrow();
+        let (shut, closed) = gate.state();
         let open_queues = match closed.is_empty() {
             true => OpenQueues::All,
             false => OpenQueues::Only(

@@ -44,7 +44,7 @@ pub(crate) use disk::{
 };
 use git::{Git, GitError};
 use layout::Origin;
-use leftovers::Life;
+use leftovers::WorkspaceLock;
 use mirror::Mirrors;
 pub use worktree::Worktree;
 
@@ -54,7 +54,7 @@ pub struct Workspaces {
     config: pool::Workspace,
     git: Git,
     mirrors: Mirrors,
-    life: Life,
+    lock: WorkspaceLock,
     /// Repositories in which this process has already removed the refs of old attempts.
     tidied: Mutex<HashSet<PathBuf>>,
 }
@@ -81,7 +81,7 @@ impl Workspaces {
         env: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> io::Result<Self> {
         let git = Git::new(path, env);
-        let life = Life::begin(&config.dir, &AttemptId::new().to_string())?;
+        let lock = WorkspaceLock::begin(&config.dir, &AttemptId::new().to_string())?;
         let mirrors = Mirrors::new(
             git.clone(),
             config.dir.join("mirrors"),
@@ -91,7 +91,7 @@ impl Workspaces {
             config: config.clone(),
             git,
             mirrors,
-            life,
+            lock,
             tidied: Mutex::default(),
         })
     }
@@ -127,7 +127,7 @@ impl Workspaces {
         };
         let base = self.resolve(&repository, name, base, &candidates).await?;
         self.tidy(&repository).await;
-        let dir = self.life.attempts.join(attempt.to_string());
+        let dir = self.lock.attempts.join(attempt.to_string());
         let origin = Origin {
             git: self.git.clone(),
             repository,

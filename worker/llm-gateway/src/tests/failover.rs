@@ -7,7 +7,7 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 use pool_tests::scripted_llm::{Answer, Behave, Fail, Rule};
 
 use super::super::permits::{Epoch, LlmFailure, Permits, Unavailable, UnavailableReason};
-use super::super::record::{NoLlmLeft, Out};
+use super::super::record::{NoLlmLeft, NotAnswered};
 use super::*;
 
 /// A pool that shuts LLMs on command, has money or not, and remembers the reports that it gets.
@@ -460,7 +460,7 @@ async fn without_money_free_llms_go_on_and_paid_ones_are_not_asked() {
         detail: "$0.40 are missing".to_owned(),
     };
     let left = NoLlmLeft {
-        llms: vec![(name("paid/gpt"), Out::Unavailable(unavailable))],
+        llms: vec![(name("paid/gpt"), NotAnswered::Unavailable(unavailable))],
     };
     assert_eq!(record.no_llm_left, Some(left), "the record says why");
     assert!(
