@@ -164,6 +164,14 @@ struct FailedTry {
     lesson: Option<Lesson>,
 }
 
+/// A request that is ready to be sent.
+struct Prepared<'a> {
+    upstream: &'a Upstream,
+    tariff: Tariff,
+    body: Vec<u8>,
+    limit: Option<RefusedLimit>,
+}
+
 impl CallInProgress<'_> {
     async fn run(&self) -> Result<ProviderAnswer, Vec<(LlmName, NotAnswered)>> {
         let mut not_answered: Vec<(LlmName, NotAnswered)> = Vec::new();
@@ -270,6 +278,48 @@ impl CallInProgress<'_> {
         NotAnswered::Failed(class)
     }
 
+    /// Does all that needs no place: finds the provider, the price and the rest of the limits.
+    fn prepare(
+        &self,
+        llm: &LlmName,
+        limits: LlmLimits,
+        call: &mut OpenCall,
+    ) -> Result<Prepared<'_>, CallFailure> {
+        let provider = llm.provider();
+        let unusable = |message: String| CallFailure::unsent(CallClass::BadRequest, message);
+        let upstream = self
+            .upstreams
+            .provider(llm)
+            .ok_or_else(|| unusable(format!("provider {provider} is not in the pool file")))?;
+        let tariff = self
+            .upstreams
+            .tariff(llm)
+            .ok_or_else(|| unusable(format!("prices has no entry for {llm}")))?;
+        let demand = Demand {
+            most_output: limits.most_output(self.request.demand),
+            ..self.request.demand
+        };
+        let admission = call.reserve(demand, tariff).map_err(|refusal| {
+            let class = match refusal {
+                AdmissionError::Tokens { .. } => CallClass::Refused(Cap::Tokens),
+                AdmissionError::Cost { .. } => CallClass::Refused(Cap::Cost),
+                AdmissionError::Context { .. } => CallClass::ContextTooLong,
+            };
+            CallFailure::unsent(class, refusal.to_string())
+        })?;
+        let (told, field) = (admission.output_limit, upstream.limit_field(limits));
+        let (body, limit) = (
+            self.request.for_provider(llm.model(), told, field),
+            self.request.limit(told, field),
+        );
+        Ok(Prepared {
+            upstream,
+            tariff,
+            body,
+            limit,
+        })
+    }
+
     /// One try with one LLM. It is recorded if anything was sent.
     async fn attempt(&self, llm: &LlmName, limits: LlmLimits) -> TryOutcome {
         let permits = &self.session.plan.permits;
@@ -279,7 +329,7 @@ impl CallInProgress<'_> {
         };
         let mut call = self.call.ask(llm);
         let (mut sent, mut lesson) = (Instant::now(), None);
-        let outcome = match prepare(self.upstreams, llm, limits, self.request, &mut call) {
+        let outcome = match self.prepare(llm, limits, &mut call) {
             Err(failure) => CallOutcome::Failure(failure),
             Ok(Prepared {
                 upstream,
@@ -292,7 +342,7 @@ impl CallInProgress<'_> {
                 {
                     return skipped(llm, unavailable);
                 }
-                let timeout = call.timeout();
+                let timeout = self.session.plan.failover.call_timeout;
                 let _place = upstream.place().await;
                 // The call that had the place before may have found that the LLM is down.
                 match permits.check(llm) {
@@ -402,56 +452,4 @@ fn is_refusal(outcome: &CallOutcome) -> bool {
         | CallClass::Cut(_)
         | CallClass::Refused(_) => false,
     }
-}
-
-/// A request that is ready to be sent.
-struct Prepared<'a> {
-    upstream: &'a Upstream,
-    tariff: Tariff,
-    body: Vec<u8>,
-    limit: Option<RefusedLimit>,
-}
-
-/// Does all that needs no place: finds the provider, the price and the rest of the limits.
-fn prepare<'a>(
-    upstreams: &'a Upstreams,
-    llm: &LlmName,
-    limits: LlmLimits,
-    request: &AgentRequest,
-    call: &mut OpenCall,
-) -> Result<Prepared<'a>, CallFailure> {
-    let provider = llm.provider();
-    let unusable = |message: String| CallFailure::unsent(CallClass::BadRequest, message);
-    let upstream = upstreams
-        .provider(llm)
-        .ok_or_else(|| unusable(format!("provider {provider} is not in the pool file")))?;
-    if !upstreams.speaks(llm, request.head.dialect) {
-        return Err(nobody_speaks(request.head.dialect, llm));
-    }
-    let tariff = upstreams
-        .tariff(llm)
-        .ok_or_else(|| unusable(format!("prices has no entry for {llm}")))?;
-    let demand = Demand {
-        most_output: limits.most_output(request.demand),
-        ..request.demand
-    };
-    let admission = call.reserve(demand, tariff).map_err(|refusal| {
-        let class = match refusal {
-            AdmissionError::Tokens { .. } => CallClass::Refused(Cap::Tokens),
-            AdmissionError::Cost { .. } => CallClass::Refused(Cap::Cost),
-            AdmissionError::Context { .. } => CallClass::ContextTooLong,
-        };
-        CallFailure::unsent(class, refusal.to_string())
-    })?;
-    let (told, field) = (admission.output_limit, upstream.limit_field(limits));
-    let (body, limit) = (
-        request.for_provider(llm.model(), told, field),
-        request.limit(told, field),
-    );
-    Ok(Prepared {
-        upstream,
-        tariff,
-        body,
-        limit,
-    })
 }

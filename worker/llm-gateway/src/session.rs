@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use pool_core::id::LlmName;
 use pool_core::money::MicroUsd;
@@ -260,10 +259,6 @@ impl OpenCall {
         Ok(admission)
     }
 
-    pub(super) fn timeout(&self) -> Duration {
-        self.session.plan.failover.call_timeout
-    }
-
     pub(super) fn sent(&mut self) {
         self.stage = CallStage::Sent;
     }
@@ -342,20 +337,18 @@ impl OpenCall {
             duration: self.began.elapsed(),
         }
     }
-
-    /// Ends the reservation of a call that was never sent. Nothing else is recorded.
-    fn forget(&mut self) {
-        if let Some(Reserved { number, .. }) = self.reserved.take() {
-            self.session.ledger().open.remove(&number);
-        }
-    }
 }
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
         match self.stage {
             CallStage::Ended => {}
-            CallStage::Waiting => self.forget(),
+            // Nothing was sent, so only the reservation ends.
+            CallStage::Waiting => {
+                if let Some(Reserved { number, .. }) = self.reserved.take() {
+                    self.session.ledger().open.remove(&number);
+                }
+            }
             CallStage::Sent => {
                 self.settle(&given_up());
             }

@@ -11,7 +11,6 @@ use pool_broker::fault::{Point, point};
 use pool_core::id::{AttemptId, TaskId};
 use pool_core::pool::AgentKind;
 use pool_core::result::{ErrorKind, ResultMessage, Status, TaskFailure, Usage};
-use pool_core::task::Limits;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -129,7 +128,8 @@ impl Attempts {
             cost_usd: claimed.max_cost(limits.max_cost),
             tokens: claimed.max_tokens(limits.max_tokens),
         };
-        let limit = self.time_limit(&task.message.limits);
+        let own_limit = task.message.limits.timeout();
+        let limit = own_limit.map_or(limits.timeout, |own| own.min(limits.timeout));
         let until = Instant::now() + limit;
         let worktree = tokio::select! {
             worktree = self.workshop.workspaces.prepare(task, claimed.attempt) => worktree?,
@@ -176,11 +176,6 @@ impl Attempts {
             }
         }
         finish
-    }
-
-    fn time_limit(&self, limits: &Limits) -> Duration {
-        let cap = self.programmer.limits.timeout;
-        limits.timeout().map_or(cap, |own| own.min(cap))
     }
 
     fn outcome(

@@ -431,16 +431,13 @@ fn patch_too_large(
     commit: &Result<String, TaskFailure>,
     repository: &RepositoryHandle,
 ) -> TaskFailure {
-    let kept = match commit {
-        Ok(commit) => {
-            format!(
-                " The change is kept for {} days as commit {commit} in {}.",
-                KEPT_DAYS,
-                repository.place()
-            )
-        }
-        Err(_) => String::new(),
-    };
+    let kept = commit.as_ref().map(|commit| {
+        format!(
+            " The change is kept for {KEPT_DAYS} days as commit {commit} in {}.",
+            repository.place()
+        )
+    });
+    let kept = kept.unwrap_or_default();
     let message = format!(
         "the patch is larger than {MAX_PATCH_BYTES} bytes, and `auto_commit: false` allows no branch: set auto_commit to \
          true, or make the task smaller.{kept}"
