@@ -1,4 +1,5 @@
-//! What the programmers of a process share, and the part of each programmer that runs attempts.
+//! The parts that the programmers of a process share, and the part of each programmer that runs
+//! attempts.
 
 use std::ffi::OsString;
 use std::sync::Arc;

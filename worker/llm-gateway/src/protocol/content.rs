@@ -1,4 +1,5 @@
-//! What a response with status 200 must contain to count as an answer. Pure.
+//! The contents of an answer. A response with status 200 counts as an answer only if they are
+//! complete. Pure.
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};

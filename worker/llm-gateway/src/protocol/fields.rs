@@ -19,7 +19,7 @@ pub(crate) enum BadRequest {
     Nothing(&'static str),
 }
 
-/// What decides the price of a request, apart from its size.
+/// The parts of a request that decide its price, apart from its size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PriceFactors {
     pub(crate) choices: u64,

@@ -95,7 +95,7 @@ pub(super) fn streams(dialect: Dialect) -> bool {
     }
 }
 
-/// What decides the price of a request, if it can be priced.
+/// The parts of a request that decide its price, if it can be priced.
 pub(super) fn check(
     dialect: Dialect,
     fields: &Map<String, Value>,
