@@ -13,7 +13,7 @@ use clap_complete::Shell;
 use pool_config::{Env, load};
 use pool_core::id::ProgrammerId;
 use pool_core::pool::Pool;
-use pool_telemetry::{LogFormat, init_logs, init_metrics};
+use pool_telemetry::{LogFormat, init_logs};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use worker::host::{self, Choice, HostOptions};
@@ -190,8 +190,6 @@ async fn run(
         LogFormat::Text
     };
     init_logs(std::env::var("RUST_LOG").ok().as_deref(), format);
-    let metrics =
-        init_metrics("worker", env!("CARGO_PKG_VERSION")).context("failed to set up metrics")?;
     let ending = EndSignals::default();
     worker::signals::keep_ignored_signals_here();
     end_on_signals(ending.clone())?;
@@ -203,17 +201,7 @@ async fn run(
                 .with_context(|| format!("failed to listen on {listen} (--listen)"))?,
         ),
     };
-    host::run(
-        pool,
-        choice,
-        HostOptions {
-            name,
-            metrics,
-            listener,
-        },
-        ending,
-    )
-    .await
+    host::run(pool, choice, HostOptions { name, listener }, ending).await
 }
 
 /// Writes to stdout. A reader that has gone away is not an error.

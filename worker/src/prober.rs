@@ -29,7 +29,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// An LLM that is due for a probe, and a programmer of this process that may make it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Due {
+struct DueProbe {
     key: LlmKey,
     scope: Scope,
     programmer: ProgrammerId,
@@ -79,7 +79,7 @@ impl Prober {
         }
     }
 
-    fn due(&self) -> Vec<Due> {
+    fn due(&self) -> Vec<DueProbe> {
         self.process.log.read(|fold| {
             // If this process's pool file is not the one in force, its address or key may differ.
             if fold
@@ -94,7 +94,7 @@ impl Prober {
                     .programmers
                     .iter()
                     .find(|programmer| self.may(programmer, (key, scope)))?;
-                Some(Due {
+                Some(DueProbe {
                     key: key.clone(),
                     scope: scope.clone(),
                     programmer: programmer.id.clone(),
@@ -116,11 +116,11 @@ impl Prober {
         within && programmer.llms.contains(&key.llm) && self.pool.llm_key(&key.llm, host) == *key
     }
 
-    async fn probe(&self, due: Due) {
+    async fn probe(&self, due: DueProbe) {
         // Before the lease is taken, so that another process may probe until then.
         let _place = self.upstreams.place_for_probe(&due.key.llm).await;
         let (probe, began) = (AttemptId::new(), Instant::now());
-        let Due {
+        let DueProbe {
             key,
             scope,
             programmer,
@@ -175,7 +175,7 @@ impl Prober {
 
     /// Makes the call. None if it must not be made. Then the lease expires, and another process
     /// asks.
-    async fn ask(&self, due: &Due, probe: AttemptId, began: Instant) -> Option<Probed> {
+    async fn ask(&self, due: &DueProbe, probe: AttemptId, began: Instant) -> Option<Probed> {
         let llm = &due.key.llm;
         let worst = self.upstreams.probe_cost(llm, due.dialect)?;
         if worst > MicroUsd::ZERO {

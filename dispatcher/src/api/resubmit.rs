@@ -5,6 +5,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use pool_broker::headers::Reply;
+use pool_broker::steps::{Reissued, reissue};
 use pool_core::id::TaskId;
 use pool_core::result::Status;
 use pool_core::state::{Outcome, TaskState};
@@ -20,7 +21,6 @@ use super::tasks::known;
 use crate::dead::retry::Retried;
 use crate::intake::resubmit::resubmit;
 use crate::intake::{NotTaken, new_id};
-use crate::reissue::{Reissued, reissue};
 
 /// How to set `--force` over HTTP.
 const FORCED: &str = "over HTTP, send {\"force\": true}";

@@ -11,15 +11,14 @@ pub mod retry;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use lapin::Channel;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
-use lapin::{Channel, Consumer};
+use pool_broker::acks::ack;
+use pool_broker::consumer::{ConsumerSettings, Deliveries};
 use pool_broker::link::Link;
 use pool_broker::process::Process;
 use pool_broker::topology::DEAD_QUEUE;
-use pool_broker::{BrokerError, with_timeout};
+use pool_broker::{BrokerError, queue};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
 
@@ -66,12 +65,12 @@ impl DeadLetters {
         let turn = turn.await.map_err(|_| DeadError::Busy)?;
         let link = Link::brief(self.process.consume.endpoint().clone(), "dead letters");
         match begin(&link, most).await {
-            Ok((channel, consumer, all)) => {
+            Ok((channel, deliveries, all)) => {
                 let left = all.min(usize::from(most));
                 Ok(Look {
                     link,
                     _channel: channel,
-                    consumer,
+                    deliveries,
                     all,
                     left,
                     _turn: turn,
@@ -136,7 +135,7 @@ pub(crate) async fn count(process: &Process) -> Option<u32> {
 pub(crate) struct Look {
     link: Link,
     _channel: Channel,
-    consumer: Consumer,
+    deliveries: Deliveries,
     /// The number of messages at the beginning.
     pub(crate) all: usize,
     /// How many of them are still to be read.
@@ -144,34 +143,20 @@ pub(crate) struct Look {
     _turn: OwnedMutexGuard<()>,
 }
 
-async fn begin(link: &Link, most: u16) -> Result<(Channel, Consumer, usize), DeadError> {
+async fn begin(link: &Link, most: u16) -> Result<(Channel, Deliveries, usize), DeadError> {
     let limit = link.endpoint().timeout();
     lock(link, limit).await?;
     let channel = link.channel().await?;
-    let options = QueueDeclareOptions {
-        passive: true,
-        ..QueueDeclareOptions::default()
-    };
-    let look = channel.queue_declare(DEAD_QUEUE.into(), options, FieldTable::default());
-    let left = with_timeout(limit, format!("look into {DEAD_QUEUE}"), look)
+    let left = queue::inspect(&channel, limit, DEAD_QUEUE)
         .await?
         .message_count();
-    with_timeout(
-        limit,
-        "set the prefetch for dead letters",
-        channel.basic_qos(most, BasicQosOptions::default()),
-    )
-    .await?;
-    let consume = channel.basic_consume(
-        DEAD_QUEUE.into(),
-        "".into(),
-        BasicConsumeOptions::default(),
-        FieldTable::default(),
-    );
-    let consumer = with_timeout(limit, format!("look into {DEAD_QUEUE}"), consume).await?;
+    let deliveries = ConsumerSettings::new(DEAD_QUEUE, "")
+        .prefetch(most)
+        .start(&channel, limit)
+        .await?;
     Ok((
         channel,
-        consumer,
+        deliveries,
         usize::try_from(left).unwrap_or(usize::MAX),
     ))
 }
@@ -182,14 +167,8 @@ async fn lock(link: &Link, limit: Duration) -> Result<(), DeadError> {
     loop {
         // A refusal closes the channel, so each attempt opens a new one.
         let channel = link.channel().await?;
-        let options = QueueDeclareOptions {
-            exclusive: true,
-            auto_delete: true,
-            ..QueueDeclareOptions::default()
-        };
-        let lock = channel.queue_declare(LOCK.into(), options, FieldTable::default());
-        match with_timeout(limit, format!("lock {DEAD_QUEUE}"), lock).await {
-            Ok(_) => return Ok(()),
+        match queue::lock(&channel, limit, LOCK, "lock pool.dead").await {
+            Ok(()) => return Ok(()),
             Err(BrokerError::Amqp { .. }) if Instant::now() < until => {
                 tokio::time::sleep(ASK_AGAIN).await
             }
@@ -207,29 +186,15 @@ impl Look {
             return Ok(None);
         }
         // Fewer messages may come if another process has taken some.
-        let Ok(next) = tokio::time::timeout(NO_MORE_AFTER, self.consumer.next()).await else {
+        let Ok(next) = tokio::time::timeout(NO_MORE_AFTER, self.deliveries.receive()).await else {
             return Ok(None);
         };
         self.left -= 1;
-        match next {
-            Some(Ok(delivery)) => Ok(Some(delivery)),
-            Some(Err(error)) => Err(BrokerError::Amqp {
-                what: format!("look into {DEAD_QUEUE}"),
-                error,
-            }
-            .into()),
-            None => Ok(None),
-        }
+        Ok(Some(next?))
     }
 
     pub(crate) async fn take_out(&self, delivery: &Delivery) -> Result<(), DeadError> {
-        let limit = self.link.endpoint().timeout();
-        with_timeout(
-            limit,
-            "ack a dead letter",
-            delivery.ack(BasicAckOptions::default()),
-        )
-        .await?;
+        ack(delivery, self.link.endpoint().timeout()).await?;
         Ok(())
     }
 

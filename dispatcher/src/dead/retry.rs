@@ -5,6 +5,7 @@ use lapin::message::Delivery;
 use pool_broker::BrokerError;
 use pool_broker::headers::{self, Reply};
 use pool_broker::process::Process;
+use pool_broker::steps::{ReissuePoints, Reissued, send_on};
 use pool_core::id::TaskId;
 use pool_core::result::Status;
 use pool_core::task::{Task, TaskMessage};
@@ -17,7 +18,6 @@ use serde::{Deserialize, Serialize};
 use crate::intake::queue_limits::QueueFull;
 use crate::intake::resubmit::resubmit;
 use crate::intake::{Intake, NotTaken};
-use crate::reissue::{NotReissued, Reissued, send_on};
 use crate::results::send_again;
 
 /// The result of a retry.
@@ -60,7 +60,7 @@ pub(crate) enum NotRetried {
     #[error("its task queue is full")]
     Full(QueueFull),
     #[error("not retried: {0}; the message is still in pool.dead, try again")]
-    NotReissued(#[from] NotReissued),
+    NotReissued(BrokerError),
 }
 
 /// The task in a dead letter, and where its result goes.
@@ -114,7 +114,9 @@ pub(crate) async fn retry(
     }
     let Some(status) = outcome else {
         let _slot = intake.slot_again(&task).map_err(NotRetried::Full)?;
-        let detail = match send_on(process, &delivery.data, &delivery.properties).await? {
+        let points = ReissuePoints::OF_DISPATCHER;
+        let sent_on = send_on(process, &delivery.data, &delivery.properties, points).await;
+        let detail = match sent_on.map_err(NotRetried::NotReissued)? {
             Reissued::Published(generation) => {
                 format!(
                     "task {} is back in its queue (generation {generation})",

@@ -10,10 +10,9 @@ use futures_util::{StreamExt, stream};
 use pool_broker::BrokerError;
 use pool_broker::event_log::LogError;
 use pool_broker::fault::{Point, point};
-use pool_broker::headers::{Keeps, Reply, task_properties};
+use pool_broker::headers::{Keeps, Reply};
 use pool_broker::process::Process;
-use pool_broker::publisher::Message;
-use pool_broker::topology::TASKS;
+use pool_broker::steps::{OutgoingTask, publish_task};
 use pool_core::event::Event;
 use pool_core::id::TaskId;
 use pool_core::routing::{Unroutable, routing_key};
@@ -48,7 +47,7 @@ pub enum NotTaken {
 
 /// An accepted task.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Taken {
+pub struct AcceptedTask {
     pub id: TaskId,
     /// The same id with the same body had been accepted before: nothing was done.
     pub repeated: bool,
@@ -147,7 +146,7 @@ impl Intake {
         task: Task,
         slot: Option<Slot>,
         reply: &Reply,
-    ) -> Result<Taken, NotTaken> {
+    ) -> Result<AcceptedTask, NotTaken> {
         let route = self
             .process
             .routes
@@ -161,7 +160,7 @@ impl Intake {
                 .map(|state| state.published || state.outcome.is_some())
         });
         if known == Some(true) {
-            return Ok(Taken {
+            return Ok(AcceptedTask {
                 id: task.id,
                 repeated: true,
             });
@@ -184,7 +183,7 @@ impl Intake {
         // From here on the log counts the task.
         drop(slot);
         self.publish(&task, &body, reply).await?;
-        Ok(Taken {
+        Ok(AcceptedTask {
             id: task.id,
             repeated: known.is_some(),
         })
@@ -192,7 +191,10 @@ impl Intake {
 
     /// Takes many tasks, without a reply queue. One failure does not stop the tasks that have begun. After the broker has
     /// failed to answer once, no further tasks are begun: each would wait as long as the first.
-    pub async fn take_all(&self, tasks: Vec<(Task, Option<Slot>)>) -> Vec<Result<Taken, NotTaken>> {
+    pub async fn take_all(
+        &self,
+        tasks: Vec<(Task, Option<Slot>)>,
+    ) -> Vec<Result<AcceptedTask, NotTaken>> {
         let silent = AtomicBool::new(false);
         let taking = stream::iter(tasks).map(|(task, slot)| async {
             if silent.load(Ordering::Relaxed) {
@@ -221,19 +223,15 @@ impl Intake {
 
     async fn publish(&self, task: &Task, body: &[u8], reply: &Reply) -> Result<(), NotTaken> {
         let key = routing_key(&task.message.capabilities);
-        let properties = reply.on(task_properties(
-            task.id.as_str(),
-            0,
-            Keeps::of_task(&task.message, Some(wall_clock())),
-        ));
-        let message = Message {
-            exchange: TASKS,
+        let outgoing = OutgoingTask {
+            id: task.id.as_str(),
+            generation: 0,
+            keeps: Keeps::of_task(&task.message, Some(wall_clock())),
+            reply: reply.clone(),
             key: &key,
             body,
-            properties,
-            mandatory: true,
         };
-        self.process.publisher.publish(message).await?;
+        publish_task(&self.process, &outgoing).await?;
         point(Point::Queued);
         self.process
             .log

@@ -28,11 +28,7 @@ pub async fn run(process: Process, pool: Arc<Pool>) {
     let every = pool.events.restate_every();
     // Start at once: a dispatcher may be restarted more often than every quarter.
     let mut wait = Duration::ZERO;
-    loop {
-        tokio::select! {
-            () = process.shutdown.cancelled() => return,
-            () = tokio::time::sleep(wait) => {}
-        }
+    while process.pause(wait).await {
         wait = every;
         let since = |fold: &PoolState| {
             Timestamp(

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::{AMQPValue, FieldTable};
-use pool_broker::link::discard;
+use lapin::types::AMQPValue;
+use pool_broker::acks::ack;
+use pool_broker::consumer::ConsumerSettings;
 use pool_broker::process::Process;
 use pool_broker::topology::EVENTS_STREAM;
 use pool_broker::{BrokerError, with_timeout};
@@ -43,10 +42,10 @@ pub async fn entries(
 ) -> Result<Vec<Entry>, BrokerError> {
     let reading = async {
         let _one = ONE.acquire().await;
-        let channel = process.consume.channel().await?;
-        let entries = read(process, &channel, task, span).await;
-        discard(&channel, process.consume.endpoint()).await;
-        entries
+        process
+            .consume
+            .on_channel(|channel| async move { read(process, &channel, task, span).await })
+            .await
     };
     with_timeout(LIMIT, format!("read the stream {EVENTS_STREAM}"), async {
         Ok(reading.await)
@@ -61,13 +60,6 @@ async fn read(
     span: Span,
 ) -> Result<Vec<Entry>, BrokerError> {
     let limit = process.consume.endpoint().timeout();
-    with_timeout(
-        limit,
-        "set the prefetch of the events' reader",
-        channel.basic_qos(PREFETCH, BasicQosOptions::default()),
-    )
-    .await?;
-    let mut arguments = FieldTable::default();
     // A time stands for the chunk that contains it; earlier events in the chunk are skipped.
     // Verdicts about a task need no earlier events.
     let from = span
@@ -75,22 +67,18 @@ async fn read(
         .map_or(AMQPValue::LongString("first".into()), |from| {
             AMQPValue::Timestamp(from.0 / 1000)
         });
-    arguments.insert("x-stream-offset".into(), from);
-    let consume = channel.basic_consume(
-        EVENTS_STREAM.into(),
-        "".into(),
-        BasicConsumeOptions::default(),
-        arguments,
-    );
-    let mut consumer =
-        with_timeout(limit, format!("read the stream {EVENTS_STREAM}"), consume).await?;
+    let mut deliveries = ConsumerSettings::new(EVENTS_STREAM, "")
+        .prefetch(PREFETCH)
+        .from_offset(from)
+        .start(channel, limit)
+        .await?;
     let mut search = Search {
         task,
         fold: PoolState::new(),
         attempts: Vec::new(),
         found: Vec::new(),
     };
-    while let Ok(Some(Ok(delivery))) = tokio::time::timeout(END, consumer.next()).await {
+    while let Ok(Ok(delivery)) = tokio::time::timeout(END, deliveries.receive()).await {
         let Ok(batch) = EventBatch::from_json(&delivery.data) else {
             continue;
         };
@@ -98,12 +86,7 @@ async fn read(
             break;
         }
         search.read(&batch);
-        with_timeout(
-            limit,
-            "acknowledge events",
-            delivery.ack(BasicAckOptions::default()),
-        )
-        .await?;
+        ack(&delivery, limit).await?;
     }
     Ok(search.found)
 }

@@ -145,16 +145,6 @@ pub fn carried_on(came_with: &BasicProperties) -> BasicProperties {
     ))
 }
 
-/// The properties of a task message that waits for its next attempt until `at`.
-pub fn retry_properties(
-    task_id: &str,
-    generation: u32,
-    keeps: Keeps,
-    at: Timestamp,
-) -> BasicProperties {
-    due_at(task_properties(task_id, generation, keeps), at)
-}
-
 /// When the next attempt is due.
 pub fn retry_at(properties: &BasicProperties) -> Option<Timestamp> {
     header(properties, RETRY_AT_MS).map(Timestamp)
@@ -170,7 +160,7 @@ pub fn repeat_properties(task_id: &str, at: Option<Timestamp>) -> BasicPropertie
 }
 
 /// Adds the time until which the message waits in `pool.retries`.
-fn due_at(properties: BasicProperties, at: Timestamp) -> BasicProperties {
+pub(crate) fn due_at(properties: BasicProperties, at: Timestamp) -> BasicProperties {
     let mut headers = properties.headers().clone().unwrap_or_default();
     headers.insert(
         RETRY_AT_MS.into(),

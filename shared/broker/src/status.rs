@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::link::State;
+use super::link::LinkState;
 use pool_core::time::Timestamp;
 
 /// The state of one connection, or the worse state of two.
@@ -30,15 +30,15 @@ pub enum Condition {
     },
 }
 
-impl From<&State> for Condition {
-    fn from(state: &State) -> Self {
+impl From<&LinkState> for Condition {
+    fn from(state: &LinkState) -> Self {
         match state {
-            State::Away { since, error } => Self::Reconnecting {
+            LinkState::Away { since, error } => Self::Reconnecting {
                 since: *since,
                 error: error.as_ref().map(ToString::to_string),
             },
-            State::Connected { since, .. } => Self::Connected { since: *since },
-            State::Blocked { since, reason, .. } => Self::Blocked {
+            LinkState::Connected { since, .. } => Self::Connected { since: *since },
+            LinkState::Blocked { since, reason, .. } => Self::Blocked {
                 since: *since,
                 reason: reason.clone(),
             },

@@ -46,29 +46,18 @@ impl Default for RawSandbox {
 
 impl RawSandbox {
     pub(super) fn check(self, checks: &mut Checks) -> Sandbox {
-        let at = At::top("sandbox");
+        let mut section = checks.section(At::top("sandbox"));
         match self.level {
             SandboxLevel::Off => {}
-            SandboxLevel::Files | SandboxLevel::Strict => checks.mistake(
-                &at.key("level"),
+            SandboxLevel::Files | SandboxLevel::Strict => section.mistake("level",
                 "this version has no kernel sandbox yet; write \"off\" and run the worker as a user of its own, or in a \
                  container",
             ),
         }
-        checks.within(
-            &at.key("max_memory_mib"),
-            self.max_memory_mib,
-            0..=MOST_MIB,
-            "MiB",
-        );
-        checks.within(
-            &at.key("max_file_mib"),
-            self.max_file_mib,
-            1..=MOST_MIB,
-            "MiB",
-        );
-        checks.within(
-            &at.key("max_output_kib"),
+        section.within("max_memory_mib", self.max_memory_mib, 0..=MOST_MIB, "MiB");
+        section.within("max_file_mib", self.max_file_mib, 1..=MOST_MIB, "MiB");
+        section.within(
+            "max_output_kib",
             self.max_output_kib,
             1..=MOST_OUTPUT_KIB,
             "KiB",

@@ -122,7 +122,7 @@ impl Attempts {
         stop: &CancellationToken,
         findings: &mut Findings,
     ) -> Result<Finish, TaskFailure> {
-        let task = &claimed.envelope.task;
+        let task = &claimed.delivered.task;
         let limits = &self.programmer.limits;
         let remaining = RemainingLimits {
             cost_usd: claimed.max_cost(limits.max_cost),
@@ -184,7 +184,7 @@ impl Attempts {
         findings: Findings,
         error: Option<TaskFailure>,
     ) -> AttemptOutcome {
-        let id = &claimed.envelope.task.id;
+        let id = &claimed.delivered.task.id;
         let usage = findings.usage();
         let (llm, used_backup) = (
             findings.llm().cloned(),

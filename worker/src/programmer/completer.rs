@@ -23,20 +23,17 @@ use super::telemetry::attempt_span;
 /// A task whose result is confirmed.
 pub struct Concluded {
     pub programmer: ProgrammerId,
-    pub task: TaskId,
-    pub attempt: AttemptId,
+    pub claim: Claim,
     pub result: ResultMessage,
     pub branch: Option<Branch>,
-    /// The number of the connection that brought it.
-    pub connection: u64,
 }
 
 /// A programmer's last task, while it is being settled.
 #[derive(Debug, Default)]
-pub struct Completer(Mutex<Option<Last>>);
+pub struct Completer(Mutex<Option<UnsettledTask>>);
 
 #[derive(Debug)]
-struct Last {
+struct UnsettledTask {
     task: TaskId,
     attempt: AttemptId,
     outcome: Event,
@@ -52,12 +49,12 @@ impl Completer {
         concluded: Concluded,
     ) {
         self.settled().await;
-        let (task, attempt) = (concluded.task.clone(), concluded.attempt);
+        let Claim { task, attempt, .. } = concluded.claim.clone();
         let outcome = Event::finished(&task, Some(attempt), &concluded.result);
         let span = attempt_span(&task, &concluded.programmer, attempt);
         let settling = settle(process.clone(), Arc::clone(outcome_writer), concluded);
         let settled = tokio::spawn(settling.instrument(span));
-        *self.last() = Some(Last {
+        *self.last() = Some(UnsettledTask {
             task,
             attempt,
             outcome,
@@ -68,7 +65,7 @@ impl Completer {
     /// Waits until the last task is settled.
     pub async fn settled(&self) {
         let last = self.last().take();
-        if let Some(Last { task, settled, .. }) = last
+        if let Some(UnsettledTask { task, settled, .. }) = last
             && let Err(error) = settled.await
         {
             tracing::error!(task_id = %task, %error, "settling a task panicked");
@@ -78,13 +75,13 @@ impl Completer {
     /// The outcome of the last task, unless the log names one or gives the task to another attempt.
     pub fn unread(&self, fold: &PoolState) -> Option<Event> {
         let last = self.last();
-        let open = |last: &&Last| {
+        let open = |last: &&UnsettledTask| {
             fold.tasks.winner(&last.task).is_none() && fold.tasks.is_owner(&last.task, last.attempt)
         };
         last.as_ref().filter(open).map(|last| last.outcome.clone())
     }
 
-    fn last(&self) -> std::sync::MutexGuard<'_, Option<Last>> {
+    fn last(&self) -> std::sync::MutexGuard<'_, Option<UnsettledTask>> {
         // The value is valid at every instant, so a panic elsewhere does not spoil it.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -93,18 +90,12 @@ impl Completer {
 async fn settle(process: Process, outcome_writer: Arc<OutcomeWriter>, concluded: Concluded) {
     let Concluded {
         programmer: _,
-        task,
-        attempt,
+        claim,
         result,
         branch,
-        connection,
     } = concluded;
-    if !conclude::decided(&process, &outcome_writer, &task, attempt, &result).await {
-        let claim = Claim {
-            attempt,
-            connection,
-        };
-        return conclude::let_go(&process, &task, claim, branch).await;
+    if !conclude::decided(&process, &outcome_writer, &claim, &result).await {
+        return conclude::let_go(&process, &claim, branch).await;
     }
     point(Point::FinishedRead);
     tracing::info!(
@@ -115,7 +106,7 @@ async fn settle(process: Process, outcome_writer: Arc<OutcomeWriter>, concluded:
     );
     let Some(branch) = branch else { return };
     point(Point::SettingBranch);
-    if let Err(error) = branch.set(&task).await {
+    if let Err(error) = branch.set(&claim.task).await {
         let problem = error.message;
         tracing::warn!(error = %problem, "failed to set the branch; the result holds the patch");
     }
@@ -166,7 +157,7 @@ mod tests {
             None,
             "nothing was being settled"
         );
-        *last.last() = Some(Last {
+        *last.last() = Some(UnsettledTask {
             task: task.clone(),
             attempt: mine,
             outcome: outcome.clone(),

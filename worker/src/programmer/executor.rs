@@ -9,18 +9,19 @@ use pool_broker::fault::{Point, point};
 use pool_core::event::{Event, Spent};
 use pool_core::heartbeat::Gate;
 use pool_core::id::AttemptId;
-use pool_core::result::{ErrorKind, ResultMessage, Usage};
+use pool_core::result::{ResultMessage, Usage};
 use pool_core::state::Verdict;
 use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::{AttemptEnd, AttemptOutcome, HandBack};
-use super::claim::{self, Claimed, Earlier, Examination};
+use super::claim::{self, Claimed, DeadDelivery, Earlier, Examination, TaskEnd};
 use super::completer::Concluded;
-use super::conclude::{self, DeliveryEnd};
-use super::consumer::Station;
+use super::conclude::{self, Claim, DeliveryEnd};
+use super::consumer::TaskConsumer;
 use super::permits::TaskPermits;
+use super::schedule_retry::BrokenAttempt;
 use super::{AttemptedTask, In, ProgrammerRunner, TaskInHand, gate, schedule_retry};
 use llm_gateway::permits::Permits;
 
@@ -44,34 +45,35 @@ impl Attempted {
     }
 }
 
+impl TaskInHand {
+    fn claim(&self) -> Claim {
+        Claim {
+            task: self.claimed.delivered.task.id.clone(),
+            attempt: self.claimed.attempt,
+            connection: self.connection,
+        }
+    }
+}
+
 impl ProgrammerRunner {
     /// Steps 7 and 8.
     pub(super) async fn claim(&self, delivery: Delivery) -> In {
         point(Point::Delivered);
         let connection = self.process.consume.number();
-        let envelope = match claim::read(&delivery.data, &delivery.properties) {
-            Ok(envelope) => envelope,
-            Err(malformed) => {
-                return ended(
-                    conclude::dead_letter(
-                        &self.process,
-                        &delivery,
-                        malformed.id,
-                        &malformed.reply,
-                        malformed.failure,
-                        || !self.is_killed(),
-                    )
-                    .await,
-                );
+        let delivered = match claim::read(&delivery.data, &delivery.properties) {
+            Ok(delivered) => delivered,
+            Err(dead) => {
+                let wanted = || !self.is_killed();
+                return ended(conclude::dead_letter(&self.process, &delivery, dead, wanted).await);
             }
         };
         point(Point::Read);
         let examination = self
             .process
             .log
-            .read(|fold| claim::examine(fold, &envelope, &self.config.capabilities));
+            .read(|fold| claim::examine(fold, &delivered, &self.config.capabilities));
         if examination != Examination::Claim {
-            return self.refuse(&delivery, &envelope, examination).await;
+            return self.refuse(&delivery, &delivered, examination).await;
         }
         let attempt = AttemptId::new();
         point(Point::Claiming);
@@ -79,7 +81,7 @@ impl ProgrammerRunner {
         match self
             .process
             .log
-            .append_behind(unread, self.started(&envelope, attempt))
+            .append_behind(unread, self.started(&delivered, attempt))
             .await
         {
             Ok(Verdict::Accepted) => {}
@@ -87,18 +89,18 @@ impl ProgrammerRunner {
                 let examination = self
                     .process
                     .log
-                    .read(|fold| claim::after_refusal(fold, &envelope, refusal));
-                return self.refuse(&delivery, &envelope, examination).await;
+                    .read(|fold| claim::after_refusal(fold, &delivered, refusal));
+                return self.refuse(&delivery, &delivered, examination).await;
             }
             Err(error) => {
-                tracing::warn!(task_id = %envelope.task.id, %error, "failed to claim the task; leaving it to its next delivery");
+                tracing::warn!(task_id = %delivered.task.id, %error, "failed to claim the task; leaving it to its next delivery");
                 return In::Lost;
             }
         }
         point(Point::Started);
         let (number, spent) = self.process.log.read(|fold| {
             fold.tasks
-                .get(&envelope.task.id)
+                .get(&delivered.task.id)
                 .map_or((1, Earlier::default()), |state| {
                     let earlier = Earlier {
                         at_most: state.spent.clone(),
@@ -108,7 +110,7 @@ impl ProgrammerRunner {
                 })
         });
         let claimed = Claimed {
-            envelope,
+            delivered,
             attempt,
             number,
             spent,
@@ -127,57 +129,47 @@ impl ProgrammerRunner {
         self.ending.kill.is_cancelled()
     }
 
-    fn started(&self, envelope: &claim::Envelope, attempt: AttemptId) -> Event {
+    fn started(&self, delivered: &claim::DeliveredTask, attempt: AttemptId) -> Event {
         let route = self
             .process
             .routes
-            .route(&envelope.task.message.capabilities);
+            .route(&delivered.task.message.capabilities);
         Event::Started {
-            task: envelope.task.id.clone(),
+            task: delivered.task.id.clone(),
             attempt,
             programmer: self.config.id.clone(),
-            token: envelope.token,
+            token: delivered.token,
             route: route.map(|route| route.name.clone()).unwrap_or_default(),
-            body_hash: envelope.body_hash.clone(),
+            body_hash: delivered.body_hash.clone(),
         }
     }
 
     async fn refuse(
         &self,
         delivery: &Delivery,
-        envelope: &claim::Envelope,
+        delivered: &claim::DeliveredTask,
         examination: Examination,
     ) -> In {
         let process = &self.process;
-        let id = &envelope.task.id;
+        let id = &delivered.task.id;
+        let wanted = || !self.is_killed();
         ended(match examination {
             Examination::Drop(reason) => {
-                tracing::info!(task_id = %id, token = %envelope.token, reason, "dropping a delivery");
-                conclude::repeat_result(process, delivery, envelope).await
+                tracing::info!(task_id = %id, token = %delivered.token, reason, "dropping a delivery");
+                conclude::repeat_result(process, delivery, delivered).await
             }
             Examination::Finished => {
-                tracing::info!(task_id = %id, token = %envelope.token, "the task has already finished");
-                conclude::repeat_result(process, delivery, envelope).await
+                tracing::info!(task_id = %id, token = %delivered.token, "the task has already finished");
+                conclude::repeat_result(process, delivery, delivered).await
             }
-            Examination::Divert { generation } => {
-                conclude::divert(process, delivery, envelope, generation).await
-            }
-            Examination::End(status, failure) => {
-                conclude::end_without_attempt(process, delivery, envelope, status, failure, || {
-                    !self.is_killed()
-                })
-                .await
+            Examination::Divert => conclude::divert(process, delivery, id).await,
+            Examination::End(end) => {
+                conclude::end_without_attempt(process, delivery, delivered, end, wanted).await
             }
             Examination::Dead(failure) => {
-                conclude::dead_letter(
-                    process,
-                    delivery,
-                    Some(id.clone()),
-                    &envelope.reply,
-                    failure,
-                    || !self.is_killed(),
-                )
-                .await
+                let (id, reply) = (Some(id.clone()), delivered.reply.clone());
+                let dead = DeadDelivery { id, reply, failure };
+                conclude::dead_letter(process, delivery, dead, wanted).await
             }
             Examination::Claim => DeliveryEnd::Lost,
         })
@@ -186,13 +178,15 @@ impl ProgrammerRunner {
     /// Step 9, unless the task has been started too often.
     pub(super) async fn work(&self, held: TaskInHand) -> In {
         let claimed = &held.claimed;
-        let id = &claimed.envelope.task.id;
+        let id = &claimed.delivered.task.id;
         self.show(Gate::Busy {
             task: id.clone(),
             since: claimed.since,
         });
         tracing::info!(number = claimed.number, "started");
-        if let Some((status, failure)) = claimed.ends_at_once(self.pool.dispatcher.max_attempts) {
+        if let Some(TaskEnd { status, failure }) =
+            claimed.ends_at_once(self.pool.dispatcher.max_attempts)
+        {
             let mut result = ResultMessage::without_attempt(Some(id.clone()), status, failure);
             result.programmer = Some(self.config.id.clone());
             return In::Worked(AttemptedTask {
@@ -220,18 +214,18 @@ impl ProgrammerRunner {
     /// If the task was cancelled, acknowledge it like any finished task. If another attempt owns
     /// it, leave the message to that attempt.
     async fn superseded(&self, held: &TaskInHand) -> In {
-        let envelope = &held.claimed.envelope;
+        let delivered = &held.claimed.delivered;
         match self
             .process
             .log
-            .read(|fold| fold.tasks.winner(&envelope.task.id))
+            .read(|fold| fold.tasks.winner(&delivered.task.id))
         {
             Some(None) => {
-                ended(conclude::repeat_result(&self.process, &held.delivery, envelope).await)
+                ended(conclude::repeat_result(&self.process, &held.delivery, delivered).await)
             }
             Some(Some(_)) => In::Lost,
             None => {
-                conclude::lost(&self.process, &envelope.task.id, held.claim()).await;
+                conclude::lost(&self.process, &held.claim()).await;
                 In::Lost
             }
         }
@@ -240,7 +234,7 @@ impl ProgrammerRunner {
     /// Works until there is an outcome, the log names another owner, or no time is left. Then
     /// settles the cost, however it ended.
     async fn attempt(&self, claimed: &Claimed) -> Attempted {
-        let id = &claimed.envelope.task.id;
+        let id = &claimed.delivered.task.id;
         let stop = CancellationToken::new();
         let log = &self.process.log;
         let superseded = log.wait_for_task(id, |fold| {
@@ -317,7 +311,7 @@ impl ProgrammerRunner {
     /// happens to this process. So neither the ack nor the next delivery waits for the log.
     pub(super) async fn conclude(
         &self,
-        station: &mut Station,
+        consumer: &mut TaskConsumer,
         done: AttemptedTask,
         stay: bool,
     ) -> In {
@@ -326,23 +320,19 @@ impl ProgrammerRunner {
             outcome: AttemptOutcome { mut result, branch },
         } = done;
         let TaskInHand {
-            delivery,
-            claimed,
-            connection,
-            ..
+            delivery, claimed, ..
         } = &held;
-        let id = &claimed.envelope.task.id;
+        let id = &claimed.delivered.task.id;
         if let Some(error) =
             schedule_retry::cause(&result, claimed.number, self.pool.dispatcher.max_attempts)
         {
-            return self
-                .make_again(
-                    station,
-                    (delivery, stay),
-                    claimed,
-                    (error, Spent::of(result.usage)),
-                )
-                .await;
+            let broken = BrokenAttempt {
+                error,
+                spent: Spent::of(result.usage),
+                first_delay: self.pool.dispatcher.retry_delay,
+            };
+            self.stay_or_leave(consumer, stay).await;
+            return self.schedule_retry(delivery, claimed, broken).await;
         }
         // The result is about the whole task, so its usage includes earlier attempts.
         result.usage = claimed.spent.at_most.usage.clone().and(&result.usage);
@@ -354,32 +344,28 @@ impl ProgrammerRunner {
                 .get(id)
                 .is_none_or(|state| state.submitted_at.is_none())
         }) {
-            result.task = Some(Box::new(claimed.envelope.task.message.clone()));
+            result.task = Some(Box::new(claimed.delivered.task.message.clone()));
         }
         // A process that has to end leaves an unconfirmed result to the task's next owner.
         let wanted =
             || !self.is_killed() && log.read(|fold| fold.tasks.is_owner(id, claimed.attempt));
         point(Point::ResultReady);
-        let published = conclude::publish_result(&self.process, &mut result, &claimed.envelope.reply, wanted).await
+        let published = conclude::publish_result(&self.process, &mut result, &claimed.delivered.reply, wanted).await
             // The confirmation was lost, but a dispatcher has the result.
             || log.read(|fold| fold.tasks.winner(id)) == Some(Some(claimed.attempt));
         if !published {
-            conclude::let_go(&self.process, id, held.claim(), branch).await;
+            conclude::let_go(&self.process, &held.claim(), branch).await;
             return In::Lost;
         }
         point(Point::ResultPublished);
-        self.stay_or_leave(station, stay).await;
+        self.stay_or_leave(consumer, stay).await;
         // If the ack fails, the message comes again and is dropped.
         conclude::ack(&self.process, delivery).await;
-        let programmer = self.config.id.clone();
-        let (task, attempt, connection) = (id.clone(), claimed.attempt, *connection);
         let concluded = Concluded {
-            programmer,
-            task,
-            attempt,
+            programmer: self.config.id.clone(),
+            claim: held.claim(),
             result,
             branch,
-            connection,
         };
         self.completer
             .begin(&self.process, &self.outcome_writer, concluded)
@@ -389,51 +375,50 @@ impl ProgrammerRunner {
 
     /// Keeps or closes the consumer before the ack: an open one would bring another task with the
     /// ack.
-    async fn stay_or_leave(&self, station: &mut Station, stay: bool) {
-        if !stay && let Err(error) = station.take_no_more().await {
+    async fn stay_or_leave(&self, consumer: &mut TaskConsumer, stay: bool) {
+        if !stay && let Err(error) = consumer.stop().await {
             tracing::warn!(programmer = %self.config.id, %error, "the channel broke before the ack");
         }
     }
 
-    async fn make_again(
+    async fn schedule_retry(
         &self,
-        station: &mut Station,
-        (delivery, stay): (&Delivery, bool),
+        delivery: &Delivery,
         claimed: &Claimed,
-        (error, spent): (ErrorKind, Spent),
+        broken: BrokenAttempt,
     ) -> In {
-        let id = &claimed.envelope.task.id;
-        self.stay_or_leave(station, stay).await;
+        let id = &claimed.delivered.task.id;
         let unfinished = || {
             self.process
                 .log
                 .read(|fold| fold.tasks.winner(id).is_none())
         };
         let wanted = || !self.is_killed() && unfinished();
-        let retry = (error, spent, self.pool.dispatcher.retry_delay);
-        ended(schedule_retry::make_again(&self.process, delivery, claimed, retry, wanted).await)
+        ended(
+            schedule_retry::schedule_retry(&self.process, delivery, claimed, broken, wanted).await,
+        )
     }
 
     fn queued_ms(&self, claimed: &Claimed) -> Option<u64> {
         let known = self
             .process
             .log
-            .read(|fold| fold.tasks.get(&claimed.envelope.task.id)?.submitted_at);
-        let submitted: Timestamp = known.or(claimed.envelope.keeps.submitted_at)?;
+            .read(|fold| fold.tasks.get(&claimed.delivered.task.id)?.submitted_at);
+        let submitted: Timestamp = known.or(claimed.delivered.keeps.submitted_at)?;
         u64::try_from(claimed.since.since(submitted).as_millis()).ok()
     }
 
-    pub(super) async fn hand_back(&self, station: &mut Station, held: TaskInHand) -> In {
+    pub(super) async fn hand_back(&self, consumer: &mut TaskConsumer, held: TaskInHand) -> In {
         let Claimed {
-            envelope, attempt, ..
+            delivered, attempt, ..
         } = &held.claimed;
         let released = Event::Released {
-            task: envelope.task.id.clone(),
+            task: delivered.task.id.clone(),
             attempt: *attempt,
             no_llm: held.no_llm,
         };
         match self.process.log.append(released).await {
-            Ok(Verdict::Accepted) => match station.give_back(held.delivery).await {
+            Ok(Verdict::Accepted) => match consumer.give_back(held.delivery).await {
                 Ok(()) => {
                     if held.no_llm {
                         // Lets the gate take in this failure before the programmer asks for another

@@ -49,13 +49,17 @@ impl GateState {
     }
 }
 
-/// Keeps the gates of these programmers up to date until shutdown.
+/// The gates of these programmers, and the service that keeps them up to date until shutdown, which
+/// the caller runs.
 pub fn watch_gates(
     process: Process,
     pool: Arc<Pool>,
     others: PeerPresence,
     programmers: &[pool::Programmer],
-) -> BTreeMap<ProgrammerId, watch::Receiver<GateState>> {
+) -> (
+    BTreeMap<ProgrammerId, watch::Receiver<GateState>>,
+    impl Future<Output = ()> + Send + use<>,
+) {
     let watcher = Watcher {
         config_hash: config_hash(&pool),
         process,
@@ -74,8 +78,7 @@ pub fn watch_gates(
             )
         })
         .unzip();
-    tokio::spawn(watcher.run(senders));
-    receivers
+    (receivers, watcher.run(senders))
 }
 
 struct Watcher {

@@ -40,14 +40,14 @@ use tracing::Instrument as _;
 use attempt::AttemptOutcome;
 use claim::Claimed;
 use completer::Completer;
-use conclude::{Claim, OutcomeWriter};
-use consumer::{Consumers, Heard, Incoming, OpenError, Station};
+use conclude::OutcomeWriter;
+use consumer::{Consumers, Incoming, OpenError, Received, TaskConsumer};
 use gate::{GateState, ShutGate};
 use session::{Action, Conditions, Input, OpenQueues, Session};
 use telemetry::attempt_span;
 use workshop::Attempts;
 
-use crate::answers::Answers;
+use crate::answers::AnsweredCalls;
 
 /// How long to wait before the next try when another process holds the id or the broker is gone.
 const REOPEN_AFTER: Duration = Duration::from_secs(2);
@@ -72,15 +72,6 @@ struct TaskInHand {
     no_llm: bool,
 }
 
-impl TaskInHand {
-    fn claim(&self) -> Claim {
-        Claim {
-            attempt: self.claimed.attempt,
-            connection: self.connection,
-        }
-    }
-}
-
 /// A task whose attempt has an outcome.
 struct AttemptedTask {
     held: TaskInHand,
@@ -103,7 +94,7 @@ pub struct ProgrammerRunner {
     /// The end of its last task.
     pub completer: Completer,
     pub outcome_writer: Arc<OutcomeWriter>,
-    pub answers: Arc<Answers>,
+    pub answers: Arc<AnsweredCalls>,
 }
 
 impl ProgrammerRunner {
@@ -111,7 +102,7 @@ impl ProgrammerRunner {
     pub async fn run(self) {
         let queues = self.queues();
         let mut session = Session::new(queues.len());
-        let mut station = None;
+        let mut consumer = None;
         let mut conditions = self.conditions();
         let mut action = Action::Open {
             after_failure: false,
@@ -119,20 +110,20 @@ impl ProgrammerRunner {
         loop {
             let input = if let Action::Open { after_failure } = action {
                 self.completer.settled().await;
-                if let Some(unusable) = station.take() {
-                    Station::close(&unusable).await;
+                if let Some(unusable) = consumer.take() {
+                    TaskConsumer::close(&unusable).await;
                 }
                 match self.open(&queues, after_failure).await {
                     Ok(opened) => {
-                        station = Some(opened);
+                        consumer = Some(opened);
                         In::Opened
                     }
                     Err(input) => input,
                 }
             } else if let Action::Stop = action {
                 break;
-            } else if let Some(station) = &mut station {
-                self.perform(station, action, &conditions).await
+            } else if let Some(consumer) = &mut consumer {
+                self.perform(consumer, action, &conditions).await
             } else {
                 In::Broken
             };
@@ -140,8 +131,8 @@ impl ProgrammerRunner {
             action = session.handle(input, &conditions, Instant::now());
         }
         self.completer.settled().await;
-        if let Some(station) = station {
-            station.close().await;
+        if let Some(consumer) = consumer {
+            consumer.close().await;
         }
         self.show(Gate::Shut {
             reason: ShutReason::Draining,
@@ -152,31 +143,33 @@ impl ProgrammerRunner {
     /// Performs an action that was chosen under `conditions`.
     async fn perform(
         &self,
-        station: &mut Station,
+        consumer: &mut TaskConsumer,
         action: Action<Delivery, TaskInHand, AttemptedTask>,
         conditions: &Conditions,
     ) -> In {
         match action {
-            Action::Ask(queue) => self.ask(station, queue).await,
-            Action::Stay(queue) => self.stay(station, queue, conditions).await,
-            Action::Listen(queues) => self.listen(station, &queues, conditions).await,
-            Action::Wait(_) => self.wait(station, conditions).await,
+            Action::Ask(queue) => self.ask(consumer, queue).await,
+            Action::Stay(queue) => self.stay(consumer, queue, conditions).await,
+            Action::Listen(queues) => self.listen(consumer, &queues, conditions).await,
+            Action::Wait(_) => self.wait(consumer, conditions).await,
             Action::Claim(delivery) => self.claim(delivery).await,
             Action::Work { task, turn } => {
                 let span = self.span_of(&task);
-                self.work_beyond(station, task, turn).instrument(span).await
+                self.work_beyond(consumer, task, turn)
+                    .instrument(span)
+                    .await
             }
             Action::Conclude { task, stay } => {
                 let span = self.span_of(&task.held);
-                self.conclude(station, task, stay).instrument(span).await
+                self.conclude(consumer, task, stay).instrument(span).await
             }
             Action::HandBack(held) => {
                 let span = self.span_of(&held);
-                self.hand_back(station, held).instrument(span).await
+                self.hand_back(consumer, held).instrument(span).await
             }
             Action::Abandon => {
                 self.completer.settled().await;
-                station.close().await;
+                consumer.close().await;
                 In::Broken
             }
             Action::Open { .. } | Action::Stop => In::Broken,
@@ -187,12 +180,17 @@ impl ProgrammerRunner {
     /// task, the programmer and the attempt.
     fn span_of(&self, held: &TaskInHand) -> tracing::Span {
         let claimed = &held.claimed;
-        attempt_span(&claimed.envelope.task.id, &self.config.id, claimed.attempt)
+        attempt_span(&claimed.delivered.task.id, &self.config.id, claimed.attempt)
     }
 
     /// Works on a task. If the turn of its queue ends first, the programmer stops consuming from
     /// that queue.
-    async fn work_beyond(&self, station: &mut Station, task: TaskInHand, turn: Instant) -> In {
+    async fn work_beyond(
+        &self,
+        consumer: &mut TaskConsumer,
+        task: TaskInHand,
+        turn: Instant,
+    ) -> In {
         let working = self.work(task);
         tokio::pin!(working);
         tokio::select! {
@@ -201,7 +199,7 @@ impl ProgrammerRunner {
             () = tokio::time::sleep_until(turn) => {}
         }
         let leaving = async {
-            if let Err(error) = station.take_no_more().await {
+            if let Err(error) = consumer.stop().await {
                 // The task goes on: its result confirms its outcome, not this channel.
                 tracing::warn!(%error, "the channel broke while the programmer works on a task; the work goes on");
             }
@@ -285,7 +283,7 @@ impl ProgrammerRunner {
         }
     }
 
-    async fn open(&self, queues: &[String], after_failure: bool) -> Result<Station, In> {
+    async fn open(&self, queues: &[String], after_failure: bool) -> Result<TaskConsumer, In> {
         if after_failure {
             tokio::select! {
                 () = self.ending.drain.cancelled() => return Err(In::Broken),
@@ -301,7 +299,7 @@ impl ProgrammerRunner {
             ),
             priority: self.priority,
         };
-        let opened = Station::open(&self.process.consume, &self.config.id, consumers).await;
+        let opened = TaskConsumer::open(&self.process.consume, &self.config.id, consumers).await;
         if opened.is_ok() {
             self.announce();
         }
@@ -326,26 +324,31 @@ impl ProgrammerRunner {
         tokio::spawn(async move { log.append(up).await });
     }
 
-    async fn ask(&self, station: &mut Station, queue: usize) -> In {
-        match station.ask(queue).await {
+    async fn ask(&self, consumer: &mut TaskConsumer, queue: usize) -> In {
+        match consumer.poll(queue).await {
             Ok(None) => In::Empty,
             Ok(Some(Incoming { delivery, queue })) => In::Delivered(delivery, queue),
             Err(error) => self.broken(&error),
         }
     }
 
-    async fn stay(&self, station: &mut Station, queue: usize, conditions: &Conditions) -> In {
-        match station.stay(queue, self.disturbed(conditions)).await {
-            Ok(Heard::Task(incoming)) => In::Delivered(incoming.delivery, incoming.queue),
-            Ok(Heard::Nothing) => In::Empty,
-            Ok(Heard::Disturbed) => In::Disturbed,
+    async fn stay(&self, consumer: &mut TaskConsumer, queue: usize, conditions: &Conditions) -> In {
+        match consumer.keep(queue, self.disturbed(conditions)).await {
+            Ok(Received::Task(incoming)) => In::Delivered(incoming.delivery, incoming.queue),
+            Ok(Received::Nothing) => In::Empty,
+            Ok(Received::Disturbed) => In::Disturbed,
             Err(error) => self.broken(&error),
         }
     }
 
-    async fn listen(&self, station: &mut Station, queues: &[usize], conditions: &Conditions) -> In {
+    async fn listen(
+        &self,
+        consumer: &mut TaskConsumer,
+        queues: &[usize],
+        conditions: &Conditions,
+    ) -> In {
         self.show(Gate::Consuming);
-        match station.listen(queues, self.disturbed(conditions)).await {
+        match consumer.consume(queues, self.disturbed(conditions)).await {
             Ok(None) => In::Disturbed,
             Ok(Some(Incoming { delivery, queue })) => In::Delivered(delivery, queue),
             Err(error) => self.broken(&error),
@@ -373,8 +376,8 @@ impl ProgrammerRunner {
         In::Broken
     }
 
-    async fn wait(&self, station: &mut Station, conditions: &Conditions) -> In {
-        if let Err(error) = station.take_no_more().await {
+    async fn wait(&self, consumer: &mut TaskConsumer, conditions: &Conditions) -> In {
+        if let Err(error) = consumer.stop().await {
             return self.broken(&error);
         }
         let shut = self.gate.borrow().shut.clone();

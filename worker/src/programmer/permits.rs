@@ -19,14 +19,14 @@ use tracing::Instrument as _;
 
 use super::ProgrammerRunner;
 use super::claim::Claimed;
-use crate::answers::Answers;
+use crate::answers::AnsweredCalls;
 use llm_gateway::permits::{Epoch, LlmFailure, Permits, Unavailable, UnavailableReason};
 
 /// The permits of one attempt. [`TaskPermits::settle`] ends them.
 pub struct TaskPermits {
     process: Process,
     pool: Arc<Pool>,
-    answers: Arc<Answers>,
+    answers: Arc<AnsweredCalls>,
     me: Caller,
     task: TaskId,
     attempt: AttemptId,
@@ -48,7 +48,7 @@ impl TaskPermits {
                 programmer: runner.config.id.clone(),
                 host: runner.process.host.clone(),
             },
-            task: claimed.envelope.task.id.clone(),
+            task: claimed.delivered.task.id.clone(),
             attempt: claimed.attempt,
             cap: claimed.max_cost(runner.config.limits.max_cost),
             asked: AtomicBool::default(),
@@ -198,7 +198,7 @@ impl Permits for TaskPermits {
             return;
         };
         let key = self.pool.llm_key(llm, &self.me.host);
-        let told = self.answers.untold(&key, &self.me.host);
+        let told = self.answers.unreported(&key, &self.me.host);
         let failed = Event::LlmFailed {
             key,
             programmer: self.me.programmer.clone(),

@@ -10,6 +10,7 @@ mod buffer;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use pool_broker::fault::{Point, point};
 use pool_broker::headers::json_properties;
 use pool_broker::publisher::{Message, Publisher};
 use pool_broker::topology::{HISTORY_KEY, LOG};
@@ -39,21 +40,25 @@ pub struct OutputReporter {
 pub struct Sender(mpsc::Sender<(TaskId, Progress)>);
 
 impl Sender {
-    /// Starts the sender, which runs until `shutdown`.
-    pub fn start(publisher: Publisher, shutdown: CancellationToken) -> Self {
+    /// The sender and the service that publishes until `shutdown`, which the caller runs.
+    pub fn new(
+        publisher: Publisher,
+        shutdown: CancellationToken,
+    ) -> (Self, impl Future<Output = ()> + Send) {
         let (sender, mut pieces) = mpsc::channel(WAITING);
         let sending = async move {
             while let Some((task, piece)) = pieces.recv().await {
                 publish(&publisher, &task, &piece).await;
+                point(Point::OutputSent);
             }
         };
-        tokio::spawn(async move {
+        let until_shutdown = async move {
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 () = sending => {}
             }
-        });
-        Self(sender)
+        };
+        (Self(sender), until_shutdown)
     }
 
     pub fn of(&self, programmer: &ProgrammerId) -> OutputReporter {
@@ -72,11 +77,8 @@ async fn publish(publisher: &Publisher, task: &TaskId, piece: &Progress) {
         .with_type(progress::KIND.into())
         .with_message_id(task.as_str().into());
     let message = Message {
-        exchange: LOG,
-        key: HISTORY_KEY,
-        body: &body,
-        properties,
         mandatory: false,
+        ..Message::new(LOG, HISTORY_KEY, body, properties)
     };
     if let Err(error) = publisher.publish(message).await {
         tracing::debug!(task_id = %task, programmer = %piece.programmer, attempt = %piece.attempt, %error, "a piece of an agent's live output was not published");

@@ -91,10 +91,10 @@ impl Rig {
         for (field, value) in more.as_object().expect("an object") {
             task[field] = value.clone();
         }
-        let envelope =
+        let delivered =
             read(task.to_string().as_bytes(), &BasicProperties::default()).expect("a task");
         let claimed = Claimed {
-            envelope,
+            delivered,
             attempt: AttemptId::new(),
             number: 1,
             spent: Default::default(),

@@ -200,10 +200,10 @@ impl Ward {
             "id": "task-1", "instruction": format!("Fix add.\nSCRIPT: {edit}"), "repository": "app", "files": ["calc.py"],
             "acceptance": [{"name": "adds", "run": check}],
         });
-        let envelope =
+        let delivered =
             read(task.to_string().as_bytes(), &BasicProperties::default()).expect("a task");
         let claimed = Claimed {
-            envelope,
+            delivered,
             attempt: AttemptId::new(),
             number: 1,
             spent: Default::default(),

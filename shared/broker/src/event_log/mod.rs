@@ -122,7 +122,8 @@ impl Log {
         link: Link,
         publisher: Publisher,
         events: &Events,
-        (clock, shutdown): (Arc<Clock>, CancellationToken),
+        clock: Arc<Clock>,
+        shutdown: CancellationToken,
     ) -> (Self, [Service; 3]) {
         let (view_sender, view) = watch::channel(View {
             caught_up: false,
