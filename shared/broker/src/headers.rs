@@ -279,22 +279,19 @@ impl Reply {
     /// # Errors
     /// The `reply_to` that does not begin with `results.`: it could name a queue of the pool.
     pub fn of(properties: &BasicProperties) -> Result<Self, String> {
-        let to = text(properties.reply_to()).map(str::to_owned);
-        if let Some(foreign) = to.as_ref().filter(|to| !to.starts_with(REPLY_PREFIX)) {
-            return Err(foreign.clone());
+        let reply = Self::as_it_came(properties);
+        match reply.to {
+            Some(foreign) if !foreign.starts_with(REPLY_PREFIX) => Err(foreign),
+            Some(_) | None => Ok(reply),
         }
-        Ok(Self {
-            to,
-            ..Self::without_address(properties)
-        })
     }
 
     /// Reads them without a check, for a message that is passed on. The worker that takes the task refuses a bad address.
     pub fn as_it_came(properties: &BasicProperties) -> Self {
-        let to = text(properties.reply_to()).map(str::to_owned);
+        let owned = |text: &str| text.to_owned();
         Self {
-            to,
-            ..Self::without_address(properties)
+            to: text(properties.reply_to()).map(owned),
+            correlation_id: text(properties.correlation_id()).map(owned),
         }
     }
 
@@ -302,7 +299,7 @@ impl Reply {
     pub fn without_address(properties: &BasicProperties) -> Self {
         Self {
             to: None,
-            correlation_id: text(properties.correlation_id()).map(str::to_owned),
+            ..Self::as_it_came(properties)
         }
     }
 

@@ -456,6 +456,9 @@ async fn a_dispatcher_whose_service_panics_names_it_and_ends_and_another_does_th
         log.contains("the dispatcher has ended"),
         "it closes in order: {log}"
     );
+    for number in 1..=submitted.len() {
+        pool.api().result(&format!("task-{number}"), SOON).await;
+    }
     let mut events = pool.event_log().await;
     pool.all_succeeded(&mut events, "task", submitted.len())
         .await;
