@@ -30,7 +30,7 @@ use super::protocol::{self, RequestHead};
 use super::record::{NoLlmLeft, NotAnswered};
 use super::reply;
 use super::request::AgentRequest;
-use super::session::{AgentCall, OpenCall, SessionState, Settled};
+use super::session::{AgentCall, OpenCall, SessionState};
 use super::telemetry::{Exhausted, LimitLearned, MovedOn, Skipped};
 use super::upstream::{Upstream, Upstreams};
 
@@ -123,7 +123,8 @@ fn read(head: RequestHead, body: Result<&[u8], usize>) -> Result<AgentRequest, C
 fn give_up(call: AgentCall, llm: &LlmName, failure: CallFailure) -> Response {
     let message = format!("the call to {llm} was not sent: {}", failure.message);
     let code = failure.class.label();
-    call.ask(llm).end(CallOutcome::Failure(failure));
+    // The agent gets the failure as an error.
+    let _ = call.ask(llm).end(CallOutcome::Failure(failure));
     call.end(None);
     reply::error(StatusCode::BAD_REQUEST, code, &message)
 }
@@ -225,7 +226,7 @@ impl CallInProgress<'_> {
                         .lesson
                         .filter(|lesson| !lessons.contains(&discriminant(lesson)));
                     if let Some(lesson) = new
-                        && let Some(taught) = limits.taught(lesson, self.request.demand)
+                        && let Some(taught) = limits.with_lesson(lesson, self.request.demand)
                     {
                         LimitLearned { llm, lesson }.emit();
                         lessons.push(discriminant(&lesson));
@@ -375,8 +376,8 @@ impl CallInProgress<'_> {
             CallOutcome::Answer(_) | CallOutcome::Cut(..) => None,
         };
         match call.end(outcome) {
-            Settled::Answer(answer) => TryOutcome::Answer(answer),
-            Settled::Failed(class) => TryOutcome::Failed(FailedTry {
+            Ok(answer) => TryOutcome::Answer(answer),
+            Err(class) => TryOutcome::Failed(FailedTry {
                 class,
                 status,
                 epoch,

@@ -1,5 +1,5 @@
-//! The limits that each LLM is known to take, from the pool file or from its refusals. Each worker process has one copy and
-//! starts with the pool file's.
+//! The limits that each LLM is known to take, from the pool file or from its refusals. Each worker
+//! process has one copy and starts with the pool file's.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -25,27 +25,19 @@ pub(super) struct LlmLimits {
 impl LlmLimits {
     /// These limits with the lesson of a refusal. None if the lesson is not new, so that asking
     /// again is useless.
-    pub(super) fn taught(self, lesson: Lesson, demand: Demand) -> Option<Self> {
-        let limits = match lesson {
-            Lesson::MaxOutput(most) => Self {
-                max_output: Some(most),
-                ..self
-            },
-            Lesson::Field(field) => Self {
-                field: Some(field),
-                ..self
-            },
+    pub(super) fn with_lesson(mut self, lesson: Lesson, demand: Demand) -> Option<Self> {
+        let before = self;
+        match lesson {
+            Lesson::MaxOutput(most) => self.max_output = Some(most),
+            Lesson::Field(field) => self.field = Some(field),
             Lesson::Context { length, prompt } => {
                 let room = length.saturating_sub(prompt.unwrap_or(demand.input));
-                let room = (room >= MIN_OUTPUT_TOKENS).then_some(room)?;
-                Self {
-                    context: Some(length),
-                    room: Some(room),
-                    ..self
-                }
+                self.room = Some(room).filter(|room| *room >= MIN_OUTPUT_TOKENS);
+                self.room?;
+                self.context = Some(length);
             }
-        };
-        (limits != self).then_some(limits)
+        }
+        (self != before).then_some(self)
     }
 
     /// The highest output limit that the LLM accepts for this call.

@@ -208,14 +208,6 @@ struct Reserved {
     admission: Admission,
 }
 
-/// The outcome of a call to an LLM.
-#[derive(Debug, PartialEq)]
-pub(super) enum Settled {
-    /// An answer for the agent. It may be cut off at the agent's own limit.
-    Answer(ProviderAnswer),
-    Failed(CallClass),
-}
-
 /// An open call to an LLM. If it is dropped before its end (the agent went away, the session was
 /// closed) and anything was sent, it is recorded and charged with its worst case.
 pub(super) struct OpenCall {
@@ -245,10 +237,8 @@ impl OpenCall {
         let admission = admit(demand, tariff, allowance)?;
         let (number, worst) = (ledger.next, admission.worst);
         ledger.next += 1;
-        ledger.open.insert(
-            number,
-            self.call(&given_up(), worst, true, tariff.cost(worst)),
-        );
+        let call = self.call(&given_up(), Charge::at_worst(worst), tariff);
+        ledger.open.insert(number, call);
         drop(ledger);
         self.reserved = Some(Reserved {
             number,
@@ -263,15 +253,16 @@ impl OpenCall {
         self.stage = CallStage::Sent;
     }
 
-    /// Records the outcome.
-    pub(super) fn end(mut self, outcome: CallOutcome) -> Settled {
+    /// Records the outcome. An answer for the agent may be cut off at the agent's own limit.
+    ///
+    /// # Errors
+    /// The class of the failure.
+    pub(super) fn end(mut self, outcome: CallOutcome) -> Result<ProviderAnswer, CallClass> {
         let class = self.settle(&outcome);
         match outcome {
-            CallOutcome::Answer(answer) => Settled::Answer(answer),
-            CallOutcome::Cut(Cut::OutputLimit, answer) if self.bound == Bound::Agent => {
-                Settled::Answer(answer)
-            }
-            CallOutcome::Cut(..) | CallOutcome::Failure(_) => Settled::Failed(class),
+            CallOutcome::Answer(answer) => Ok(answer),
+            CallOutcome::Cut(Cut::OutputLimit, answer) if self.bound == Bound::Agent => Ok(answer),
+            CallOutcome::Cut(..) | CallOutcome::Failure(_) => Err(class),
         }
     }
 
@@ -282,8 +273,7 @@ impl OpenCall {
             Some(held) => (held.tariff, charged(&self.llm, outcome, held.admission)),
             None => (Tariff::Free, Charge::exactly(Tokens::default())),
         };
-        let Charge { tokens, estimated } = charge;
-        let call = self.call(outcome, tokens, estimated, tariff.cost(tokens));
+        let call = self.call(outcome, charge, tariff);
         CallEnded { call: &call }.emit();
         let mut ledger = self.session.ledger();
         if let Some(Reserved { number, .. }) = reserved {
@@ -295,13 +285,8 @@ impl OpenCall {
         class
     }
 
-    fn call(
-        &self,
-        outcome: &CallOutcome,
-        tokens: Tokens,
-        estimated: bool,
-        cost: MicroUsd,
-    ) -> CallRecord {
+    fn call(&self, outcome: &CallOutcome, charge: Charge, tariff: Tariff) -> CallRecord {
+        let Charge { tokens, estimated } = charge;
         let (class, status, message, content) = match outcome {
             CallOutcome::Answer(answer) => (
                 CallClass::Ok,
@@ -333,7 +318,7 @@ impl OpenCall {
             cached_input_tokens: tokens.cached_input,
             output_tokens: tokens.output,
             estimated,
-            cost,
+            cost: tariff.cost(tokens),
             duration: self.began.elapsed(),
         }
     }
@@ -372,6 +357,13 @@ pub(super) struct Charge {
 }
 
 impl Charge {
+    fn at_worst(tokens: Tokens) -> Self {
+        Self {
+            tokens,
+            estimated: true,
+        }
+    }
+
     fn exactly(tokens: Tokens) -> Self {
         Self {
             tokens,
@@ -401,8 +393,5 @@ pub(super) fn charged(llm: &LlmName, outcome: &CallOutcome, admission: Admission
         .emit(),
         Billing::WorstCase => {}
     }
-    Charge {
-        tokens: worst,
-        estimated: true,
-    }
+    Charge::at_worst(worst)
 }
