@@ -40,7 +40,7 @@ pub(super) struct Run {
 
 /// The limits of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct RunLimits {
+pub(super) struct AttemptBounds {
     /// The number of LLMs that a run can begin with.
     pub(super) llms: usize,
     /// The most runs of the agent; at least one.
@@ -66,7 +66,7 @@ pub(super) enum NextRun {
 }
 
 /// Decides the next step. `history` holds all runs so far, oldest first.
-pub(super) fn next_run(history: &[Run], bounds: RunLimits) -> NextRun {
+pub(super) fn next_run(history: &[Run], bounds: AttemptBounds) -> NextRun {
     let Some(last) = history.last() else {
         return NextRun::Again { first_llm: 0 };
     };
@@ -127,7 +127,7 @@ fn is_useless_answer(kind: ErrorKind) -> bool {
 /// The next LLM in order that has neither begun a run nor given a last answer. A programmer's only
 /// LLM is asked a second time only if its edit did not fit the files. An answer without an edit may
 /// be a refusal.
-fn next_llm(history: &[Run], failure: &TaskFailure, bounds: RunLimits) -> Option<usize> {
+fn next_llm(history: &[Run], failure: &TaskFailure, bounds: AttemptBounds) -> Option<usize> {
     let last = history.last()?;
     let after = last.answered_by.unwrap_or(last.first_llm);
     let had_its_turn = |llm: usize| {

@@ -2,8 +2,8 @@
 
 use super::*;
 
-const TWO: RunLimits = RunLimits { llms: 2, runs: 3 };
-const ONE: RunLimits = RunLimits { llms: 1, runs: 3 };
+const TWO: AttemptBounds = AttemptBounds { llms: 2, runs: 3 };
+const ONE: AttemptBounds = AttemptBounds { llms: 1, runs: 3 };
 
 const USELESS: [ErrorKind; 5] = [
     ErrorKind::EditNotApplied,
@@ -81,7 +81,7 @@ fn an_answer_of_no_use_goes_to_the_next_llm_and_to_each_once() {
             "{kind:?}: both had their turn"
         );
     }
-    let three = RunLimits { llms: 3, runs: 9 };
+    let three = AttemptBounds { llms: 3, runs: 9 };
     let mut history = vec![failed(0, ErrorKind::NoChange)];
     let mut order = Vec::new();
     while let NextRun::Again { first_llm } = next_run(&history, three) {
@@ -97,14 +97,14 @@ fn who_answered_counts_and_not_only_who_was_asked_first() {
     let expected = NextRun::Again { first_llm: 2 };
     let moved_on = [moved_on];
     assert_eq!(
-        next_run(&moved_on, RunLimits { llms: 3, runs: 3 }),
+        next_run(&moved_on, AttemptBounds { llms: 3, runs: 3 }),
         expected,
         "the backup has already given a useless answer"
     );
     let fail = NextRun::Fail(failure(ErrorKind::NoChange));
     let then = [moved_on[0].clone(), failed(2, ErrorKind::NoChange)];
     assert_eq!(
-        next_run(&then, RunLimits { llms: 3, runs: 9 }),
+        next_run(&then, AttemptBounds { llms: 3, runs: 9 }),
         fail,
         "and it does not begin a run either"
     );
@@ -131,7 +131,7 @@ fn an_llm_that_gave_half_an_answer_within_a_call_is_not_asked_again() {
         fail,
         "the call went to both LLMs and cost twice already"
     );
-    let three = RunLimits { llms: 3, runs: 3 };
+    let three = AttemptBounds { llms: 3, runs: 3 };
     assert_eq!(
         next_run(&[half(0, vec![0, 1])], three),
         NextRun::Again { first_llm: 2 },
@@ -174,14 +174,14 @@ fn a_failed_check_is_repaired_as_long_as_there_are_runs() {
     let end = NextRun::Fail(failure(ErrorKind::AcceptanceFailed));
     assert_eq!(next_run(&history, ONE), end, "three runs are all there are");
     assert_eq!(
-        next_run(&[check_failed(0)], RunLimits { llms: 2, runs: 1 }),
+        next_run(&[check_failed(0)], AttemptBounds { llms: 2, runs: 1 }),
         end,
         "no repair with a single run"
     );
     assert_eq!(
         next_run(
             &[failed(0, ErrorKind::NoChange)],
-            RunLimits { llms: 2, runs: 1 }
+            AttemptBounds { llms: 2, runs: 1 }
         ),
         NextRun::Fail(failure(ErrorKind::NoChange)),
         "and no other run either"

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::progress::OutputStream;
-use super::runs::{NextRun, Run, RunEnd, RunLimits, next_run, repair_prompt};
+use super::runs::{AttemptBounds, NextRun, Run, RunEnd, next_run, repair_prompt};
 use super::telemetry::RunEnded;
 use super::workshop::Attempts;
 use crate::acceptance::{CheckEnvironment, run_checks};
@@ -156,10 +156,10 @@ impl Work<'_> {
         tracing::info!(llm, "{what}");
     }
 
-    fn bounds(&self) -> RunLimits {
+    fn bounds(&self) -> AttemptBounds {
         let runs = usize::try_from(self.attempts.programmer.limits.max_fix_iterations)
             .unwrap_or(usize::MAX);
-        RunLimits {
+        AttemptBounds {
             llms: self.llms().len(),
             runs: runs.max(1),
         }

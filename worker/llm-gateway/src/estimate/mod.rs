@@ -135,9 +135,9 @@ impl Meter {
     fn ascii(&mut self, byte: u8) {
         let before = self.before;
         let (case, case_before) = (case(byte), case(before));
-        let begins =
-            (case_before == Case::Other) | ((case == Case::Capital) & (case_before == Case::Small));
-        self.end_word((case == Case::Other) | begins);
+        let begins = (case_before == LetterCase::Other)
+            | ((case == LetterCase::Capital) & (case_before == LetterCase::Small));
+        self.end_word((case == LetterCase::Other) | begins);
         let price = u64::from(PRICES[before as usize][byte as usize]);
         self.units += price;
         let so_far = if begins { Word::default() } else { self.word };
@@ -145,7 +145,7 @@ impl Meter {
             units: so_far.units + price,
             letters: so_far.letters << 8 | u64::from(byte | 0x20),
             length: so_far.length
-                + if (case == Case::Capital) & !begins {
+                + if (case == LetterCase::Capital) & !begins {
                     LONG
                 } else {
                     1
@@ -163,7 +163,7 @@ impl Meter {
             letters,
             length,
         } = self.word;
-        let is_word = case(self.before) != Case::Other;
+        let is_word = case(self.before) != LetterCase::Other;
         if (ends & is_word & (length.wrapping_sub(2) < LONG - 2)) && is_common_word(letters) {
             self.units -= units - TOKEN;
         }
@@ -179,18 +179,18 @@ impl Meter {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Case {
+enum LetterCase {
     Small,
     Capital,
     Other,
 }
 
 #[inline]
-const fn case(byte: u8) -> Case {
+const fn case(byte: u8) -> LetterCase {
     match byte {
-        b'a'..=b'z' => Case::Small,
-        b'A'..=b'Z' => Case::Capital,
-        _ => Case::Other,
+        b'a'..=b'z' => LetterCase::Small,
+        b'A'..=b'Z' => LetterCase::Capital,
+        _ => LetterCase::Other,
     }
 }
 
@@ -216,12 +216,13 @@ const fn prices() -> [[u8; 128]; 129] {
 const fn price(before: u8, byte: u8) -> u8 {
     let after_space = if before == b' ' { TOKEN } else { 0 };
     let price = match (case(before), case(byte)) {
-        (Case::Other, Case::Small | Case::Capital) | (Case::Small, Case::Capital) => TOKEN,
-        (Case::Capital, Case::Capital) => CAPITALS,
-        (Case::Capital, Case::Small) => AFTER_CAPITAL,
-        (Case::Small, Case::Small) if is_common_pair(before, byte) => COMMON_PAIR,
-        (Case::Small, Case::Small) => RARE_PAIR,
-        (_, Case::Other) => match byte {
+        (LetterCase::Other, LetterCase::Small | LetterCase::Capital)
+        | (LetterCase::Small, LetterCase::Capital) => TOKEN,
+        (LetterCase::Capital, LetterCase::Capital) => CAPITALS,
+        (LetterCase::Capital, LetterCase::Small) => AFTER_CAPITAL,
+        (LetterCase::Small, LetterCase::Small) if is_common_pair(before, byte) => COMMON_PAIR,
+        (LetterCase::Small, LetterCase::Small) => RARE_PAIR,
+        (_, LetterCase::Other) => match byte {
             b' ' if before == SPACES => MORE_SPACE,
             b' ' if before == b' ' => TOKEN + MORE_SPACE,
             b' ' => 0,
