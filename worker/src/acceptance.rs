@@ -7,12 +7,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use pool_core::pool;
-use pool_core::result::{CheckReport, ErrorKind, TaskFailure};
+use pool_core::result::{CheckReport, TaskFailure};
 use pool_core::task::AcceptanceCheck;
 
 use crate::agent::absolute_path_entries;
-use crate::sandbox::{Command, Exit, Finished, LaunchError, Sandbox, Watch};
-use crate::workspace::{bound_git, make_directory, off_the_runtime, remove_tree};
+use crate::sandbox::{Exit, Finished, LaunchError, SandboxCommand, SandboxLauncher, Watch};
+use crate::workspace::{bound_git, failure, make_directory, off_the_runtime, remove_tree};
 
 /// How much of the end of each check's output is kept.
 const OUTPUT_TAIL_BYTES: usize = 4096;
@@ -49,11 +49,11 @@ impl Checked {
 /// of each check when it begins.
 ///
 /// # Errors
-/// [`ErrorKind::Workspace`] if the home directory cannot be made; also the errors of `renew`.
+/// [`ErrorKind::Workspace`](pool_core::result::ErrorKind::Workspace) if the home directory cannot be made; also the errors of `renew`.
 pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
     checks: &[AcceptanceCheck],
     config: &pool::Acceptance,
-    place: &Place<'_>,
+    place: &CheckEnvironment<'_>,
     renew: impl Fn() -> Renewed,
     watch: impl Fn(&str) -> Watch,
 ) -> Result<Checked, TaskFailure> {
@@ -64,12 +64,9 @@ pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
         }
         let home = place.scratch.to_owned();
         let empty = move || remove_tree(&home).and_then(|()| make_directory(&home));
-        off_the_runtime(empty).await.map_err(|error| {
-            TaskFailure::new(
-                ErrorKind::Workspace,
-                format!("cannot make a home for the checks: {error}"),
-            )
-        })?;
+        off_the_runtime(empty)
+            .await
+            .map_err(|error| failure("cannot make a home for the checks", error))?;
         let timeout = check.timeout_s.map_or(config.timeout, Duration::from_secs);
         let command = place.command(check, timeout);
         let finished = place.sandbox.run(command, &watch(&check.name)).await;
@@ -86,18 +83,18 @@ pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
 
 /// The place where checks run.
 #[derive(Debug, Clone)]
-pub struct Place<'a> {
+pub struct CheckEnvironment<'a> {
     pub worktree: &'a Path,
     /// The home directory of each check. It is emptied between checks.
     pub scratch: &'a Path,
     /// The worker's own `PATH`, so that checks use the same compilers and test runners as the
     /// people here.
     pub path: OsString,
-    pub sandbox: &'a Sandbox,
+    pub sandbox: &'a SandboxLauncher,
 }
 
-impl Place<'_> {
-    fn command(&self, check: &AcceptanceCheck, timeout: Duration) -> Command {
+impl CheckEnvironment<'_> {
+    fn command(&self, check: &AcceptanceCheck, timeout: Duration) -> SandboxCommand {
         let env = [
             ("PATH", absolute_path_entries(&self.path)),
             ("HOME", self.scratch.into()),
@@ -110,7 +107,7 @@ impl Place<'_> {
             .map(|(name, value)| (name.into(), value))
             .collect();
         bound_git(&mut env, self.worktree);
-        Command {
+        SandboxCommand {
             argv: check.run.iter().map(OsString::from).collect(),
             cwd: self.worktree.to_owned(),
             env,
@@ -125,36 +122,33 @@ fn report(
     timeout: Duration,
     finished: Result<&Finished, &LaunchError>,
 ) -> CheckReport {
-    let (exit_status, duration, output, ended) = match finished {
-        Ok(finished) => {
-            let (status, ended) = match finished.exit {
-                Exit::Status(status) => (Some(status), None),
-                Exit::TimedOut => (None, Some(format!("ended after {} s", timeout.as_secs()))),
-                Exit::Signal(_) | Exit::Silent | Exit::Done | Exit::Cancelled => {
-                    (None, Some(finished.exit.to_string()))
-                }
-            };
-            (
-                status,
-                finished.duration,
-                finished.output.tail(OUTPUT_TAIL_BYTES),
-                ended,
-            )
-        }
-        Err(error) => (None, Duration::ZERO, String::new(), Some(error.to_string())),
-    };
-    let ended = ended
-        .map(|ended| format!("[{}: {ended}]", check.name))
-        .unwrap_or_default();
-    let gap = if output.is_empty() || output.ends_with('\n') || ended.is_empty() {
-        ""
-    } else {
-        "\n"
-    };
-    CheckReport {
+    let mut report = CheckReport {
         name: check.name.clone(),
-        exit_status,
-        duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
-        output_tail: format!("{output}{gap}{ended}"),
+        exit_status: None,
+        duration_ms: 0,
+        output_tail: String::new(),
+    };
+    let ended = match finished {
+        Ok(finished) => {
+            report.duration_ms = u64::try_from(finished.duration.as_millis()).unwrap_or(u64::MAX);
+            report.output_tail = finished.output.tail(OUTPUT_TAIL_BYTES);
+            match finished.exit {
+                Exit::Status(status) => {
+                    report.exit_status = Some(status);
+                    return report;
+                }
+                Exit::TimedOut => format!("ended after {} s", timeout.as_secs()),
+                Exit::Signal(_) | Exit::Silent | Exit::Done | Exit::Cancelled => {
+                    finished.exit.to_string()
+                }
+            }
+        }
+        Err(error) => error.to_string(),
+    };
+    let output = &mut report.output_tail;
+    if !output.is_empty() && !output.ends_with('\n') {
+        output.push('\n');
     }
+    output.push_str(&format!("[{}: {ended}]", check.name));
+    report
 }

@@ -24,15 +24,16 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::answers::AnsweredCalls;
-use crate::health::{self, Health, Hosted};
+use crate::health::{self, Hosted, ProgrammerHealth};
 use crate::prober::Prober;
-use crate::programmer::attempt::Workshop;
 use crate::programmer::completer::Completer;
 use crate::programmer::conclude::OutcomeWriter;
 use crate::programmer::consumer::{OpenError, hold};
-use crate::programmer::gate::{GateState, PeerPresence, watch_gates};
+use crate::programmer::gate::{GateState, PeerPresence, is_held_elsewhere, watch_gates};
 use crate::programmer::telemetry::watch_gate;
-use crate::programmer::{Ending, Programmer, progress};
+use crate::programmer::workshop::Workshop;
+use crate::programmer::{EndSignals, ProgrammerRunner, progress};
+use crate::sandbox::SandboxLauncher;
 
 /// The time between two searches for free ids.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -51,7 +52,7 @@ pub enum Choice {
 }
 
 /// How this process appears to others.
-pub struct Shown {
+pub struct HostOptions {
     /// Its name in the management UI, from `--name`.
     pub name: Option<String>,
     /// The listener for `--listen`.
@@ -62,8 +63,13 @@ pub struct Shown {
 ///
 /// # Errors
 /// If something is wrong that waiting does not cure.
-pub async fn run(pool: Pool, choice: Choice, shown: Shown, ending: Ending) -> anyhow::Result<()> {
-    let Shown { name, listener } = shown;
+pub async fn run(
+    pool: Pool,
+    choice: Choice,
+    shown: HostOptions,
+    ending: EndSignals,
+) -> anyhow::Result<()> {
+    let HostOptions { name, listener } = shown;
     let mut services = Services::new("worker");
     let (metrics, upkeep) =
         install_metrics("worker", env!("CARGO_PKG_VERSION")).context("failed to set up metrics")?;
@@ -92,7 +98,10 @@ pub async fn run(pool: Pool, choice: Choice, shown: Shown, ending: Ending) -> an
         ended = services.first_end() => return Err(ended.into()),
         () = ending.drain.cancelled() => return Ok(()),
     };
-    let workshop = Arc::new(Workshop::open(Arc::clone(&pool))?);
+    let workshop = Arc::new(Workshop::open(
+        Arc::clone(&pool),
+        SandboxLauncher::new(&pool.sandbox),
+    )?);
     let (gates, watching) = watch_gates(process.clone(), Arc::clone(&pool), others, &programmers);
     services.start("gates", watching);
     let (progress, sending) = progress::Sender::new(process.publisher.clone(), shutdown.clone());
@@ -194,7 +203,7 @@ struct Host {
     workshop: Arc<Workshop>,
     metrics: PrometheusHandle,
     gates: BTreeMap<ProgrammerId, watch::Receiver<GateState>>,
-    ending: Ending,
+    ending: EndSignals,
     outcome_writer: Arc<OutcomeWriter>,
     answers: Arc<AnsweredCalls>,
     progress: progress::Sender,
@@ -202,7 +211,7 @@ struct Host {
 }
 
 /// A programmer as its heartbeats show it.
-struct Seen {
+struct HostedProgrammer {
     id: ProgrammerId,
     port: u16,
     llm: pool_core::id::LlmName,
@@ -229,7 +238,7 @@ impl Host {
             let (id, llm) = (programmer.id.clone(), programmer.primary().clone());
             let nudging = nudge_on_change(shown.clone(), Arc::clone(&nudge));
             let watching = watch_gate(programmer.id.clone(), shown.clone());
-            seen.push(Seen {
+            seen.push(HostedProgrammer {
                 id,
                 port,
                 llm,
@@ -283,39 +292,32 @@ impl Host {
             )
         })?;
         let port = listener.local_addr()?.port();
-        let (process, pool, metrics) = (
-            self.process.clone(),
-            Arc::clone(&self.pool),
-            self.metrics.clone(),
-        );
-        let health = Health {
+        let health = ProgrammerHealth {
             programmer: programmer.clone(),
             port,
-            process,
-            pool,
+            process: self.process.clone(),
+            pool: Arc::clone(&self.pool),
             status,
-            metrics,
+            metrics: self.metrics.clone(),
         };
-        let serving = health::serve(listener, health, self.process.shutdown.clone());
-        Ok((port, serving))
+        Ok((port, health::serve(listener, health)))
     }
 
     async fn programmer(
         &self,
         config: pool::Programmer,
         status: watch::Sender<Gate>,
-    ) -> anyhow::Result<Programmer> {
+    ) -> anyhow::Result<ProgrammerRunner> {
         let gate = self
             .gates
             .get(&config.id)
             .cloned()
             .context("a programmer without a gate")?;
-        Ok(Programmer {
+        Ok(ProgrammerRunner {
             attempts: self
                 .workshop
-                .attempts(config.clone())
-                .await?
-                .told_to(self.progress.of(&config.id)),
+                .attempts(config.clone(), Some(self.progress.of(&config.id)))
+                .await?,
             priority: consumer_priority(&self.pool, &config),
             config,
             process: self.process.clone(),
@@ -331,7 +333,10 @@ impl Host {
 
     /// Repeats that these programmers are held, before the log forgets it. Each programmer appends
     /// the first one itself.
-    fn append_snapshots(&self, seen: &[Seen]) -> impl Future<Output = ()> + Send + use<> {
+    fn append_snapshots(
+        &self,
+        seen: &[HostedProgrammer],
+    ) -> impl Future<Output = ()> + Send + use<> {
         let held: Vec<_> = seen
             .iter()
             .map(|programmer| (programmer.id.clone(), programmer.status.clone()))
@@ -341,15 +346,9 @@ impl Host {
         async move {
             loop {
                 tokio::time::sleep(every).await;
-                let held_here = held.iter().filter(|(_, status)| {
-                    !matches!(
-                        &*status.borrow(),
-                        Gate::Shut {
-                            reason: ShutReason::Held,
-                            ..
-                        }
-                    )
-                });
+                let held_here = held
+                    .iter()
+                    .filter(|(_, status)| !is_held_elsewhere(&status.borrow()));
                 let append = held_here.map(|(programmer, _)| {
                     log.append(Event::from(ProgrammerUp {
                         programmer: programmer.clone(),
@@ -364,7 +363,7 @@ impl Host {
     }
 
     /// The prober, which finds out when the LLMs of these programmers are back.
-    fn prober(&self, seen: &[Seen]) -> Prober {
+    fn prober(&self, seen: &[HostedProgrammer]) -> Prober {
         let mine =
             |programmer: &&pool::Programmer| seen.iter().any(|held| held.id == programmer.id);
         Prober {
@@ -379,7 +378,7 @@ impl Host {
     /// Sends heartbeats, and the last one when the process is `leaving`.
     fn send_heartbeats(
         &self,
-        seen: Vec<Seen>,
+        seen: Vec<HostedProgrammer>,
         nudge: Arc<Notify>,
         leaving: CancellationToken,
     ) -> impl Future<Output = ()> + Send + use<> {
@@ -420,7 +419,7 @@ async fn nudge_on_change(mut status: watch::Receiver<Gate>, nudge: Arc<Notify>) 
 }
 
 /// Limits how long running tasks may go on after the drain has begun.
-async fn drain_deadline(ending: Ending, limit: Duration) {
+async fn drain_deadline(ending: EndSignals, limit: Duration) {
     ending.drain.cancelled().await;
     tracing::info!(limit_s = limit.as_secs(), "draining: taking no more tasks");
     tokio::time::sleep(limit).await;

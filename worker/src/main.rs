@@ -16,8 +16,8 @@ use pool_core::pool::Pool;
 use pool_telemetry::{LogFormat, init_logs};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use worker::host::{self, Choice, Shown};
-use worker::programmer::Ending;
+use worker::host::{self, Choice, HostOptions};
+use worker::programmer::EndSignals;
 
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -78,12 +78,12 @@ struct RunArgs {
     #[arg(long, env = "POOL_PROCESS_NAME")]
     name: Option<String>,
     #[command(flatten)]
-    which: Which,
+    which: HostedArgs,
 }
 
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
-struct Which {
+struct HostedArgs {
     /// Host these programmers
     #[arg(
         long,
@@ -100,7 +100,7 @@ struct Which {
     any: Option<usize>,
 }
 
-impl Which {
+impl HostedArgs {
     fn choice(self) -> Choice {
         match (self.all, self.any, self.programmers) {
             (true, _, _) => Choice::All,
@@ -148,7 +148,7 @@ fn main() -> ExitCode {
         .map_err(Into::into)
         .and_then(|()| runtime(&pool, &choice));
     let worked = worked.and_then(|runtime| {
-        let worked = runtime.block_on(run(pool, choice, (args.name, args.listen)));
+        let worked = runtime.block_on(run(pool, choice, args.name, args.listen));
         // File work that hangs in the kernel must not delay the end of the process.
         runtime.shutdown_background();
         worked
@@ -181,16 +181,16 @@ fn runtime(pool: &Pool, choice: &Choice) -> anyhow::Result<tokio::runtime::Runti
 async fn run(
     pool: Pool,
     choice: Choice,
-    shown: (Option<String>, Option<SocketAddr>),
+    name: Option<String>,
+    listen: Option<SocketAddr>,
 ) -> anyhow::Result<()> {
-    let (name, listen) = shown;
     let format = if std::env::var("POOL_LOG").is_ok_and(|f| f == "json") {
         LogFormat::Json
     } else {
         LogFormat::Text
     };
     init_logs(std::env::var("RUST_LOG").ok().as_deref(), format);
-    let ending = Ending::default();
+    let ending = EndSignals::default();
     worker::signals::keep_ignored_signals_here();
     end_on_signals(ending.clone())?;
     let listener = match listen {
@@ -201,7 +201,7 @@ async fn run(
                 .with_context(|| format!("failed to listen on {listen} (--listen)"))?,
         ),
     };
-    host::run(pool, choice, Shown { name, listener }, ending).await
+    host::run(pool, choice, HostOptions { name, listener }, ending).await
 }
 
 /// Writes to stdout. A reader that has gone away is not an error.
@@ -246,7 +246,7 @@ fn ask_health(address: SocketAddr) -> ExitCode {
 
 /// The first SIGTERM or SIGINT drains, the second hands the running tasks back at once, the third
 /// exits at once.
-fn end_on_signals(ending: Ending) -> anyhow::Result<()> {
+fn end_on_signals(ending: EndSignals) -> anyhow::Result<()> {
     let mut term = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
     tokio::spawn(async move {

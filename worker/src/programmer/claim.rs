@@ -1,7 +1,7 @@
 //! Steps 7 and 8 of the life of a task (ARCHITECTURE.md): read the delivery, ask the fold, claim the
 //! task in the log.
 //!
-//! [`examine`] decides and needs no broker; [`super::Programmer`] acts on the decision.
+//! [`examine`] decides and needs no broker; [`super::ProgrammerRunner`] acts on the decision.
 
 use pool_broker::headers::{self, Keeps, Reply};
 use pool_broker::topology::REPLY_PREFIX;

@@ -15,19 +15,19 @@ use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{Ended, HandBack, Outcome};
+use super::attempt::{AttemptEnd, AttemptOutcome, HandBack};
 use super::claim::{self, Claimed, DeadDelivery, Earlier, Examination, TaskEnd};
 use super::completer::Concluded;
 use super::conclude::{self, Claim, DeliveryEnd};
 use super::consumer::TaskConsumer;
 use super::permits::TaskPermits;
 use super::schedule_retry::BrokenAttempt;
-use super::{Done, Held, In, Programmer, gate, schedule_retry};
+use super::{AttemptedTask, In, ProgrammerRunner, TaskInHand, gate, schedule_retry};
 use llm_gateway::permits::Permits;
 
 /// How an attempt ended for its programmer.
 enum Attempted {
-    Outcome(Box<Outcome>),
+    Outcome(Box<AttemptOutcome>),
     /// No LLM was left for it.
     HandBack,
     Superseded,
@@ -45,7 +45,7 @@ impl Attempted {
     }
 }
 
-impl Held {
+impl TaskInHand {
     fn claim(&self) -> Claim {
         Claim {
             task: self.claimed.delivered.task.id.clone(),
@@ -55,7 +55,7 @@ impl Held {
     }
 }
 
-impl Programmer {
+impl ProgrammerRunner {
     /// Steps 7 and 8.
     pub(super) async fn claim(&self, delivery: Delivery) -> In {
         point(Point::Delivered);
@@ -116,7 +116,7 @@ impl Programmer {
             spent,
             since: wall_clock(),
         };
-        In::Owned(Held {
+        In::Owned(TaskInHand {
             delivery,
             claimed,
             connection,
@@ -176,7 +176,7 @@ impl Programmer {
     }
 
     /// Step 9, unless the task has been started too often.
-    pub(super) async fn work(&self, held: Held) -> In {
+    pub(super) async fn work(&self, held: TaskInHand) -> In {
         let claimed = &held.claimed;
         let id = &claimed.delivered.task.id;
         self.show(Gate::Busy {
@@ -189,20 +189,20 @@ impl Programmer {
         {
             let mut result = ResultMessage::without_attempt(Some(id.clone()), status, failure);
             result.programmer = Some(self.config.id.clone());
-            return In::Worked(Done {
+            return In::Worked(AttemptedTask {
                 held,
-                outcome: Outcome {
+                outcome: AttemptOutcome {
                     result,
                     branch: None,
                 },
             });
         }
         match self.attempt(claimed).await {
-            Attempted::Outcome(outcome) => In::Worked(Done {
+            Attempted::Outcome(outcome) => In::Worked(AttemptedTask {
                 held,
                 outcome: *outcome,
             }),
-            Attempted::HandBack => In::Interrupted(Held {
+            Attempted::HandBack => In::Interrupted(TaskInHand {
                 no_llm: true,
                 ..held
             }),
@@ -213,7 +213,7 @@ impl Programmer {
 
     /// If the task was cancelled, acknowledge it like any finished task. If another attempt owns
     /// it, leave the message to that attempt.
-    async fn superseded(&self, held: &Held) -> In {
+    async fn superseded(&self, held: &TaskInHand) -> In {
         let delivered = &held.claimed.delivered;
         match self
             .process
@@ -241,20 +241,20 @@ impl Programmer {
             (!fold.tasks.is_owner(id, claimed.attempt)).then_some(())
         });
         tokio::pin!(superseded);
-        let permits = Arc::new(self.permits(claimed));
+        let permits = Arc::new(TaskPermits::new(self, claimed));
         let gateways: Arc<dyn Permits> = Arc::<TaskPermits>::clone(&permits);
         let working = self.attempts.run(claimed, gateways, &stop);
         tokio::pin!(working);
         let stopped = tokio::select! {
             ended = &mut working => {
                 permits.settle(used(&ended)).await;
-                if !matches!(ended, Ended::Outcome(_)) || !log.read(|fold| fold.tasks.is_owner(id, claimed.attempt)) {
+                if !matches!(ended, AttemptEnd::Outcome(_)) || !log.read(|fold| fold.tasks.is_owner(id, claimed.attempt)) {
                     permits.tell_used(used(&ended).clone()).await;
                 }
                 match ended {
-                    Ended::Outcome(outcome) => return Attempted::Outcome(outcome),
-                    Ended::Stopped { .. } => return Attempted::Interrupted,
-                    Ended::HandBack(hand_back) => {
+                    AttemptEnd::Outcome(outcome) => return Attempted::Outcome(outcome),
+                    AttemptEnd::Stopped { .. } => return Attempted::Interrupted,
+                    AttemptEnd::HandBack(hand_back) => {
                         let before = log.read(|fold| fold.tasks.get(id).map_or(0, |state| state.hand_backs));
                         if let Some(outcome) = self.fail_at_last(before, *hand_back) {
                             return Attempted::Outcome(outcome);
@@ -279,22 +279,9 @@ impl Programmer {
         stopped
     }
 
-    fn permits(&self, claimed: &Claimed) -> TaskPermits {
-        let task = &claimed.delivered.task;
-        let cap = claimed.max_cost(self.config.limits.max_cost);
-        let (process, pool) = (self.process.clone(), Arc::clone(&self.pool));
-        let answers = Arc::clone(&self.answers);
-        TaskPermits::new(
-            (process, pool, answers),
-            self.config.id.clone(),
-            (task.id.clone(), claimed.attempt),
-            cap,
-        )
-    }
-
     /// The outcome of a task for which no LLM was left, once it has been handed back too often.
     /// None: hand it back.
-    fn fail_at_last(&self, before: u32, hand_back: HandBack) -> Option<Box<Outcome>> {
+    fn fail_at_last(&self, before: u32, hand_back: HandBack) -> Option<Box<AttemptOutcome>> {
         let HandBack {
             why,
             kind,
@@ -322,12 +309,17 @@ impl Programmer {
 
     /// Steps 10 and 11. Once the result is in `results`, a dispatcher makes it count, whatever
     /// happens to this process. So neither the ack nor the next delivery waits for the log.
-    pub(super) async fn conclude(&self, consumer: &mut TaskConsumer, done: Done, stay: bool) -> In {
-        let Done {
+    pub(super) async fn conclude(
+        &self,
+        consumer: &mut TaskConsumer,
+        done: AttemptedTask,
+        stay: bool,
+    ) -> In {
+        let AttemptedTask {
             held,
-            outcome: Outcome { mut result, branch },
+            outcome: AttemptOutcome { mut result, branch },
         } = done;
-        let Held {
+        let TaskInHand {
             delivery, claimed, ..
         } = &held;
         let id = &claimed.delivered.task.id;
@@ -416,7 +408,7 @@ impl Programmer {
         u64::try_from(claimed.since.since(submitted).as_millis()).ok()
     }
 
-    pub(super) async fn hand_back(&self, consumer: &mut TaskConsumer, held: Held) -> In {
+    pub(super) async fn hand_back(&self, consumer: &mut TaskConsumer, held: TaskInHand) -> In {
         let Claimed {
             delivered, attempt, ..
         } = &held.claimed;
@@ -455,11 +447,11 @@ fn pause_before_hand_back(before: u32) -> Duration {
 }
 
 /// The usage of an attempt.
-fn used(ended: &Ended) -> &Usage {
+fn used(ended: &AttemptEnd) -> &Usage {
     match ended {
-        Ended::Outcome(outcome) => &outcome.result.usage,
-        Ended::HandBack(hand_back) => &hand_back.outcome.result.usage,
-        Ended::Stopped { usage } => usage,
+        AttemptEnd::Outcome(outcome) => &outcome.result.usage,
+        AttemptEnd::HandBack(hand_back) => &hand_back.outcome.result.usage,
+        AttemptEnd::Stopped { usage } => usage,
     }
 }
 

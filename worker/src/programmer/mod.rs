@@ -18,11 +18,14 @@ mod schedule_retry;
 pub mod session;
 pub mod telemetry;
 mod work;
+pub mod workshop;
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::message::Delivery;
+use pool_broker::BrokerError;
 use pool_broker::process::Process;
 use pool_core::event::{Event, ProgrammerUp};
 use pool_core::heartbeat::{Gate, ShutReason};
@@ -34,14 +37,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use attempt::{Attempts, Outcome};
+use attempt::AttemptOutcome;
 use claim::Claimed;
 use completer::Completer;
 use conclude::OutcomeWriter;
 use consumer::{Consumers, Incoming, OpenError, Received, TaskConsumer};
-use gate::{GateState, Shut};
+use gate::{GateState, ShutGate};
 use session::{Action, Conditions, Input, OpenQueues, Session};
 use telemetry::attempt_span;
+use workshop::Attempts;
 
 use crate::answers::AnsweredCalls;
 
@@ -50,7 +54,7 @@ const REOPEN_AFTER: Duration = Duration::from_secs(2);
 
 /// How a process ends.
 #[derive(Debug, Clone, Default)]
-pub struct Ending {
+pub struct EndSignals {
     /// No more tasks are taken.
     pub drain: CancellationToken,
     /// The running task is handed back.
@@ -59,7 +63,7 @@ pub struct Ending {
 
 /// A task in hand, claimed.
 #[derive(Debug)]
-struct Held {
+struct TaskInHand {
     delivery: Delivery,
     claimed: Claimed,
     /// The number of the connection that brought the task.
@@ -69,15 +73,15 @@ struct Held {
 }
 
 /// A task whose attempt has an outcome.
-struct Done {
-    held: Held,
-    outcome: Outcome,
+struct AttemptedTask {
+    held: TaskInHand,
+    outcome: AttemptOutcome,
 }
 
-type In = Input<Delivery, Held, Done>;
+type In = Input<Delivery, TaskInHand, AttemptedTask>;
 
-/// One programmer with all that it needs. [`Programmer::run`] is its life.
-pub struct Programmer {
+/// One programmer with all that it needs. [`ProgrammerRunner::run`] is its life.
+pub struct ProgrammerRunner {
     pub config: pool::Programmer,
     pub process: Process,
     pub attempts: Attempts,
@@ -86,14 +90,14 @@ pub struct Programmer {
     /// The priority of its consumers.
     pub priority: u8,
     pub status: watch::Sender<Gate>,
-    pub ending: Ending,
+    pub ending: EndSignals,
     /// The end of its last task.
     pub completer: Completer,
     pub outcome_writer: Arc<OutcomeWriter>,
     pub answers: Arc<AnsweredCalls>,
 }
 
-impl Programmer {
+impl ProgrammerRunner {
     /// Works until the process drains.
     pub async fn run(self) {
         let queues = self.queues();
@@ -140,7 +144,7 @@ impl Programmer {
     async fn perform(
         &self,
         consumer: &mut TaskConsumer,
-        action: Action<Delivery, Held, Done>,
+        action: Action<Delivery, TaskInHand, AttemptedTask>,
         conditions: &Conditions,
     ) -> In {
         match action {
@@ -174,14 +178,19 @@ impl Programmer {
 
     /// The span of everything that this programmer does for an attempt: each log line in it names the
     /// task, the programmer and the attempt.
-    fn span_of(&self, held: &Held) -> tracing::Span {
+    fn span_of(&self, held: &TaskInHand) -> tracing::Span {
         let claimed = &held.claimed;
         attempt_span(&claimed.delivered.task.id, &self.config.id, claimed.attempt)
     }
 
     /// Works on a task. If the turn of its queue ends first, the programmer stops consuming from
     /// that queue.
-    async fn work_beyond(&self, consumer: &mut TaskConsumer, task: Held, turn: Instant) -> In {
+    async fn work_beyond(
+        &self,
+        consumer: &mut TaskConsumer,
+        task: TaskInHand,
+        turn: Instant,
+    ) -> In {
         let working = self.work(task);
         tokio::pin!(working);
         tokio::select! {
@@ -208,8 +217,8 @@ impl Programmer {
     }
 
     fn conditions(&self) -> Conditions {
-        let door = self.gate.borrow();
-        let (shut, closed) = door.state();
+        let gate = self.gate.borrow();
+        let (shut, closed) = gate.state();
         let open_queues = match closed.is_empty() {
             true => OpenQueues::All,
             false => OpenQueues::Only(
@@ -295,25 +304,12 @@ impl Programmer {
             self.announce();
         }
         opened.map_err(|error| {
-            let reason = match &error {
-                OpenError::Held(_) => ShutReason::Held,
-                OpenError::Broker(_) => ShutReason::Broker,
+            let (reason, is_outage) = match &error {
+                OpenError::Held(_) => (ShutReason::Held, false),
+                OpenError::Broker(error) => (ShutReason::Broker, error.is_outage()),
             };
             let text = "the programmer cannot open its channel; trying again";
-            match &error {
-                // The connection logs an outage, once for all programmers.
-                OpenError::Broker(away) if away.is_outage() => {
-                    tracing::debug!(programmer = %self.config.id, %error, "{text}");
-                }
-                OpenError::Broker(_) | OpenError::Held(_) => {
-                    tracing::warn!(programmer = %self.config.id, %error, "{text}");
-                }
-            }
-            self.show(Gate::Shut {
-                reason,
-                detail: error.to_string(),
-            });
-            In::Broken
+            self.no_channel(&error, reason, is_outage, text)
         })
     }
 
@@ -359,14 +355,22 @@ impl Programmer {
         }
     }
 
-    fn broken(&self, error: &pool_broker::BrokerError) -> In {
-        if error.is_outage() {
-            tracing::debug!(programmer = %self.config.id, %error, "the channel broke; opening another one");
+    fn broken(&self, error: &BrokerError) -> In {
+        let text = "the channel broke; opening another one";
+        self.no_channel(error, ShutReason::Broker, error.is_outage(), text)
+    }
+
+    /// Reports that the programmer has no channel. The connection logs an outage, once for all
+    /// programmers.
+    fn no_channel(&self, error: &dyn Error, reason: ShutReason, is_outage: bool, text: &str) -> In {
+        let programmer = &self.config.id;
+        if is_outage {
+            tracing::debug!(%programmer, %error, "{text}");
         } else {
-            tracing::warn!(programmer = %self.config.id, %error, "the channel broke; opening another one");
+            tracing::warn!(%programmer, %error, "{text}");
         }
         self.show(Gate::Shut {
-            reason: ShutReason::Broker,
+            reason,
             detail: error.to_string(),
         });
         In::Broken
@@ -377,7 +381,7 @@ impl Programmer {
             return self.broken(&error);
         }
         let shut = self.gate.borrow().shut.clone();
-        if let Some(Shut { reason, detail }) = shut {
+        if let Some(ShutGate { reason, detail }) = shut {
             self.show(Gate::Shut { reason, detail });
         }
         self.disturbed(conditions).await;

@@ -7,7 +7,7 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 use pool_broker::process::Process;
 use pool_core::eligibility::explain;
 use pool_core::event::{BudgetReserved, BudgetSettled, Event, LlmFailed, Spent, TaskUsed};
-use pool_core::id::{AttemptId, LlmName, ProgrammerId, TaskId};
+use pool_core::id::{AttemptId, LlmName, TaskId};
 use pool_core::money::MicroUsd;
 use pool_core::pool::Pool;
 use pool_core::result::Usage;
@@ -17,8 +17,10 @@ use pool_telemetry::clock::wall_clock;
 use tokio::sync::Mutex;
 use tracing::Instrument as _;
 
+use super::ProgrammerRunner;
+use super::claim::Claimed;
 use crate::answers::AnsweredCalls;
-use llm_gateway::permits::{Epoch, Failed, Permits, Unavailable, Why};
+use llm_gateway::permits::{Epoch, LlmFailure, Permits, Unavailable, UnavailableReason};
 
 /// The permits of one attempt. [`TaskPermits::settle`] ends them.
 pub struct TaskPermits {
@@ -37,27 +39,20 @@ pub struct TaskPermits {
 }
 
 impl TaskPermits {
-    pub fn new(
-        (process, pool, answers): (Process, Arc<Pool>, Arc<AnsweredCalls>),
-        programmer: ProgrammerId,
-        (task, attempt): (TaskId, AttemptId),
-        cap: MicroUsd,
-    ) -> Self {
-        let me = Caller {
-            programmer,
-            host: process.host.clone(),
-        };
-        let (asked, admitted) = (AtomicBool::new(false), Mutex::new(false));
+    pub(super) fn new(runner: &ProgrammerRunner, claimed: &Claimed) -> Self {
         Self {
-            process,
-            pool,
-            answers,
-            me,
-            task,
-            attempt,
-            cap,
-            asked,
-            admitted,
+            process: runner.process.clone(),
+            pool: Arc::clone(&runner.pool),
+            answers: Arc::clone(&runner.answers),
+            me: Caller {
+                programmer: runner.config.id.clone(),
+                host: runner.process.host.clone(),
+            },
+            task: claimed.delivered.task.id.clone(),
+            attempt: claimed.attempt,
+            cap: claimed.max_cost(runner.config.limits.max_cost),
+            asked: AtomicBool::default(),
+            admitted: Mutex::default(),
         }
     }
 
@@ -112,7 +107,7 @@ impl TaskPermits {
             return Ok(());
         }
         let refused = |detail: String| Unavailable {
-            reason: Why::Budget,
+            reason: UnavailableReason::Budget,
             detail,
         };
         if !self.process.log.is_fresh() {
@@ -175,7 +170,7 @@ impl Permits for TaskPermits {
             match fold.breakers.check(&key, &self.me, now) {
                 Ok(()) => Ok(Epoch(fold.breakers.epoch(&key, &self.me))),
                 Err(shut) => Err(Unavailable {
-                    reason: Why::Breaker,
+                    reason: UnavailableReason::Breaker,
                     detail: explain(llm, &shut),
                 }),
             }
@@ -198,7 +193,7 @@ impl Permits for TaskPermits {
         .boxed()
     }
 
-    fn failed(&self, llm: &LlmName, failed: &Failed) {
+    fn failed(&self, llm: &LlmName, failed: &LlmFailure) {
         let Some((fault, retry_after)) = failed.class.fault() else {
             return;
         };

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 use super::LESS_IMPORTANT;
 use super::processes::{descendants, signal_all};
-use super::report::Report;
+use super::report::HelperReport;
 
 /// The time between two rounds of SIGKILL against a process that forks as fast as it is killed.
 const ROUND_MS: u16 = 10;
@@ -66,12 +66,12 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ! {
         .unwrap_or_else(|error| {
             // For a person who typed the command; the worker reads the report.
             let _ = writeln!(io::stderr(), "{error}");
-            Report::Failed(error.to_string())
+            HelperReport::Failed(error.to_string())
         });
     let sent =
         line().and_then(|line| UnixStream::from(line).write_all(&serde_json::to_vec(&report)?));
     std::process::exit(i32::from(
-        sent.is_err() || matches!(report, Report::Failed(_)),
+        sent.is_err() || matches!(report, HelperReport::Failed(_)),
     ))
 }
 
@@ -121,7 +121,7 @@ impl Plan {
         Err(ExecError::Usage)
     }
 
-    fn carry_out(&self) -> Result<Report, ExecError> {
+    fn carry_out(&self) -> Result<HelperReport, ExecError> {
         // Fails only for a group leader. A helper that the worker has started is not one.
         let _ = setsid();
         prctl::set_child_subreaper(true).map_err(|e| ExecError::System("become subreaper", e))?;
@@ -140,7 +140,7 @@ impl Plan {
         }
         family.kill_all()?;
         let (status, signal) = family.ended.unwrap_or((None, None));
-        Ok(Report::Ended {
+        Ok(HelperReport::Ended {
             status,
             signal,
             stragglers,

@@ -35,7 +35,7 @@ use std::time::Duration;
 use pool_core::pool::{self, LastEvent};
 use tokio_util::sync::CancellationToken;
 
-pub use output::Output;
+pub use output::CommandOutput;
 
 /// How long after SIGTERM the remaining processes get SIGKILL.
 pub const GRACE: Duration = Duration::from_secs(5);
@@ -49,12 +49,12 @@ pub const HELPER_COMMAND: &str = "sandbox-exec";
 
 /// Starts programs within the limits of the pool file.
 #[derive(Debug, Clone)]
-pub struct Sandbox {
+pub struct SandboxLauncher {
     helper: PathBuf,
     limits: pool::Sandbox,
 }
 
-impl Sandbox {
+impl SandboxLauncher {
     /// The running worker itself is the helper. `/proc/self/exe` stays right if the file is
     /// replaced.
     pub fn new(limits: &pool::Sandbox) -> Self {
@@ -76,7 +76,11 @@ impl Sandbox {
     ///
     /// # Errors
     /// [`LaunchError`] if the program could not be started at all.
-    pub async fn run(&self, command: Command, watch: &Watch) -> Result<Finished, LaunchError> {
+    pub async fn run(
+        &self,
+        command: SandboxCommand,
+        watch: &Watch,
+    ) -> Result<Finished, LaunchError> {
         run::run(self, command, watch).await
     }
 }
@@ -84,7 +88,7 @@ impl Sandbox {
 /// A command to start. Its environment has these variables and no other; its standard input is
 /// empty.
 #[derive(Debug, Clone)]
-pub struct Command {
+pub struct SandboxCommand {
     /// Program and arguments; no shell is involved. A program without a slash is looked up in the
     /// given `PATH`.
     pub argv: Vec<OsString>,
@@ -98,7 +102,7 @@ pub struct Command {
 }
 
 /// Receives the bytes that a running command prints.
-pub type Listener = Arc<dyn Fn(&[u8]) + Send + Sync>;
+pub type OutputListener = Arc<dyn Fn(&[u8]) + Send + Sync>;
 
 /// The observers of a running command.
 #[derive(Clone)]
@@ -110,7 +114,7 @@ pub struct Watch {
     /// How to tell that the command has finished, apart from its exit.
     pub last_words: Option<LastWords>,
     /// Receives the command's output while it runs. It must not block.
-    pub listen: Listener,
+    pub listen: OutputListener,
 }
 
 impl Watch {
@@ -176,7 +180,7 @@ impl fmt::Display for Exit {
 pub struct Finished {
     pub exit: Exit,
     /// Standard output and standard error, in the order in which they were written.
-    pub output: Output,
+    pub output: CommandOutput,
     pub duration: Duration,
     /// The number of processes that outlived the program and were killed.
     pub stragglers: usize,

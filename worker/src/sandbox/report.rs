@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Report {
+pub(super) enum HelperReport {
     /// The program ended, by itself or because the helper stopped it.
     Ended {
         /// Exactly one of `status` and `signal` is set; neither if the program survived even

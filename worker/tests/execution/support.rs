@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pool_core::pool::{self, SandboxLevel};
 use tokio::time::{Instant, sleep};
-use worker::sandbox::{Command, Sandbox};
+use worker::sandbox::{SandboxCommand, SandboxLauncher};
 
 /// The limits of the sample pool.
 pub(crate) fn limits() -> pool::Sandbox {
@@ -25,8 +25,8 @@ pub(crate) fn helper() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_worker"))
 }
 
-pub(crate) fn sandbox() -> Sandbox {
-    Sandbox::with_helper(&limits(), helper())
+pub(crate) fn sandbox() -> SandboxLauncher {
+    SandboxLauncher::with_helper(&limits(), helper())
 }
 
 pub(crate) fn path() -> (OsString, OsString) {
@@ -34,8 +34,8 @@ pub(crate) fn path() -> (OsString, OsString) {
 }
 
 /// A shell script in `cwd` whose environment has only `PATH`.
-pub(crate) fn shell(cwd: &Path, script: &str) -> Command {
-    Command {
+pub(crate) fn shell(cwd: &Path, script: &str) -> SandboxCommand {
+    SandboxCommand {
         argv: ["sh", "-c", script].map(OsString::from).to_vec(),
         cwd: cwd.to_owned(),
         env: vec![path()],

@@ -13,13 +13,13 @@ use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value};
 
-use super::request::BadRequest;
+use super::fields::BadRequest;
 
-/// Changes to a body, by member name.
-pub(super) type Changes = BTreeMap<&'static str, Change>;
+/// Edits of a body, by member name.
+pub(crate) type FieldEdits = BTreeMap<&'static str, FieldEdit>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Change {
+pub(crate) enum FieldEdit {
     /// Sets the member to this JSON value. A member that is missing is added at the end.
     Set(String),
     Remove,
@@ -27,7 +27,7 @@ pub(super) enum Change {
 
 /// A JSON object, byte for byte as it came.
 #[derive(Debug, Clone)]
-pub(super) struct Body {
+pub(crate) struct RequestBody {
     text: Box<str>,
     members: Vec<Member>,
 }
@@ -40,13 +40,14 @@ struct Member {
     value: Range<usize>,
 }
 
-impl Body {
+impl RequestBody {
     /// Reads a body. Returns it as text and as a tree, for checks.
-    pub(super) fn read(bytes: &[u8]) -> Result<(Self, Map<String, Value>), BadRequest> {
+    pub(crate) fn read(bytes: &[u8]) -> Result<(Self, Map<String, Value>), BadRequest> {
         let unreadable = |error: serde_json::Error| BadRequest::Json(error.to_string());
         let text =
             std::str::from_utf8(bytes).map_err(|error| BadRequest::Json(error.to_string()))?;
-        let Tree(Value::Object(fields)) = serde_json::from_str(text).map_err(unreadable)? else {
+        let UniqueJson(Value::Object(fields)) = serde_json::from_str(text).map_err(unreadable)?
+        else {
             return Err(BadRequest::Json("it is another JSON value".to_owned()));
         };
         let Spans(spans) = serde_json::from_str(text).map_err(unreadable)?;
@@ -76,7 +77,7 @@ impl Body {
     }
 
     /// A member whose name is not in `known`, but which some parsers take for one that is.
-    pub(super) fn look_alike(&self, known: impl Fn(&str) -> bool) -> Option<&str> {
+    pub(crate) fn look_alike(&self, known: impl Fn(&str) -> bool) -> Option<&str> {
         // Go's parser ignores letter case, and takes two letters beyond ASCII for `s` and `k`.
         let folded = |name: &str| {
             name.chars()
@@ -92,17 +93,17 @@ impl Body {
     }
 
     /// A member's value, as text.
-    pub(super) fn literal(&self, name: &str) -> Option<&str> {
+    pub(crate) fn literal(&self, name: &str) -> Option<&str> {
         let member = self.members.iter().find(|member| member.name == name)?;
         Some(&self.text[member.value.clone()])
     }
 
-    pub(super) fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         &self.text
     }
 
-    /// The text with its changes. Everything else stays the same, byte for byte.
-    pub(super) fn with(&self, changes: &Changes) -> String {
+    /// The text with its edits. Everything else stays the same, byte for byte.
+    pub(crate) fn with(&self, edits: &FieldEdits) -> String {
         let mut out = String::with_capacity(self.text.len() + 64);
         let begin = self.members.first().map_or_else(
             || self.text.find('{').map_or(0, |at| at + 1),
@@ -114,8 +115,8 @@ impl Body {
             // The comma and the whitespace after the value before.
             let gap = &self.text[end..member.key.start];
             end = member.value.end;
-            let change = changes.get(member.name.as_str());
-            if change == Some(&Change::Remove) {
+            let edit = edits.get(member.name.as_str());
+            if edit == Some(&FieldEdit::Remove) {
                 continue;
             }
             if any {
@@ -123,13 +124,13 @@ impl Body {
             }
             any = true;
             out.push_str(&self.text[member.key.start..member.value.start]);
-            match change {
-                Some(Change::Set(value)) => out.push_str(value),
-                Some(Change::Remove) | None => out.push_str(&self.text[member.value.clone()]),
+            match edit {
+                Some(FieldEdit::Set(value)) => out.push_str(value),
+                Some(FieldEdit::Remove) | None => out.push_str(&self.text[member.value.clone()]),
             }
         }
-        for (name, change) in changes {
-            if let Change::Set(value) = change
+        for (name, edit) in edits {
+            if let FieldEdit::Set(value) = edit
                 && self.literal(name).is_none()
             {
                 out.push_str(if any { ",\"" } else { "\"" });
@@ -168,11 +169,11 @@ impl<'de> Deserialize<'de> for Spans<'de> {
 }
 
 /// A JSON value in which no object has a member twice.
-struct Tree(Value);
+struct UniqueJson(Value);
 
-impl<'de> Deserialize<'de> for Tree {
+impl<'de> Deserialize<'de> for UniqueJson {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Strict).map(Tree)
+        deserializer.deserialize_any(Strict).map(UniqueJson)
     }
 }
 
@@ -209,13 +210,9 @@ impl<'de> Visitor<'de> for Strict {
         Ok(value.into())
     }
 
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
         let mut values = Vec::new();
-        while let Some(Tree(value)) = list.next_element()? {
+        while let Some(UniqueJson(value)) = list.next_element()? {
             values.push(value);
         }
         Ok(Value::Array(values))
@@ -223,7 +220,7 @@ impl<'de> Visitor<'de> for Strict {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut fields = Map::new();
-        while let Some((name, Tree(value))) = map.next_entry::<String, Tree>()? {
+        while let Some((name, UniqueJson(value))) = map.next_entry::<String, UniqueJson>()? {
             if fields.contains_key(&name) {
                 return Err(de::Error::custom(format_args!(
                     "an object has `{name}` twice"

@@ -2,25 +2,25 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn body(text: &str) -> Body {
-    Body::read(text.as_bytes()).expect("a JSON object").0
+fn body(text: &str) -> RequestBody {
+    RequestBody::read(text.as_bytes()).expect("a JSON object").0
 }
 
-fn set(value: &str) -> Change {
-    Change::Set(value.to_owned())
+fn set(value: &str) -> FieldEdit {
+    FieldEdit::Set(value.to_owned())
 }
 
 #[test]
 fn what_does_not_change_stays_byte_for_byte() {
     let text = "\n { \"z\" : 1.50,\t\"b\":[ 1 ,2], \"big\":123456789012345678901234567890,\"\\u0061\":\"\\u00e9\\/\"} \r\n";
-    assert_eq!(body(text).with(&Changes::new()), text, "nothing changes");
-    let same = Changes::from([("b", set("[ 1 ,2]"))]);
+    assert_eq!(body(text).with(&FieldEdits::new()), text, "nothing changes");
+    let same = FieldEdits::from([("b", set("[ 1 ,2]"))]);
     assert_eq!(
         body(text).with(&same),
         text,
         "a member that has its value already"
     );
-    let changed = Changes::from([("b", set("3")), ("new", set("true"))]);
+    let changed = FieldEdits::from([("b", set("3")), ("new", set("true"))]);
     let expected = text
         .replace("[ 1 ,2]", "3")
         .replace("\"} \r", "\",\"new\":true} \r");
@@ -42,13 +42,13 @@ fn members_are_taken_out_with_one_comma_wherever_they_stand() {
         (vec!["a", "b", "c"], "{}"),
         (vec!["other"], text),
     ] {
-        let changes = out.iter().map(|name| (*name, Change::Remove)).collect();
+        let changes = out.iter().map(|name| (*name, FieldEdit::Remove)).collect();
         assert_eq!(body(text).with(&changes), expected, "without {out:?}");
     }
-    let all = Changes::from([
-        ("a", Change::Remove),
-        ("b", Change::Remove),
-        ("c", Change::Remove),
+    let all = FieldEdits::from([
+        ("a", FieldEdit::Remove),
+        ("b", FieldEdit::Remove),
+        ("c", FieldEdit::Remove),
         ("d", set("4")),
     ]);
     assert_eq!(
@@ -57,7 +57,7 @@ fn members_are_taken_out_with_one_comma_wherever_they_stand() {
         "another value for all of them"
     );
     assert_eq!(
-        body("{ }").with(&Changes::from([("d", set("4"))])),
+        body("{ }").with(&FieldEdits::from([("d", set("4"))])),
         r#"{"d":4 }"#,
         "in an empty object"
     );
@@ -68,7 +68,7 @@ fn a_name_that_is_written_with_escapes_is_found() {
     let body = body(r#"{"mod\u0065l":"dear"}"#);
     assert_eq!(body.literal("model"), Some(r#""dear""#), "it is the model");
     assert_eq!(
-        body.with(&Changes::from([("model", set("1"))])),
+        body.with(&FieldEdits::from([("model", set("1"))])),
         r#"{"mod\u0065l":1}"#,
         "and is changed in its place"
     );
@@ -90,15 +90,17 @@ fn what_two_parsers_may_read_differently_is_refused() {
         ("[]", "not a JSON object"),
         ("\"x\"", "not a JSON object"),
     ] {
-        let message = Body::read(text.as_bytes()).expect_err(text).to_string();
+        let message = RequestBody::read(text.as_bytes())
+            .expect_err(text)
+            .to_string();
         assert!(
             message.contains(part),
             "{text} gave {message:?}, without {part:?}"
         );
     }
-    assert!(Body::read(b"{\"a\":\"\xff\"}").is_err(), "no UTF-8");
+    assert!(RequestBody::read(b"{\"a\":\"\xff\"}").is_err(), "no UTF-8");
     assert!(
-        Body::read(&[b"{\"a\":".as_slice(), &vec![b'['; 100_000]].concat()).is_err(),
+        RequestBody::read(&[b"{\"a\":".as_slice(), &vec![b'['; 100_000]].concat()).is_err(),
         "endless nesting"
     );
 }
@@ -125,7 +127,7 @@ proptest! {
         let object: Map<String, Value> = fields.into_iter().map(|(name, text)| (name, text.into())).collect();
         let names = ["a", "b", "c", "d", "e"];
         let find = |name: &str| *names.iter().find(|known| **known == name).expect("a name");
-        let changes = Changes::from([(find(&out), Change::Remove), (find(&other), set("7"))]);
+        let changes = FieldEdits::from([(find(&out), FieldEdit::Remove), (find(&other), set("7"))]);
         let edited = body(&Value::Object(object.clone()).to_string()).with(&changes);
         let mut expected = object;
         expected.remove(&out);

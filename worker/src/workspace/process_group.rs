@@ -13,9 +13,9 @@ const GRACE: Duration = Duration::from_secs(2);
 /// A running git with its children (ssh, index-pack). Git removes its lock files on SIGTERM. So
 /// SIGTERM comes first, also if the caller drops this value. A lock file that stays behind would
 /// block a repository for good.
-pub(super) struct Group(Option<Child>);
+pub(super) struct GitProcessGroup(Option<Child>);
 
-impl Group {
+impl GitProcessGroup {
     pub(super) fn new(git: Child) -> Self {
         Self(Some(git))
     }
@@ -36,7 +36,7 @@ impl Group {
     }
 }
 
-impl Drop for Group {
+impl Drop for GitProcessGroup {
     fn drop(&mut self) {
         let Some(git) = self.0.take().filter(|git| git.id().is_some()) else {
             return;

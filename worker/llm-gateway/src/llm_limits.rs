@@ -1,8 +1,8 @@
-//! The limits that each LLM is known to take, from the pool file or from its refusals. Each worker process has one copy and
-//! starts with the pool file's.
+//! The limits that each LLM is known to take, from the pool file or from its refusals. Each worker
+//! process has one copy and starts with the pool file's.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pool_core::id::LlmName;
 use pool_core::pool::{LlmSettings, OutputLimitField};
@@ -12,7 +12,7 @@ use super::pricing::{Demand, MIN_OUTPUT_TOKENS};
 
 /// The limits of one LLM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Known {
+pub(super) struct LlmLimits {
     /// The most output tokens that it takes as a limit.
     max_output: Option<u64>,
     /// The tokens that prompt and limit may have together.
@@ -22,30 +22,22 @@ pub(super) struct Known {
     room: Option<u64>,
 }
 
-impl Known {
+impl LlmLimits {
     /// These limits with the lesson of a refusal. None if the lesson is not new, so that asking
     /// again is useless.
-    pub(super) fn taught(self, lesson: Lesson, demand: Demand) -> Option<Self> {
-        let known = match lesson {
-            Lesson::MaxOutput(most) => Self {
-                max_output: Some(most),
-                ..self
-            },
-            Lesson::Field(field) => Self {
-                field: Some(field),
-                ..self
-            },
+    pub(super) fn with_lesson(mut self, lesson: Lesson, demand: Demand) -> Option<Self> {
+        let before = self;
+        match lesson {
+            Lesson::MaxOutput(most) => self.max_output = Some(most),
+            Lesson::Field(field) => self.field = Some(field),
             Lesson::Context { length, prompt } => {
                 let room = length.saturating_sub(prompt.unwrap_or(demand.input));
-                let room = (room >= MIN_OUTPUT_TOKENS).then_some(room)?;
-                Self {
-                    context: Some(length),
-                    room: Some(room),
-                    ..self
-                }
+                self.room = Some(room).filter(|room| *room >= MIN_OUTPUT_TOKENS);
+                self.room?;
+                self.context = Some(length);
             }
-        };
-        (known != self).then_some(known)
+        }
+        (self != before).then_some(self)
     }
 
     /// The highest output limit that the LLM accepts for this call.
@@ -63,43 +55,39 @@ impl Known {
 }
 
 #[derive(Default)]
-pub(super) struct KnownLlms {
-    by_llm: Mutex<BTreeMap<LlmName, Known>>,
+pub(super) struct LearnedLimits {
+    by_llm: Mutex<BTreeMap<LlmName, LlmLimits>>,
 }
 
-impl KnownLlms {
+impl LearnedLimits {
     pub(super) fn from_file(llms: &BTreeMap<LlmName, LlmSettings>) -> Self {
-        let known = |settings: &LlmSettings| Known {
+        let limits = |settings: &LlmSettings| LlmLimits {
             max_output: settings.max_output,
-            ..Known::default()
+            ..LlmLimits::default()
         };
         Self {
             by_llm: Mutex::new(
                 llms.iter()
-                    .map(|(llm, settings)| (llm.clone(), known(settings)))
+                    .map(|(llm, settings)| (llm.clone(), limits(settings)))
                     .collect(),
             ),
         }
     }
 
-    pub(super) fn of(&self, llm: &LlmName) -> Known {
-        self.by_llm
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(llm)
-            .copied()
-            .unwrap_or_default()
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<LlmName, LlmLimits>> {
+        self.by_llm.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn of(&self, llm: &LlmName) -> LlmLimits {
+        self.lock().get(llm).copied().unwrap_or_default()
     }
 
     /// Keeps limits that led to an answer. The room beside the prompt holds for that call only.
-    pub(super) fn keep(&self, llm: &LlmName, known: Known) {
-        let known = Known {
+    pub(super) fn keep(&self, llm: &LlmName, limits: LlmLimits) {
+        let limits = LlmLimits {
             room: None,
-            ..known
+            ..limits
         };
-        self.by_llm
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(llm.clone(), known);
+        self.lock().insert(llm.clone(), limits);
     }
 }
