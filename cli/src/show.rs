@@ -10,6 +10,7 @@ use serde_json::json;
 use super::Shown;
 use crate::tables::plain;
 use dispatcher::format::{counted, duration, tokens};
+use dispatcher::views::filter::Stage;
 use dispatcher::views::tasks::TaskView;
 use dispatcher::why::Why;
 
@@ -36,7 +37,7 @@ pub(super) struct PatchArgs {
 pub(super) async fn run(args: ShowArgs) -> anyhow::Result<ExitCode> {
     let client = args.shown.client()?;
     let view: TaskView = client.get(&format!("/tasks/{}", args.id)).await?;
-    if view.status == "queued" {
+    if view.status == Stage::Queued {
         let why: Why = client.get(&format!("/tasks/{}/why", args.id)).await?;
         eprintln!("{}: {}", args.id, plain(&why.sentence));
     }
@@ -56,7 +57,7 @@ pub(super) async fn patch(args: PatchArgs) -> anyhow::Result<ExitCode> {
 /// One line per fact, then the instruction and the output.
 fn text(view: &TaskView) -> String {
     let mut facts = vec![
-        ("status", Some(view.status.clone())),
+        ("status", Some(view.status.to_string())),
         ("route", Some(view.route.clone())),
         (
             "programmer",

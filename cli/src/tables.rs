@@ -7,6 +7,7 @@ use anstream::ColorChoice;
 use comfy_table::{
     CellAlignment, Color, ColumnConstraint, ContentArrangement, LineStyle, TableStyle, Width,
 };
+use dispatcher::views::filter::Stage;
 
 /// The last column shrinks on a narrow terminal, down to this width, or to its longest word.
 const LAST: u16 = 24;
@@ -31,13 +32,13 @@ pub(crate) enum Tone {
 }
 
 impl Tone {
-    /// The tone of a task's state, by its word in the API.
-    pub(crate) fn of_task(status: &str) -> Self {
+    /// The tone of a task's state.
+    pub(crate) fn of_task(status: Stage) -> Self {
         match status {
-            "succeeded" => Self::Good,
-            "running" => Self::Active,
-            "queued" | "cancelled" => Self::Plain,
-            _ => Self::Bad,
+            Stage::Succeeded => Self::Good,
+            Stage::Running => Self::Active,
+            Stage::Queued | Stage::Cancelled => Self::Plain,
+            Stage::Failed | Stage::Rejected | Stage::Expired => Self::Bad,
         }
     }
 }

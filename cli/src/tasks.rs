@@ -78,7 +78,7 @@ fn row(task: &TaskView, now: Timestamp) -> [Cell; 6] {
         since.map(|since| age(u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX)));
     [
         task.id.to_string().into(),
-        Cell::toned(&task.status, Tone::of_task(&task.status)),
+        Cell::toned(task.status.as_str(), Tone::of_task(task.status)),
         task.programmer
             .as_ref()
             .map(ToString::to_string)

@@ -10,11 +10,11 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pool_core::id::TaskId;
 use pool_core::money::MicroUsd;
-use pool_core::result::Status;
 
 use super::{Client, Format};
 use crate::tables::{Cell, Tone, lines, table};
 use dispatcher::format::{counted, duration};
+use dispatcher::views::filter::Stage;
 use dispatcher::views::tasks::{TaskList, TaskView};
 
 const POLL: Duration = Duration::from_millis(300);
@@ -36,14 +36,17 @@ pub(super) async fn wait(
     loop {
         let seen = look(client, &open, taken.len()).await?;
         for task in seen.iter().filter(|task| task.finished_at.is_some()) {
-            failed += usize::from(task.status != Status::Succeeded.as_str());
+            failed += usize::from(task.status != Stage::Succeeded);
             note(&bar, task);
             open.remove(&task.id);
         }
         if open.is_empty() {
             break;
         }
-        let running = seen.iter().filter(|task| task.status == "running").count();
+        let running = seen
+            .iter()
+            .filter(|task| task.status == Stage::Running)
+            .count();
         // Set the message first: setting the position draws the bar.
         bar.set_message(format!("{running} running, {failed} not succeeded"));
         bar.set_position((taken.len() - open.len()) as u64);
@@ -119,9 +122,7 @@ async fn report(client: &Client, taken: &[TaskView], format: Format) -> anyhow::
         &taken.iter().map(|task| &task.id).collect::<Vec<_>>(),
     )
     .await?;
-    let good = results
-        .iter()
-        .all(|task| task.status == Status::Succeeded.as_str());
+    let good = results.iter().all(|task| task.status == Stage::Succeeded);
     let printed = format.print(&results, |results| results_table(results))?;
     Ok(if good { printed } else { ExitCode::FAILURE })
 }
@@ -148,7 +149,7 @@ fn results_table(results: &[TaskView]) -> String {
         });
         rows.add_row([
             Cell::from(task.id.to_string()),
-            Cell::toned(&task.status, Tone::of_task(&task.status)),
+            Cell::toned(task.status.as_str(), Tone::of_task(task.status)),
             task.programmer
                 .as_ref()
                 .map(ToString::to_string)
@@ -184,7 +185,7 @@ fn results_table(results: &[TaskView]) -> String {
     rows.spare(&[2, 4, 3, 5]);
     let succeeded = results
         .iter()
-        .filter(|task| task.status == Status::Succeeded.as_str())
+        .filter(|task| task.status == Stage::Succeeded)
         .count();
     let cost: MicroUsd = results.iter().filter_map(|task| task.cost_usd).sum();
     let count = counted(results.len(), "task", "tasks");

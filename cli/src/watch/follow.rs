@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, VecDeque};
 use anyhow::bail;
 use pool_api::status::{ProgrammerState, ProgrammerStatus};
 use pool_core::id::{AttemptId, TaskId};
-use pool_core::result::Status;
 use serde::Serialize;
 
 use super::Which;
 use super::feed::Heard;
 use dispatcher::dashboard::hub::Live;
+use dispatcher::views::filter::Stage;
 use dispatcher::views::llms::{BreakerState, BreakerStatus};
 use dispatcher::views::tasks::TaskView;
 
@@ -46,7 +46,7 @@ pub(super) enum Connection {
 }
 
 /// Tells whether a task has changed.
-type Stage = (String, Option<AttemptId>);
+type KnownTask = (Stage, Option<AttemptId>);
 
 /// The known state.
 pub(super) struct Follow {
@@ -54,7 +54,7 @@ pub(super) struct Follow {
     pub(super) connection: Result<(), String>,
     pub(super) live: Option<Live>,
     listed: bool,
-    tasks: BTreeMap<TaskId, Stage>,
+    tasks: BTreeMap<TaskId, KnownTask>,
     /// Newest first.
     pub(super) ended: VecDeque<TaskView>,
 }
@@ -192,7 +192,7 @@ impl Follow {
         if !self.is_followed(&task) {
             return None;
         }
-        let stage = (task.status.clone(), task.attempt);
+        let stage = (task.status, task.attempt);
         // An event older than the list may arrive after it.
         if self
             .tasks
@@ -202,7 +202,7 @@ impl Follow {
         {
             return None;
         }
-        if self.tasks.insert(task.id.clone(), stage.clone()).as_ref() == Some(&stage) {
+        if self.tasks.insert(task.id.clone(), stage).as_ref() == Some(&stage) {
             return None;
         }
         let has_ended = task.finished_at.is_some();
@@ -244,7 +244,7 @@ impl Follow {
 
     /// Whether all awaited tasks have succeeded; an open task has not.
     pub(super) fn all_succeeded(&self) -> Option<bool> {
-        let succeeded = |(status, _): &Stage| status == Status::Succeeded.as_str();
+        let succeeded = |(status, _): &KnownTask| *status == Stage::Succeeded;
         self.which
             .ends()
             .then(|| self.listed && self.tasks.values().all(succeeded))
@@ -259,8 +259,8 @@ impl Follow {
     }
 }
 
-fn is_open((status, _): &Stage) -> bool {
-    status == "queued" || status == "running"
+fn is_open((status, _): &KnownTask) -> bool {
+    matches!(status, Stage::Queued | Stage::Running)
 }
 
 fn stage(

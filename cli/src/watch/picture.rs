@@ -401,7 +401,7 @@ impl Picture<'_> {
                 .unwrap_or_default();
             [
                 task.id.to_string().into(),
-                self.state(&task.status, Tone::of_task(&task.status)),
+                self.state(task.status.as_str(), Tone::of_task(task.status)),
                 ago.into(),
                 one_line(&format!("{} {}", details(task).trim(), task.summary)).into(),
             ]

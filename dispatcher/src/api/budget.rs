@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use pool_core::event::Event;
+use pool_core::event::{BudgetSet, Event};
 use pool_core::money::MicroUsd;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -56,9 +56,9 @@ pub async fn set(State(app): State<App>, Body(body): Body) -> Result<Json<Budget
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
     let Span::Today = new.span;
-    app.append_event(Event::BudgetSet {
+    app.append_event(Event::from(BudgetSet {
         limit_usd: new.limit_usd,
-    })
+    }))
     .await?;
     tracing::warn!(limit_usd = %new.limit_usd, "an operator set today's budget");
     Ok(show(State(app)).await)

@@ -4,7 +4,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use pool_core::event::Event;
+use pool_core::event::{Event, TargetPaused, TargetResumed, TaskCancelled};
 use pool_core::id::TaskId;
 use pool_core::object::object;
 use pool_core::pause::{Pause, Target};
@@ -64,11 +64,11 @@ pub async fn pause(State(app): State<App>, Body(body): Body) -> Result<Json<Paus
         let detail = "a route cannot be drained, only paused: drain the programmers that work on its tasks, or cancel the tasks";
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
     }
-    app.append_event(Event::Paused {
+    app.append_event(Event::from(TargetPaused {
         target: target.clone(),
         pause,
         since_ms: None,
-    })
+    }))
     .await?;
     tracing::warn!(%target, ?pause, "paused by an operator");
     Ok(pauses(State(app)).await)
@@ -87,9 +87,9 @@ pub async fn resume(State(app): State<App>, Body(body): Body) -> Result<Json<Pau
         );
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
-    app.append_event(Event::Resumed {
+    app.append_event(Event::from(TargetResumed {
         target: target.clone(),
-    })
+    }))
     .await?;
     tracing::warn!(%target, "resumed by an operator");
     Ok(pauses(State(app)).await)
@@ -102,9 +102,9 @@ pub async fn cancel(
 ) -> Result<Json<TaskView>, Problem> {
     let view = known(&app, &id)?;
     match app
-        .append_event(Event::Cancelled {
+        .append_event(Event::from(TaskCancelled {
             task: view.id.clone(),
-        })
+        }))
         .await?
     {
         Verdict::Accepted => tracing::info!(task_id = %view.id, "cancelled by an operator"),
@@ -120,13 +120,11 @@ pub async fn cancel(
 }
 
 fn is_cancelled(app: &App, id: &TaskId) -> Result<(), Problem> {
-    let status = app.reader.process.log.read(|fold| {
-        fold.tasks
-            .get(id)?
-            .outcome
-            .as_ref()
-            .map(|outcome| outcome.status)
-    });
+    let status = app
+        .reader
+        .process
+        .log
+        .read(|fold| fold.tasks.get(id)?.outcome().map(|outcome| outcome.status));
     match status {
         None | Some(Status::Cancelled) => Ok(()),
         Some(status) => {

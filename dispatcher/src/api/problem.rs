@@ -12,6 +12,16 @@ const UNAVAILABLE_FOR_S: u32 = 5;
 /// A queue gets shorter when a programmer takes a task, and most tasks take longer than this.
 const FULL_FOR_S: u32 = 2;
 
+pool_core::words!(
+    /// The kind of a mistake in one task.
+    pub enum ProblemKind {
+        InvalidTask = "invalid_task",
+        Unroutable = "unroutable",
+        IdConflict = "id_conflict",
+        Unavailable = "unavailable",
+    }
+);
+
 /// The mistake in one task of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TaskProblem {
@@ -19,7 +29,8 @@ pub struct TaskProblem {
     pub index: usize,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<TaskId>,
-    pub kind: String,
+    #[schemars(with = "String")]
+    pub kind: ProblemKind,
     pub message: String,
 }
 

@@ -93,7 +93,7 @@ pub async fn retry(
     let force = force(&body)?;
     detached(async move {
         let (id, state) = state(&app, &id)?;
-        let outcome = may_retry(&id, state.outcome.as_ref(), force)?;
+        let outcome = may_retry(&id, state.outcome(), force)?;
         app.can_append()?;
         let task = message(&app, &id).await?;
         let before = before(&app, &id);
@@ -205,7 +205,7 @@ pub async fn requeue(
 
 /// Says what happens to the earlier attempt or message, or why the task cannot be requeued.
 fn may_requeue(id: &TaskId, state: &TaskState, force: bool) -> Result<String, Problem> {
-    if let Some(outcome) = &state.outcome {
+    if let Some(outcome) = state.outcome() {
         let (flag, body) = match outcome.status {
             Status::Succeeded => ("--force ", " with {\"force\": true}"),
             Status::Failed | Status::Rejected | Status::Cancelled | Status::Expired => ("", ""),
@@ -215,7 +215,7 @@ fn may_requeue(id: &TaskId, state: &TaskState, force: bool) -> Result<String, Pr
             outcome.status.as_str()
         )));
     }
-    match &state.owner {
+    match state.owner() {
         Some(owner) if !force => Err(refused(format!(
             "{} has been working on task {id} since {}; use `pool requeue --force {id}` to let another programmer start it over ({FORCED})",
             owner.programmer.display_name(),
@@ -231,7 +231,7 @@ fn may_requeue(id: &TaskId, state: &TaskState, force: bool) -> Result<String, Pr
 
 #[cfg(test)]
 mod tests {
-    use pool_core::event::{EmitterId, Event, EventBatch};
+    use pool_core::event::{EmitterId, Event, EventBatch, TaskFinished, TaskSubmitted};
 
     use super::*;
 
@@ -244,20 +244,20 @@ mod tests {
         ] {
             let mut fold = pool_core::state::PoolState::new();
             let (llm, cost_usd, error) = (None, pool_core::money::MicroUsd::ZERO, None);
-            let finished = Event::Finished {
+            let finished = Event::from(TaskFinished {
                 task: id.clone(),
                 attempt: None,
                 status,
                 llm,
                 cost_usd,
                 error,
-            };
-            let submitted = Event::Submitted {
+            });
+            let submitted = Event::from(TaskSubmitted {
                 task: id.clone(),
                 body_hash: String::new(),
                 route: "fast".to_owned(),
                 deadline_ms: None,
-            };
+            });
             let batch = EventBatch {
                 v: 1,
                 emitter: EmitterId::new(),
@@ -271,7 +271,7 @@ mod tests {
             assert!(refused.detail.contains(retry), "{}", refused.detail);
             let forced = retry.contains("--force");
             assert!(
-                may_retry(&id, state.outcome.as_ref(), forced).is_ok(),
+                may_retry(&id, state.outcome(), forced).is_ok(),
                 "the command that the message names works: {retry}"
             );
         }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::app::App;
-use super::problem::{Problem, TaskProblem};
+use super::problem::{Problem, ProblemKind, TaskProblem};
 use crate::format::counted;
 use crate::intake::NotTaken;
 
@@ -52,14 +52,14 @@ pub(super) fn read_submission(body: &[u8]) -> Result<Submission<'_>, String> {
 
 pub(super) fn problem_of(index: usize, id: Option<TaskId>, error: &NotTaken) -> TaskProblem {
     let kind = match error {
-        NotTaken::Unroutable(_) => "unroutable",
-        NotTaken::IdConflict(_) => "id_conflict",
-        NotTaken::Broker(_) | NotTaken::Log(_) | NotTaken::NotTried => "unavailable",
+        NotTaken::Unroutable(_) => ProblemKind::Unroutable,
+        NotTaken::IdConflict(_) => ProblemKind::IdConflict,
+        NotTaken::Broker(_) | NotTaken::Log(_) | NotTaken::NotTried => ProblemKind::Unavailable,
     };
     TaskProblem {
         index,
         id,
-        kind: kind.to_owned(),
+        kind,
         message: error.to_string(),
     }
 }
@@ -78,7 +78,7 @@ pub(super) fn prepare(app: &App, submission: &Submission<'_>) -> Result<Vec<Task
                 errors.push(TaskProblem {
                     index,
                     id: None,
-                    kind: "invalid_task".to_owned(),
+                    kind: ProblemKind::InvalidTask,
                     message,
                 });
             }
@@ -93,7 +93,9 @@ pub(super) fn prepare(app: &App, submission: &Submission<'_>) -> Result<Vec<Task
         return Ok(tasks.into_iter().map(|(_, task)| task).collect());
     }
     errors.sort_by_key(|error| error.index);
-    let conflict = errors.iter().all(|error| error.kind == "id_conflict");
+    let conflict = errors
+        .iter()
+        .all(|error| error.kind == ProblemKind::IdConflict);
     let status = if conflict {
         StatusCode::CONFLICT
     } else {

@@ -7,12 +7,12 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use pool_core::id::TaskId;
-use pool_core::result::{ResultMessage, Status};
+use pool_core::result::ResultMessage;
 
 use super::app::App;
 use super::extract::{Path, Query};
 use super::problem::Problem;
-use crate::views::filter::Filter;
+use crate::views::filter::{Filter, Stage};
 use crate::views::tasks::{TaskList, TaskView};
 use crate::why::{Why, explain};
 
@@ -46,7 +46,7 @@ async fn result_of(app: &App, view: &TaskView) -> Result<Option<ResultMessage>, 
     if view.finished_at.is_none() {
         return Ok(None);
     }
-    if view.status == Status::Cancelled.as_str() {
+    if view.status == Stage::Cancelled {
         let usage = app
             .reader
             .process

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use pool_core::id::{LlmName, ProgrammerId, TaskId};
 use pool_core::pool::Pool;
 use pool_core::result::Status;
-use pool_core::state::{PoolState, TaskState};
+use pool_core::state::{Phase, PoolState, TaskState};
 use pool_core::time::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -18,37 +18,25 @@ use crate::history::Entry;
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 5_000;
-/// The values of a task's `status`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Stage {
-    Queued,
-    Running,
-    Succeeded,
-    Failed,
-    Rejected,
-    Cancelled,
-    Expired,
-}
+pool_core::words!(
+    /// The values of a task's `status`.
+    pub enum Stage {
+        Queued = "queued",
+        Running = "running",
+        Succeeded = "succeeded",
+        Failed = "failed",
+        Rejected = "rejected",
+        Cancelled = "cancelled",
+        Expired = "expired",
+    }
+);
 
 impl Stage {
     pub(super) fn of(state: &TaskState, runs: bool) -> Self {
-        match (&state.outcome, runs) {
+        match (state.outcome(), runs) {
             (Some(outcome), _) => outcome.status.into(),
             (None, true) => Self::Running,
             (None, false) => Self::Queued,
-        }
-    }
-
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Running => "running",
-            Self::Succeeded => Status::Succeeded.as_str(),
-            Self::Failed => Status::Failed.as_str(),
-            Self::Rejected => Status::Rejected.as_str(),
-            Self::Cancelled => Status::Cancelled.as_str(),
-            Self::Expired => Status::Expired.as_str(),
         }
     }
 }
@@ -243,12 +231,12 @@ fn contains(id: &TaskId, entry: Option<&Entry>, text: &str) -> bool {
 
 /// The LLM that made the result; for a running task, its programmer's primary LLM.
 fn llm<'a>(pool: &'a Pool, state: &'a TaskState) -> Option<&'a LlmName> {
-    match (&state.outcome, &state.owner) {
-        (Some(outcome), _) => outcome.llm.as_ref(),
-        (None, Some(owner)) => pool
+    match &state.phase {
+        Phase::Finished(outcome) => outcome.llm.as_ref(),
+        Phase::Running { owner, .. } => pool
             .programmer(&owner.programmer)
             .map(|programmer| programmer.primary()),
-        (None, None) => None,
+        Phase::Pending | Phase::Queued | Phase::RetryAt(_) => None,
     }
 }
 
@@ -256,25 +244,22 @@ fn llm<'a>(pool: &'a Pool, state: &'a TaskState) -> Option<&'a LlmName> {
 fn time(state: &TaskState) -> Option<Timestamp> {
     state
         .submitted_at
-        .or_else(|| state.outcome.as_ref().map(|outcome| outcome.at))
+        .or_else(|| state.outcome().map(|outcome| outcome.at))
 }
 
 /// Whether a programmer works on the task. A task whose programmer is lost waits for another one.
 pub(super) fn runs(fold: &PoolState, state: &TaskState, heard: &Snapshot) -> bool {
     state
-        .owner
-        .as_ref()
+        .owner()
         .is_some_and(|owner| !heard.has_lost(fold, owner))
 }
 
 /// The programmer that works on the task, or did.
 pub(super) fn programmer(state: &TaskState, runs: bool) -> Option<&ProgrammerId> {
-    let owner = state
-        .owner
-        .as_ref()
-        .filter(|_| runs)
-        .map(|owner| &owner.programmer);
-    owner.or_else(|| state.outcome.as_ref()?.programmer.as_ref())
+    let owner = state.owner().filter(|_| runs);
+    owner
+        .map(|owner| &owner.programmer)
+        .or_else(|| state.outcome()?.programmer.as_ref())
 }
 
 #[cfg(test)]

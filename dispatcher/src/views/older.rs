@@ -9,7 +9,7 @@ use pool_broker::link::discard;
 use pool_broker::process::Process;
 use pool_broker::topology::EVENTS_STREAM;
 use pool_broker::{BrokerError, with_timeout};
-use pool_core::event::{Event, EventBatch};
+use pool_core::event::{Event, EventBatch, TaskEvent};
 use pool_core::id::{AttemptId, TaskId};
 use pool_core::state::PoolState;
 use pool_core::time::Timestamp;
@@ -124,14 +124,10 @@ impl Search<'_> {
             found,
         } = self;
         fold.apply(batch, |_, decision, verdict| {
-            if let Event::Started {
-                task: started,
-                attempt,
-                ..
-            } = decision
-                && started == *task
+            if let Event::Task(TaskEvent::Started(started)) = decision
+                && started.task == **task
             {
-                attempts.push(*attempt);
+                attempts.push(started.attempt);
             }
             let task_of =
                 |attempt: &AttemptId| attempts.contains(attempt).then(|| TaskId::clone(task));

@@ -19,8 +19,7 @@ use crate::history::Entry;
 pub struct TaskView {
     pub id: TaskId,
     /// `queued`, `running`, or the status of its result.
-    #[schemars(with = "Stage")]
-    pub status: String,
+    pub status: Stage,
     pub route: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub summary: String,
@@ -56,12 +55,12 @@ pub struct TaskView {
 
 impl TaskView {
     pub(super) fn new(id: &TaskId, state: &TaskState, runs: bool, entry: Entry) -> Self {
-        let outcome = state.outcome.as_ref();
+        let outcome = state.outcome();
         // If the programmer is lost, the task waits again, so its attempt is not shown.
-        let owner = state.owner.as_ref().filter(|_| runs);
+        let owner = state.owner().filter(|_| runs);
         Self {
             id: id.clone(),
-            status: Stage::of(state, runs).as_str().to_owned(),
+            status: Stage::of(state, runs),
             route: state.route.clone(),
             summary: entry.summary,
             labels: entry.labels,

@@ -15,7 +15,7 @@ use pool_core::id::{ProgrammerId, TaskId};
 use pool_core::pause::{Pause, Target};
 use pool_core::routing::Route;
 use pool_core::state::pauses::Paused;
-use pool_core::state::{Owner, TaskState};
+use pool_core::state::{Owner, Phase, TaskState};
 use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 
@@ -49,7 +49,7 @@ pub(crate) fn explain(reader: &Reader, id: &TaskId) -> Option<Why> {
 pub fn why(look: &Look<'_>, id: &TaskId) -> Option<Why> {
     let state = look.standing.fold.tasks.get(id)?;
     let mut answer = look.answer(id, state);
-    if !look.fresh && state.outcome.is_none() {
+    if !look.fresh && !state.is_finished() {
         let known = look.standing.fold.now();
         answer.sentence = words::stale(known, &answer.sentence, look.standing.now);
         answer.reason = Reason::ViewStale;
@@ -74,35 +74,31 @@ pub fn why(look: &Look<'_>, id: &TaskId) -> Option<Why> {
 
 impl Look<'_> {
     fn answer(&self, id: &TaskId, state: &TaskState) -> Answer {
-        if let Some(outcome) = &state.outcome {
-            return Answer::new(
+        let (now, dispatcher) = (self.standing.now, &self.standing.pool.dispatcher);
+        match &state.phase {
+            Phase::Finished(outcome) => Answer::new(
                 Reason::Finished,
-                words::finished(outcome, self.standing.now),
+                words::finished(outcome, now),
                 Some(outcome.at),
-            );
+            ),
+            Phase::Running { owner, .. } if self.heard.has_lost(self.standing.fold, owner) => {
+                self.lost(id, state, owner)
+            }
+            Phase::Running { owner, .. } => self.running(state, owner),
+            Phase::RetryAt(retry) => {
+                let attempts = (state.attempts, dispatcher.max_attempts);
+                let sentence = words::retry(retry, attempts, now);
+                Answer::new(Reason::Retry, sentence, Some(state.issued_at))
+                    .until(Some(Timestamp(retry.at_ms)))
+            }
+            // The log has no publish event of a task that came straight over AMQP.
+            Phase::Pending if state.submitted_at.is_some() => {
+                let due = state.issued_at.plus(dispatcher.repair_after);
+                let sentence = words::not_published(state, due, now);
+                Answer::new(Reason::NotPublished, sentence, Some(state.issued_at)).until(Some(due))
+            }
+            Phase::Pending | Phase::Queued => self.waiting(id, state),
         }
-        if let Some(owner) = &state.owner {
-            return match self.heard.has_lost(self.standing.fold, owner) {
-                true => self.lost(id, state, owner),
-                false => self.running(state, owner),
-            };
-        }
-        let max = self.standing.pool.dispatcher.max_attempts;
-        if let Some(retry) = &state.retry {
-            let due = Timestamp(retry.at_ms);
-            let sentence = words::retry(retry, (state.attempts, max), self.standing.now);
-            return Answer::new(Reason::Retry, sentence, Some(state.issued_at)).until(Some(due));
-        }
-        // The log has no publish event of a task that came straight over AMQP.
-        if !state.published && state.submitted_at.is_some() {
-            let due = state
-                .issued_at
-                .plus(self.standing.pool.dispatcher.repair_after);
-            let sentence = words::not_published(state, due, self.standing.now);
-            return Answer::new(Reason::NotPublished, sentence, Some(state.issued_at))
-                .until(Some(due));
-        }
-        self.waiting(id, state)
     }
 
     fn running(&self, state: &TaskState, owner: &Owner) -> Answer {
@@ -248,7 +244,7 @@ impl Look<'_> {
         let own = (state.issued_at, id);
         let (mut before, mut of, mut listed) = (0, 0, false);
         for other in tasks.waiting_in(&state.route) {
-            let Some(published) = tasks.get(other).filter(|state| state.published) else {
+            let Some(published) = tasks.get(other).filter(|state| state.is_published()) else {
                 continue;
             };
             of += 1;

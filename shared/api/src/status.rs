@@ -223,9 +223,9 @@ fn gate_status(
         Ok(Gate::Shut { reason, detail }) => {
             // Breakers and money change often: the log is newer than the heartbeat.
             let known = standing
-                .obstacle(programmer, |_| true)
-                .filter(|obstacle| obstacle.reason == *reason);
-            let detail = known.map_or(detail.clone(), |obstacle| obstacle.detail);
+                .blocker(programmer, |_| true)
+                .filter(|blocker| blocker.reason == *reason);
+            let detail = known.map_or(detail.clone(), |blocker| blocker.detail);
             let words = format!("{}: {detail}", reason.as_str());
             GateStatus {
                 shut: Some(*reason),

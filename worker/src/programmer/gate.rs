@@ -113,7 +113,7 @@ impl Watcher {
         }
     }
 
-    /// If the process is the obstacle, the same state for all programmers; otherwise one for each.
+    /// If the process is the blocker, the same state for all programmers; otherwise one for each.
     fn look(&self, programmers: &[pool::Programmer]) -> Vec<GateState> {
         let shut = look(
             &self.process,
@@ -152,7 +152,7 @@ impl Watcher {
             let gate = |programmer: &pool::Programmer| {
                 let shut = |Blocker { reason, detail, .. }| ShutGate { reason, detail };
                 GateState {
-                    shut: standing.obstacle(programmer, alive).map(shut),
+                    shut: standing.blocker(programmer, alive).map(shut),
                     closed: standing.closed_routes(
                         programmer,
                         &self.process.routes.of(&programmer.id),
