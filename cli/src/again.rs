@@ -5,16 +5,14 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use anyhow::bail;
+use pool_api::format::counted;
+use pool_api::tasks::{Requeued, Retried, TaskList};
 use pool_core::id::TaskId;
 use pool_core::result::Status;
 use serde_json::json;
 
 use super::full::{Interrupted, Room, same_command};
 use super::{Client, Shown, complain};
-use dispatcher::api::resubmit::Requeued;
-use dispatcher::dead::retry::Retried;
-use dispatcher::format::counted;
-use dispatcher::views::tasks::TaskList;
 
 /// The exit status that shells give to a process ended by SIGINT.
 const INTERRUPTED: u8 = 130;

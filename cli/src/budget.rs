@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::process::ExitCode;
 
+use pool_api::budget::{BudgetStatus, NewLimit, Span};
+use pool_api::format::clock;
 use pool_core::money::MicroUsd;
 use pool_telemetry::clock::wall_clock;
 
 use super::Shown;
 use crate::tables::{lines, table};
-use dispatcher::api::budget::{NewLimit, Span};
-use dispatcher::format::clock;
-use dispatcher::views::llms::BudgetStatus;
 
 #[derive(Debug, clap::Args)]
 #[command(

@@ -25,14 +25,21 @@ use crate::{Format, print};
     pool check --llms"
 )]
 pub(crate) struct CheckArgs {
-    /// The pool file
-    #[arg(long, env = "POOL_FILE", default_value = "config/pool.yaml")]
-    pub(crate) pool: PathBuf,
+    #[command(flatten)]
+    pub(crate) file: PoolFileArgs,
     /// Ask every provider whether the key and the models exist (exit status 1 if one does not)
     #[arg(long)]
     pub(crate) llms: bool,
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
+}
+
+/// The pool file of a command that reads one itself.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct PoolFileArgs {
+    /// The pool file
+    #[arg(long, env = "POOL_FILE", default_value = "config/pool.yaml")]
+    pub(crate) pool: PathBuf,
 }
 
 /// The result of the check: the exit status.
@@ -66,7 +73,7 @@ pub(crate) async fn run(args: CheckArgs) -> ExitCode {
 }
 
 async fn report(args: &CheckArgs, env: &Env) -> (Verdict, String) {
-    let pool = match load(&args.pool, env) {
+    let pool = match load(&args.file.pool, env) {
         Ok(pool) => pool,
         Err(mistakes) => {
             return (
@@ -90,7 +97,7 @@ async fn report(args: &CheckArgs, env: &Env) -> (Verdict, String) {
     let text = if args.format == Format::Json {
         format!("{:#}\n", pool_json(&pool, &routes, llms.as_deref()))
     } else {
-        tables::pool(&args.pool, &pool, &routes, llms.as_deref())
+        tables::pool(&args.file.pool, &pool, &routes, llms.as_deref())
     };
     (verdict, text)
 }

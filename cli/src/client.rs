@@ -4,13 +4,13 @@
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use pool_api::TOKEN_VARIABLE;
+use pool_api::problem::Problem;
 use pool_config::Env;
-use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 
 use super::PoolUrl;
-use dispatcher::api::problem::Problem;
-use dispatcher::api::token::VARIABLE;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// An open event stream sends something every 15 s.
@@ -31,8 +31,8 @@ impl Client {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = client().build().context("failed to set up HTTP")?;
         let token = Env::of_process()
-            .secret(VARIABLE)
-            .map_err(|problem| anyhow!("{VARIABLE}_FILE {problem}"))?;
+            .secret(TOKEN_VARIABLE)
+            .map_err(|problem| anyhow!("{TOKEN_VARIABLE}_FILE {problem}"))?;
         Ok(Self {
             http,
             url: url.url.as_str().trim_end_matches('/').to_owned(),
@@ -91,9 +91,7 @@ impl Client {
         path: &str,
         query: &[(&str, &str)],
     ) -> anyhow::Result<T> {
-        let url = reqwest::Url::parse_with_params(&format!("{}{path}", self.url), query)?;
-        self.get(&format!("{path}?{}", url.query().unwrap_or_default()))
-            .await
+        self.get(&with_query(path, query)?).await
     }
 
     /// # Errors
@@ -233,6 +231,16 @@ impl Client {
     }
 }
 
+/// The path with these parameters.
+///
+/// # Errors
+/// When the path is not that of a URL.
+pub(crate) fn with_query(path: &str, query: &[(&str, &str)]) -> anyhow::Result<String> {
+    let url = Url::parse_with_params(&format!("http://pool{path}"), query)
+        .context("failed to build the query")?;
+    Ok(format!("{path}?{}", url.query().unwrap_or_default()))
+}
+
 fn client() -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .no_proxy()
@@ -265,7 +273,7 @@ pub(super) fn in_words(problem: &Problem) -> anyhow::Error {
 fn next_step(problem: &Problem) -> String {
     match (problem.status, problem.retry_after_s) {
         (401, _) => format!(
-            "\nset {VARIABLE} (or {VARIABLE}_FILE, the path of a file) to the dispatcher's token"
+            "\nset {TOKEN_VARIABLE} (or {TOKEN_VARIABLE}_FILE, the path of a file) to the dispatcher's token"
         ),
         (_, Some(seconds)) => format!("\ntry again in {seconds} s"),
         (503, None) => {

@@ -3,17 +3,17 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use pool_api::control::{EndOfPause, NewPause, PauseList};
+use pool_api::format::clock;
+use pool_api::pool::PoolStatus;
 use pool_api::status::ProgrammerState;
+use pool_api::tasks::{TaskList, TaskView};
 use pool_core::id::{ProgrammerId, TaskId};
 use pool_core::pause::{Pause, Target};
 use pool_telemetry::clock::wall_clock;
 
 use super::{Client, Format, Shown, complain};
 use crate::tables::{lines, table};
-use dispatcher::api::control::{EndOfPause, NewPause, PauseList};
-use dispatcher::format::clock;
-use dispatcher::views::pool_status::PoolStatus;
-use dispatcher::views::tasks::{TaskList, TaskView};
 
 /// The interval at which `drain` checks the programmer.
 const LOOK_EVERY: Duration = Duration::from_millis(500);

@@ -3,15 +3,14 @@
 use std::process::ExitCode;
 
 use anyhow::bail;
+use pool_api::dead::{AllRetried, DeadLetter, DeadList, DeadMessage, Dropped};
+use pool_api::format::{clock, counted, with_clocks};
+use pool_api::tasks::Retried;
 use pool_telemetry::clock::wall_clock;
 
 use super::full::Room;
 use super::{Client, Shown};
 use crate::tables::{lines, plain, table};
-use dispatcher::api::dead::{AllRetried, DeadList, DeadMessage, Dropped};
-use dispatcher::dead::letter::DeadLetter;
-use dispatcher::dead::retry::Retried;
-use dispatcher::format::{clock, counted, with_clocks};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \

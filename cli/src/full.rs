@@ -7,6 +7,8 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use pool_api::pool::PoolStatus;
+use pool_api::problem::{Problem, QueueFull};
 use pool_api::status::{ProgrammerState, ProgrammerStatus};
 use pool_core::id::ProgrammerId;
 use serde::de::DeserializeOwned;
@@ -15,9 +17,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::in_words;
 use super::{Client, status};
-use dispatcher::api::problem::Problem;
-use dispatcher::intake::queue_limits::QueueFull;
-use dispatcher::views::pool_status::PoolStatus;
 
 pub(super) const DEFAULT_WAIT_S: u32 = 2;
 /// The interval between two lines about waiting, where they do not replace each other.

@@ -2,6 +2,9 @@
 
 use std::process::ExitCode;
 
+use pool_api::format::{counted, duration, tokens};
+use pool_api::tasks::TaskView;
+use pool_api::why::Why;
 use pool_core::id::TaskId;
 use pool_core::result::{ResultMessage, Status, Usage};
 use pool_core::task::{Limits, Priority, TaskMessage};
@@ -9,9 +12,6 @@ use serde_json::json;
 
 use super::Shown;
 use crate::tables::plain;
-use dispatcher::format::{counted, duration, tokens};
-use dispatcher::views::tasks::TaskView;
-use dispatcher::why::Why;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \

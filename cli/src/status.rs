@@ -4,6 +4,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
+use pool_api::budget::BudgetStatus;
+use pool_api::format::{age, clock, counted, with_clocks};
+use pool_api::pool::{BreakerState, PoolStatus};
 use pool_api::status::{ProgrammerState, ProgrammerStatus};
 use pool_core::heartbeat::ShutReason;
 use pool_core::pause::{Pause, Target};
@@ -13,9 +16,6 @@ use tokio::time::Instant;
 
 use super::{Client, Shown};
 use crate::tables::{Cell, Tone, lines, table};
-use dispatcher::format::{age, clock, counted, with_clocks};
-use dispatcher::views::llms::{BreakerState, BudgetStatus};
-use dispatcher::views::pool_status::PoolStatus;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -297,7 +297,7 @@ mod tests {
                 "queue": "tasks.fast", "name": "fast", "waiting": messages, "waiting_tasks": tasks, "running": 0,
                 "oldest_waiting": null, "programmers": []
             });
-            serde_json::from_value::<dispatcher::views::pool_status::RouteStatus>(route)
+            serde_json::from_value::<pool_api::pool::RouteStatus>(route)
                 .expect("a route")
                 .waiting_in_words()
         };

@@ -2,14 +2,14 @@
 
 use std::process::ExitCode;
 
+use pool_api::format::{age, counted};
+use pool_api::tasks::{TaskList, TaskView};
 use pool_core::id::ProgrammerId;
 use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 
 use super::Shown;
 use crate::tables::{Cell, Tone, lines, table};
-use dispatcher::format::{age, counted};
-use dispatcher::views::tasks::{TaskList, TaskView};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \

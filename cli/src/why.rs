@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
+use pool_api::format::clock;
+use pool_api::why::{Availability, ProgrammerWhy, Why};
 use pool_core::id::TaskId;
 
 use super::Shown;
 use crate::tables::{lines, table};
-use dispatcher::format::clock;
-use dispatcher::why::{Availability, ProgrammerWhy, Why};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  pool why t-019b2c6de0c97d3a8f0c2b7f5e3a1d44")]

@@ -8,7 +8,6 @@ pub mod api;
 mod consumer;
 pub mod dashboard;
 pub mod dead;
-pub mod format;
 pub mod history;
 pub mod intake;
 pub mod maintenance;

@@ -5,7 +5,9 @@ use super::*;
 fn args(pool: &Path, json: bool) -> CheckArgs {
     let format = if json { Format::Json } else { Format::Table };
     CheckArgs {
-        pool: pool.to_owned(),
+        file: PoolFileArgs {
+            pool: pool.to_owned(),
+        },
         llms: false,
         format,
     }

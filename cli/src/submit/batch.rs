@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use pool_api::format::{counted, duration};
+use pool_api::tasks::{TaskList, TaskView};
 use pool_core::id::TaskId;
 use pool_core::money::MicroUsd;
 use pool_core::result::Status;
 
 use super::{Client, Format};
 use crate::tables::{Cell, Tone, lines, table};
-use dispatcher::format::{counted, duration};
-use dispatcher::views::tasks::{TaskList, TaskView};
 
 const POLL: Duration = Duration::from_millis(300);
 /// How many results are requested at the same time.

@@ -8,6 +8,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use pool_api::MAX_REQUEST_BYTES;
+use pool_api::problem::Problem;
+use pool_api::tasks::TaskView;
 use pool_core::id::TaskId;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -16,9 +19,6 @@ use tokio::time::Instant;
 use super::{Client, print};
 use crate::client::in_words;
 use crate::full::{DEFAULT_WAIT_S, Interrupt, Interrupted, Shown, full, stuck};
-use dispatcher::api::extract::MAX_REQUEST_BYTES;
-use dispatcher::api::problem::Problem;
-use dispatcher::views::tasks::TaskView;
 
 /// At most this many tasks with the same requirements are offered at a time: the others wait behind
 /// them anyway.
@@ -312,9 +312,8 @@ pub(super) fn give_ids(tasks: &mut [Value], batch: &TaskId) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::http::StatusCode;
-    use dispatcher::intake::new_id;
-    use dispatcher::intake::queue_limits::QueueFull;
+    use pool_api::problem::QueueFull;
+    use pool_api::tasks::new_id;
 
     #[test]
     fn every_task_has_an_id_before_it_is_sent() {
@@ -367,7 +366,8 @@ mod tests {
 
     #[test]
     fn places_of_an_answer_are_places_of_the_offer() {
-        let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "full");
+        let problem = json!({"title": "Too Many Requests", "status": 429, "detail": "full"});
+        let problem: Problem = serde_json::from_value(problem).expect("a problem");
         assert!(
             fitting(&problem, &[4, 7, 9]).is_empty(),
             "the answer has no places"

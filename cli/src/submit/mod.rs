@@ -12,16 +12,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use pool_api::format::counted;
+use pool_api::tasks::{TaskView, new_id};
 use pool_core::id::TaskId;
 use serde_json::{Map, Value, json};
 
 use super::{Client, Format, PoolUrl, complain, print};
+use crate::check::PoolFileArgs;
 use crate::full::same_command;
 use crate::tables::{lines, table};
-use dispatcher::format::counted;
-use dispatcher::intake::new_id;
-use dispatcher::serve::PoolFile;
-use dispatcher::views::tasks::TaskView;
 use hand_in::{HandedIn, Left, Manner, give_ids, hand_in};
 
 /// The exit status that shells give to a process ended by SIGINT.
@@ -63,7 +62,7 @@ pub(super) struct SubmitArgs {
     #[command(flatten)]
     url: PoolUrl,
     #[command(flatten)]
-    pool_file: PoolFile,
+    pool_file: PoolFileArgs,
 }
 
 /// One task from flags.

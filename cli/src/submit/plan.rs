@@ -4,6 +4,8 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use pool_api::format::counted;
+use pool_config::{Env, load};
 use pool_core::id::ProgrammerId;
 use pool_core::money::MicroUsd;
 use pool_core::pool::Pool;
@@ -16,8 +18,6 @@ use serde_json::Value;
 use super::Format;
 use crate::check::ranges;
 use crate::tables::{lines, table};
-use dispatcher::format::counted;
-use dispatcher::serve::pool;
 
 /// One row of the plan.
 #[derive(Serialize)]
@@ -30,9 +30,12 @@ struct Planned {
 }
 
 pub(super) fn run(file: &Path, tasks: &[Value], format: Format) -> anyhow::Result<ExitCode> {
-    let pool = match pool(file) {
+    let pool = match load(file, &Env::of_process()) {
         Ok(pool) => pool,
-        Err(code) => return Ok(code),
+        Err(mistakes) => {
+            eprintln!("{mistakes}");
+            return Ok(ExitCode::from(2));
+        }
     };
     let routes = Routes::new(&pool.capabilities());
     let plan: Vec<Planned> = tasks

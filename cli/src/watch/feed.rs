@@ -1,9 +1,12 @@
 //! The dispatcher's server-sent events, continued after a break. Changes that were too many for
 //! single events are fetched with a request.
 
+use std::time::Duration;
+
 use anyhow::anyhow;
 use futures_util::StreamExt as _;
-use pool_broker::backoff::Backoff;
+use pool_api::events::{Changed, Live};
+use pool_api::tasks::{TaskList, TaskView};
 use sse_stream::{Sse, SseStream};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::Instant;
@@ -11,13 +14,15 @@ use tokio::time::Instant;
 use super::Which;
 use crate::Client;
 use crate::client::innermost;
-use dispatcher::dashboard::hub::{Changed, Live};
-use dispatcher::views::tasks::{TaskList, TaskView};
 
 /// The most tasks that the API returns at once.
 const PAGE: usize = 5_000;
 /// When the whole pool is followed, the newest tasks that are fetched.
 const NEWEST: usize = 200;
+
+/// The first pause before a new connection. Each failure doubles it, up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// One message of the feed.
 #[derive(Debug)]
@@ -62,7 +67,7 @@ struct Feed {
 
 impl Feed {
     async fn forever(&mut self) -> Result<std::convert::Infallible, Gone> {
-        let (mut backoff, mut connected) = (Backoff::default(), false);
+        let (mut pause, mut connected) = (FIRST_PAUSE, false);
         loop {
             let began = Instant::now();
             match self.once(&mut connected).await? {
@@ -74,8 +79,11 @@ impl Feed {
                     self.say(Heard::Lost(words)).await?;
                 }
             }
-            backoff.worked_for(began.elapsed());
-            backoff.wait().await;
+            if began.elapsed() > LONGEST_PAUSE {
+                pause = FIRST_PAUSE;
+            }
+            tokio::time::sleep(pause).await;
+            pause = LONGEST_PAUSE.min(pause * 2);
         }
     }
 

@@ -3,16 +3,16 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use anyhow::bail;
+use pool_api::events::Live;
+use pool_api::pool::{BreakerState, BreakerStatus};
 use pool_api::status::{ProgrammerState, ProgrammerStatus};
+use pool_api::tasks::TaskView;
 use pool_core::id::{AttemptId, TaskId};
 use pool_core::result::Status;
 use serde::Serialize;
 
 use super::Which;
 use super::feed::Heard;
-use dispatcher::dashboard::hub::Live;
-use dispatcher::views::llms::{BreakerState, BreakerStatus};
-use dispatcher::views::tasks::TaskView;
 
 /// How many of the newest finished tasks are shown.
 const ENDED: usize = 100;

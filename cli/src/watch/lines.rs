@@ -1,13 +1,13 @@
 //! Prints one event as a line of text or as a JSON object.
 
+use pool_api::format::{clock, duration};
+use pool_api::tasks::TaskView;
 use pool_core::time::Timestamp;
 use serde_json::json;
 
 use super::follow::{Connection, News};
 use crate::status::{breaker_word, word};
 use crate::tables::plain;
-use dispatcher::format::{clock, duration};
-use dispatcher::views::tasks::TaskView;
 
 /// `{"at": …, "event": "task", "task": {…}}`; the nested object is that of the HTTP API.
 pub(super) fn json(at: Timestamp, news: &News) -> anyhow::Result<String> {

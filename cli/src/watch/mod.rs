@@ -13,12 +13,12 @@ mod screen;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
+use pool_api::tasks::Label;
 use pool_core::id::{ProgrammerId, TaskId};
 use pool_telemetry::clock::wall_clock;
 use tokio::sync::mpsc::Receiver;
 
 use super::{Format, Shown, print};
-use dispatcher::views::filter::Label;
 use feed::Heard;
 use follow::Follow;
 

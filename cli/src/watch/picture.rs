@@ -1,6 +1,10 @@
 //! Draws the view. Pure: takes the known state and the time, returns cells.
 
+use pool_api::events::Live;
+use pool_api::format::{age, counted, with_clocks};
+use pool_api::pool::{BreakerState, PoolStatus};
 use pool_api::status::ProgrammerStatus;
+use pool_api::tasks::TaskView;
 use pool_core::time::Timestamp;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -12,11 +16,6 @@ use super::follow::Follow;
 use super::lines::details;
 use crate::status::{breaker_word, budget, tone, word};
 use crate::tables::{Tone, plain};
-use dispatcher::dashboard::hub::Live;
-use dispatcher::format::{age, counted, with_clocks};
-use dispatcher::views::llms::BreakerState;
-use dispatcher::views::pool_status::PoolStatus;
-use dispatcher::views::tasks::TaskView;
 
 /// Lines for the title, tasks, money, and a blank.
 const HEAD: u16 = 4;
@@ -218,7 +217,7 @@ impl Picture<'_> {
     }
 
     fn pauses(&self, live: &Live) -> Vec<Line<'static>> {
-        let pause = |pause: &dispatcher::views::pauses::PauseView| {
+        let pause = |pause: &pool_api::control::PauseView| {
             let words = format!(
                 "paused: {} for {}",
                 pause.target,
@@ -322,7 +321,7 @@ impl Picture<'_> {
     }
 
     fn routes(&self, live: &Live, area: Rect) -> Table<'static> {
-        let row = |route: &dispatcher::views::pool_status::RouteStatus| {
+        let row = |route: &pool_api::pool::RouteStatus| {
             let oldest = route
                 .oldest_waiting
                 .map(|since| span(self.now, since))
@@ -357,7 +356,7 @@ impl Picture<'_> {
             .breakers
             .iter()
             .filter(|breaker| breaker.state != BreakerState::Closed);
-        let row = |breaker: &dispatcher::views::llms::BreakerStatus| {
+        let row = |breaker: &pool_api::pool::BreakerStatus| {
             let why = breaker
                 .reason
                 .map(|fault| format!("{} × {}", breaker.failures, fault.as_str()));

@@ -5,12 +5,12 @@ use axum::handler::Handler;
 use axum::http::StatusCode;
 use axum::routing::{MethodFilter, on};
 use axum::{Router, middleware};
+use pool_api::problem::Problem;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use super::guard;
-use super::problem::Problem;
 
 const JSON: &str = "application/json";
 const INTRODUCTION: &str = "\

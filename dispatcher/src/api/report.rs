@@ -4,14 +4,14 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use pool_api::report::{By, Report, Since};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::app::App;
+use super::error::ApiError;
 use super::extract::Query;
-use super::problem::Problem;
-use crate::report::query::{By, Since};
-use crate::report::{Report, csv, html, reading};
+use crate::report::{csv, html, reading};
 
 /// The page loads and runs nothing, whatever the names of tasks and LLMs contain.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
@@ -44,8 +44,11 @@ enum Form {
 ///
 /// # Errors
 /// 400 when a parameter is not understood; 503 while the history has not been read.
-pub async fn show(State(app): State<App>, Query(asked): Query<Asked>) -> Result<Response, Problem> {
-    let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, detail);
+pub async fn show(
+    State(app): State<App>,
+    Query(asked): Query<Asked>,
+) -> Result<Response, ApiError> {
+    let bad = |detail: String| ApiError::new(StatusCode::BAD_REQUEST, detail);
     let since: Since = asked
         .since
         .map_or(Ok(Since::default()), |text| text.parse())
@@ -54,16 +57,13 @@ pub async fn show(State(app): State<App>, Query(asked): Query<Asked>) -> Result<
         .by
         .map_or(Ok(By::default()), |text| text.parse())
         .map_err(|e| bad(e.to_string()))?;
-    app.reader
-        .history
-        .whole()
-        .map_err(|error| Problem::unavailable(error.to_string()))?;
+    app.reader.history.whole().map_err(ApiError::unavailable)?;
     let made = tokio::task::spawn_blocking(move || {
         let report = reading::report(&app.reader, since, &by);
         render(&report, asked.format)
     })
     .await;
-    let failed = |detail: String| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail);
+    let failed = |detail: String| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, detail);
     made.map_err(|error| failed(error.to_string()))?
         .map_err(|error| failed(format!("failed to draw: {error:#}")))
 }

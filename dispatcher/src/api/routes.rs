@@ -1,30 +1,26 @@
 //! Every route of the API with its description.
 
 use axum::Json;
+use pool_api::budget::{BudgetStatus, NewLimit};
+use pool_api::control::{EndOfPause, NewPause, PauseList};
+use pool_api::dead::{AllRetried, DeadList, DeadMessage, Dropped, Nothing};
+use pool_api::events::{Changed, Hello, Live, Printed, Timeline};
+use pool_api::pool::PoolStatus;
+use pool_api::report::Report;
+use pool_api::tasks::{Force, Requeued, Retried, TaskList, TaskView};
+use pool_api::why::Why;
 use pool_core::id::TaskId;
 use pool_core::task::TaskMessage;
 use schemars::JsonSchema;
 use serde_json::Value;
 
 use super::app::App;
-use super::budget::NewLimit;
-use super::control::{EndOfPause, NewPause, PauseList};
-use super::dead::{AllRetried, DeadList, DeadMessage, Dropped, Nothing};
-use super::events::{Hello, Printed, Timeline};
 use super::health::Health;
 use super::openapi::{Api, SchemaOf, schema_of};
 use super::report::Asked;
-use super::resubmit::{Force, Requeued};
 use super::{budget, control, dead, events, health, report, resubmit, submit, tasks};
-use crate::dashboard::hub::{Changed, Live};
 use crate::dashboard::page;
-use crate::dead::retry::Retried;
-use crate::report::Report;
 use crate::views::filter::Filter;
-use crate::views::llms::BudgetStatus;
-use crate::views::pool_status::PoolStatus;
-use crate::views::tasks::{TaskList, TaskView};
-use crate::why::Why;
 
 const ABOUT_A_TASK: [&str; 6] = [
     "showTask",

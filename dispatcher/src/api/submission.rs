@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use axum::http::StatusCode;
+use pool_api::format::counted;
+use pool_api::problem::TaskProblem;
 use pool_core::id::TaskId;
 use pool_core::task::{Task, TaskMessage};
 use pool_core::wrong::in_words;
@@ -11,8 +13,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::app::App;
-use super::problem::{Problem, TaskProblem};
-use crate::format::counted;
+use super::error::ApiError;
 use crate::intake::NotTaken;
 
 /// The body of a submission: one task, a list, or `{"tasks": […]}`.
@@ -65,7 +66,7 @@ pub(super) fn problem_of(index: usize, id: Option<TaskId>, error: &NotTaken) -> 
 }
 
 /// Prepares all tasks, or returns the mistakes of all that are wrong.
-pub(super) fn prepare(app: &App, submission: &Submission<'_>) -> Result<Vec<Task>, Problem> {
+pub(super) fn prepare(app: &App, submission: &Submission<'_>) -> Result<Vec<Task>, ApiError> {
     let mut tasks = Vec::with_capacity(submission.tasks.len());
     let mut errors = Vec::new();
     for (index, raw) in submission.tasks.iter().enumerate() {
@@ -105,7 +106,9 @@ pub(super) fn prepare(app: &App, submission: &Submission<'_>) -> Result<Vec<Task
         ([_], false) => format!("1 of {all} is wrong; none was taken"),
         _ => format!("{} of {all} are wrong; none was taken", errors.len()),
     };
-    Err(Problem::new(status, detail).with_errors(errors))
+    let mut problem = ApiError::new(status, detail);
+    problem.0.errors = errors;
+    Err(problem)
 }
 
 /// Ids that occur twice in one request with different bodies.

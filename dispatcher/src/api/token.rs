@@ -11,12 +11,12 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use pool_api::TOKEN_VARIABLE as VARIABLE;
 use pool_config::Env;
 use sha2::{Digest, Sha256};
 
-use super::problem::Problem;
+use super::error::ApiError;
 
-pub const VARIABLE: &str = "POOL_API_TOKEN";
 const SHORTEST: usize = 16;
 /// Paths that everybody may read; they reveal nothing about tasks.
 const OPEN: [&str; 3] = ["/", "/health", "/ready"];
@@ -89,7 +89,7 @@ impl Access {
         }
     }
 
-    fn check(self, method: &Method, path: &str, headers: &HeaderMap) -> Result<MayAct, Problem> {
+    fn check(self, method: &Method, path: &str, headers: &HeaderMap) -> Result<MayAct, ApiError> {
         let reads = method == Method::GET || method == Method::HEAD;
         let open = reads && OPEN.contains(&path);
         let (token, may_read) = match self {
@@ -121,11 +121,11 @@ fn sent(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-fn refuse(what: &str) -> Problem {
+fn refuse(what: &str) -> ApiError {
     let detail = format!(
         "{what}: send `Authorization: Bearer …` (the command line does when {VARIABLE} is set)"
     );
-    Problem::new(StatusCode::UNAUTHORIZED, detail)
+    ApiError::new(StatusCode::UNAUTHORIZED, detail)
 }
 
 /// Lets a request through, or answers 401.
@@ -168,7 +168,7 @@ mod tests {
             Ok(MayAct(true)) => 200,
             // Read-only access.
             Ok(MayAct(false)) => 203,
-            Err(problem) => problem.status,
+            Err(problem) => problem.0.status,
         }
     }
 

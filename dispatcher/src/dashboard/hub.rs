@@ -7,17 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use pool_api::events::{Changed, Live};
 use pool_core::id::TaskId;
 use pool_core::result::Status;
-use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::queue_depths::{Depths, queue_depths};
 use crate::views::Reader;
 use crate::views::journal::Changes;
-use crate::views::pool_status::PoolStatus;
-use crate::views::tasks::TaskView;
 
 /// The interval between two comparisons.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -35,26 +33,6 @@ pub struct Message {
     pub number: u64,
     pub name: &'static str,
     pub data: Arc<str>,
-}
-
-/// The state of the pool as pages and `pool watch` show it: the event `state`.
-#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
-pub struct Live {
-    pub status: PoolStatus,
-    /// Tasks by status.
-    pub counts: BTreeMap<String, u64>,
-    /// The summary of each running task.
-    pub running: BTreeMap<TaskId, String>,
-    /// The number of messages in `pool.dead`, if known.
-    pub dead: Option<u32>,
-}
-
-/// Tasks that have changed: the event `tasks`.
-#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
-pub struct Changed {
-    /// Too many tasks have changed to list them: a client requests the tasks it shows.
-    pub many: bool,
-    pub tasks: Vec<TaskView>,
 }
 
 struct Sent {

@@ -6,77 +6,59 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::AMQPValue;
+use pool_api::dead::DeadLetter;
 use pool_broker::headers::{self, DeadLetterInfo, text_header};
 use pool_core::id::TaskId;
 use pool_core::time::Timestamp;
 use pool_core::wrong::id_in;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
-/// One line of `GET /dead`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(rename = "Letter")]
-pub struct DeadLetter {
-    pub id: String,
-    /// `kind: message`.
-    pub reason: String,
-    /// The task's id, if it can be read.
-    pub task_id: Option<String>,
-    /// The queue that it came from.
-    pub from: String,
-    /// When it was put into `pool.dead`.
-    pub at: Option<Timestamp>,
-    pub bytes: usize,
+/// The description of this message.
+pub(crate) fn describe(delivery: &Delivery) -> DeadLetter {
+    read(
+        &delivery.data,
+        &delivery.properties,
+        delivery.routing_key.as_str(),
+    )
 }
 
-impl DeadLetter {
-    pub(crate) fn of(delivery: &Delivery) -> Self {
-        Self::read(
-            &delivery.data,
-            &delivery.properties,
-            delivery.routing_key.as_str(),
-        )
-    }
-
-    fn read(body: &[u8], properties: &BasicProperties, key: &str) -> Self {
-        let task_id = task_id(body, properties);
-        let bytes = body.len();
-        if let Some(DeadLetterInfo {
+fn read(body: &[u8], properties: &BasicProperties, key: &str) -> DeadLetter {
+    let task_id = task_id(body, properties);
+    let bytes = body.len();
+    if let Some(DeadLetterInfo {
+        id,
+        reason,
+        at,
+        from,
+    }) = DeadLetterInfo::of(properties)
+    {
+        return DeadLetter {
             id,
             reason,
-            at,
+            task_id,
             from,
-        }) = DeadLetterInfo::of(properties)
-        {
-            return Self {
+            at: Some(at),
+            bytes,
+        };
+    }
+    let id = by_content(body, properties, key);
+    match Death::of(properties) {
+        Some(Death { reason, queue, at }) => DeadLetter {
+            id,
+            reason: format!("{reason}: {}", words(&reason)),
+            task_id,
+            from: queue,
+            at,
+            bytes,
+        },
+        None => {
+            let reason = "unknown: the message has no reason".to_owned();
+            DeadLetter {
                 id,
                 reason,
                 task_id,
-                from,
-                at: Some(at),
+                from: String::new(),
+                at: None,
                 bytes,
-            };
-        }
-        let id = by_content(body, properties, key);
-        match Death::of(properties) {
-            Some(Death { reason, queue, at }) => Self {
-                id,
-                reason: format!("{reason}: {}", words(&reason)),
-                task_id,
-                from: queue,
-                at,
-                bytes,
-            },
-            None => {
-                let reason = "unknown: the message has no reason".to_owned();
-                Self {
-                    id,
-                    reason,
-                    task_id,
-                    from: String::new(),
-                    at: None,
-                    bytes,
-                }
             }
         }
     }
@@ -161,7 +143,7 @@ mod tests {
     fn ours_say_why_and_when() {
         let obituary =
             DeadLetterInfo::new("poison: it was never started", "tasks.fast", Timestamp(7));
-        let letter = DeadLetter::read(TASK, &obituary.properties(&BasicProperties::default()), "");
+        let letter = read(TASK, &obituary.properties(&BasicProperties::default()), "");
         assert_eq!(
             (letter.id, letter.reason),
             (obituary.id, obituary.reason),
@@ -189,7 +171,7 @@ mod tests {
         let properties = BasicProperties::default()
             .with_headers(headers)
             .with_message_id("m".into());
-        let letter = DeadLetter::read(b"no task", &properties, "fast");
+        let letter = read(b"no task", &properties, "fast");
         assert!(
             letter.reason.starts_with("delivery_limit: it was returned"),
             "{}",
@@ -202,12 +184,12 @@ mod tests {
         );
         assert_eq!(
             letter.id,
-            DeadLetter::read(b"no task", &properties, "fast").id,
+            read(b"no task", &properties, "fast").id,
             "the id is stable"
         );
         assert_ne!(
             letter.id,
-            DeadLetter::read(b"another", &properties, "fast").id,
+            read(b"another", &properties, "fast").id,
             "another message"
         );
         assert!(

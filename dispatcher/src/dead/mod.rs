@@ -16,6 +16,7 @@ use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
+use pool_api::dead::DeadLetter;
 use pool_broker::link::Link;
 use pool_broker::process::Process;
 use pool_broker::topology::DEAD_QUEUE;
@@ -24,7 +25,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
 
 use crate::queue_depths;
-use letter::DeadLetter;
+use letter::describe;
 
 /// An exclusive queue, held during a look.
 const LOCK: &str = "pool.dead.look";
@@ -90,7 +91,7 @@ impl DeadLetters {
         let all = look.all;
         let mut letters = Vec::new();
         while let Some(delivery) = look.next().await? {
-            letters.push(DeadLetter::of(&delivery));
+            letters.push(describe(&delivery));
         }
         look.end().await;
         Ok((letters, all))
@@ -100,7 +101,7 @@ impl DeadLetters {
     pub(crate) async fn find(&self, id: &str) -> Result<Option<(Look, Delivery)>, DeadError> {
         let mut look = self.look(MOST).await?;
         while let Some(delivery) = look.next().await? {
-            if DeadLetter::of(&delivery).id == id {
+            if describe(&delivery).id == id {
                 return Ok(Some((look, delivery)));
             }
         }

@@ -7,9 +7,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use pool_api::events::Section;
 use pool_core::id::{AttemptId, ProgrammerId, TaskId};
 use pool_core::progress::Progress;
-use serde::Serialize;
 
 /// The number of tasks whose output is kept.
 const TASKS: usize = 256;
@@ -28,14 +28,6 @@ pub struct Output {
     pub left_out: u64,
     /// In the order in which they ran.
     pub sections: Vec<Section>,
-}
-
-/// The output of the agent, or of one acceptance check.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
-pub struct Section {
-    /// `null` for the agent.
-    pub check: Option<String>,
-    pub text: String,
 }
 
 impl Output {

@@ -11,7 +11,7 @@ use pool_broker::publisher::Message;
 use pool_broker::topology::{DEAD_QUEUE, REPLIES, RESULTS_KEY, RESULTS_QUEUE, TASKS, UNROUTABLE};
 use tokio::time::Instant;
 
-use crate::dead::letter::{DeadLetter, Death};
+use crate::dead::letter::{Death, describe};
 use crate::dead::{DeadError, DeadLetters};
 use crate::queue_depths::{Depth, depth};
 use crate::reissue::{NotReissued, Reissued, send_on};
@@ -72,7 +72,7 @@ async fn redrive(process: &Process, dead: &DeadLetters) -> Result<u32, NotRedriv
         };
         if issue_again(process, &delivery, &death.queue).await? {
             point(Point::RescueIssued);
-            let letter = DeadLetter::of(&delivery);
+            let letter = describe(&delivery);
             tracing::warn!(task_id = letter.task_id, queue = %death.queue, "issued a message again that had been returned too often");
             look.take_out(&delivery).await?;
             redriven += 1;

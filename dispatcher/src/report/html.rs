@@ -4,10 +4,10 @@
 use std::fmt::Write as _;
 
 use anyhow::anyhow;
+use pool_api::format::{dollars, duration, tokens};
+use pool_api::report::{Group, Percentiles, Report};
 
 use super::plots::{self, DARK, Failed, LIGHT, Paper};
-use super::{Group, Percentiles, Report};
-use crate::format::{dollars, duration, tokens};
 
 const STYLE: &str = include_str!("page.css");
 /// An LLM with fewer decided tasks than this is hard to judge.
@@ -17,7 +17,7 @@ const ENOUGH: u64 = 10;
 ///
 /// # Errors
 /// When a plot cannot be drawn.
-pub fn page(report: &Report) -> anyhow::Result<String> {
+pub(crate) fn page(report: &Report) -> anyhow::Result<String> {
     let mut page =
         String::from("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
     page.push_str("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");

@@ -5,8 +5,7 @@ use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-
-use super::{Group, Report};
+use pool_api::report::{Group, Report};
 
 /// More rows than this are unreadable; the table has all of them.
 const MOST_ROWS: usize = 14;

@@ -1,11 +1,10 @@
 //! Collects the tasks of a report: the log has their outcomes, the history their numbers.
 
+use pool_api::report::{By, Report, Since};
 use pool_core::id::TaskId;
 use pool_core::state::{PoolState, TaskState};
 use pool_telemetry::clock::wall_clock;
 
-use super::Report;
-use super::query::{By, Since};
 use super::tally::{self, Ended};
 use crate::views::Reader;
 

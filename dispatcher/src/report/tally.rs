@@ -3,13 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use pool_api::report::{By, Group, Percentiles, Report};
 use pool_core::money::MicroUsd;
 use pool_core::result::{LlmUsage, Status};
 use pool_core::state::Outcome;
 use pool_core::time::Timestamp;
 
-use super::query::By;
-use super::{Group, Percentiles, Report};
 use crate::history::record::Record;
 
 /// The group of tasks without a name: no LLM was called, the label is missing, or the route is no
@@ -18,17 +17,17 @@ const NONE: &str = "(none)";
 
 /// A finished task: its log entry, and the numbers of its result.
 #[derive(Debug, Clone)]
-pub struct Ended {
-    pub outcome: Outcome,
+pub(super) struct Ended {
+    pub(super) outcome: Outcome,
     /// Attempts that count; 0 if no attempt counts, or if they are no longer in the log.
-    pub attempts: u32,
-    pub route: String,
-    pub labels: BTreeMap<String, String>,
-    pub record: Option<Arc<Record>>,
+    pub(super) attempts: u32,
+    pub(super) route: String,
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) record: Option<Arc<Record>>,
 }
 
 /// The report about tasks that ended in this period, including its first moment.
-pub fn report(ended: &[Ended], by: &By, (since, until): (Timestamp, Timestamp)) -> Report {
+pub(super) fn report(ended: &[Ended], by: &By, (since, until): (Timestamp, Timestamp)) -> Report {
     let (mut total, mut groups) = (Sums::default(), HashMap::<String, Sums>::new());
     let mut without_details = 0;
     for task in ended

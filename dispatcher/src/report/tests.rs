@@ -7,10 +7,10 @@ use pool_core::result::{ErrorKind, LlmUsage, ResultMessage, Status, TaskFailure,
 use pool_core::state::Outcome;
 use pool_core::time::Timestamp;
 
-use super::query::{By, Since};
 use super::tally::{Ended, report};
 use super::*;
 use crate::history::record::Record;
+use pool_api::report::{By, Group, Percentiles, Report, Since};
 
 const FREE: &str = "ollama/qwen";
 const PAID: &str = "anthropic/claude";

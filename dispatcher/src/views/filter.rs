@@ -2,12 +2,11 @@
 //! last heartbeats.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
-use std::str::FromStr;
+use std::collections::BinaryHeap;
 
+use pool_api::tasks::{Label, Stage};
 use pool_core::id::{LlmName, ProgrammerId, TaskId};
 use pool_core::pool::Pool;
-use pool_core::result::Status;
 use pool_core::state::{PoolState, TaskState};
 use pool_core::time::Timestamp;
 use schemars::JsonSchema;
@@ -18,52 +17,6 @@ use crate::history::Entry;
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 5_000;
-/// The values of a task's `status`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Stage {
-    Queued,
-    Running,
-    Succeeded,
-    Failed,
-    Rejected,
-    Cancelled,
-    Expired,
-}
-
-impl Stage {
-    pub(super) fn of(state: &TaskState, runs: bool) -> Self {
-        match (&state.outcome, runs) {
-            (Some(outcome), _) => outcome.status.into(),
-            (None, true) => Self::Running,
-            (None, false) => Self::Queued,
-        }
-    }
-
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Running => "running",
-            Self::Succeeded => Status::Succeeded.as_str(),
-            Self::Failed => Status::Failed.as_str(),
-            Self::Rejected => Status::Rejected.as_str(),
-            Self::Cancelled => Status::Cancelled.as_str(),
-            Self::Expired => Status::Expired.as_str(),
-        }
-    }
-}
-
-impl From<Status> for Stage {
-    fn from(status: Status) -> Self {
-        match status {
-            Status::Succeeded => Self::Succeeded,
-            Status::Failed => Self::Failed,
-            Status::Rejected => Self::Rejected,
-            Status::Cancelled => Self::Cancelled,
-            Status::Expired => Self::Expired,
-        }
-    }
-}
 
 /// Which tasks `GET /tasks` returns.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -85,57 +38,6 @@ pub struct Filter {
     limit: Option<usize>,
     /// How many of the newest matching tasks to skip.
     offset: Option<usize>,
-}
-
-/// A label filter: key, `=` or `:`, and a value or nothing. Keys may contain these signs too, so
-/// the key ends where a task's label says it does.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Label(String);
-
-impl FromStr for Label {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if !text.contains(['=', ':']) {
-            return Err(format!(
-                "the label {text:?} is not key=value; use `{text}=` for every task that has the key"
-            ));
-        }
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl TryFrom<String> for Label {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl AsRef<str> for Label {
-    fn as_ref(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Display for Label {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl Label {
-    pub fn is_among(&self, labels: &BTreeMap<String, String>) -> bool {
-        labels.iter().any(|(key, value)| {
-            let rest = self
-                .0
-                .strip_prefix(key.as_str())
-                .and_then(|rest| rest.strip_prefix(['=', ':']));
-            rest.is_some_and(|rest| rest.is_empty() || rest == value)
-        })
-    }
 }
 
 /// A task that may be in the list, with its sort key.

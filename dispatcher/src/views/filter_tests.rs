@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -6,6 +7,7 @@ use pool_config::{Env, load};
 use pool_core::event::{EmitterId, Event, EventBatch};
 use pool_core::id::{AttemptId, Token};
 use pool_core::money::MicroUsd;
+use pool_core::result::Status;
 use pool_core::state::PoolState;
 use pool_core::time::Timestamp;
 

@@ -6,12 +6,10 @@ pub mod filter;
 pub mod journal;
 pub mod llms;
 pub mod older;
-pub mod pauses;
-pub mod pool_status;
 pub mod presence;
 pub mod reader;
 mod route_load;
-pub mod tasks;
+mod tasks;
 pub mod timeline;
 
 pub use reader::Reader;

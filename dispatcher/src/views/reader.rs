@@ -2,23 +2,26 @@
 
 use std::sync::Arc;
 
+use pool_api::control::PauseView;
+use pool_api::pool::{PoolStatus, RouteStatus};
 use pool_api::status::{ProgrammerState, ProgrammerStatus, programmer_status};
+use pool_api::tasks::{TaskList, TaskView};
 use pool_broker::process::Process;
 use pool_core::config_hash::config_hash;
 use pool_core::eligibility::Eligibility;
 use pool_core::id::TaskId;
+use pool_core::pause::Target;
 use pool_core::pool::{Pool, Programmer};
 use pool_core::state::PoolState;
+use pool_core::state::pauses::Paused;
 use pool_telemetry::clock::wall_clock;
 
 use super::filter::{Filter, Found, newest, runs};
 use super::journal::Journal;
 use super::llms;
-use super::pauses::{PauseView, paused};
-use super::pool_status::{PoolStatus, RouteStatus};
 use super::presence::{Presence, Snapshot};
 use super::route_load::RouteLoad;
-use super::tasks::{TaskList, TaskView};
+use super::tasks::task_view;
 use crate::history::History;
 use crate::queue_depths::queue_depths;
 
@@ -74,7 +77,7 @@ impl Reader {
         let view = |fold: &PoolState| {
             fold.tasks
                 .get(id)
-                .map(|state| TaskView::new(id, state, runs(fold, state, heard), entry))
+                .map(|state| task_view(id, state, runs(fold, state, heard), entry))
         };
         self.process.log.read(view)
     }
@@ -109,7 +112,14 @@ impl Reader {
 
     /// All active pauses.
     pub fn pauses(&self) -> Vec<PauseView> {
-        self.process.log.read(paused)
+        let view = |(target, paused): (&Target, &Paused)| PauseView {
+            target: target.clone(),
+            pause: paused.pause,
+            since: paused.since,
+        };
+        self.process
+            .log
+            .read(|fold| fold.pauses.iter().map(view).collect())
     }
 
     /// Why this dispatcher cannot do its work, or cannot see the pool.

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
+use pool_api::pool::RouteStatus;
 use pool_core::routing::Route;
 use pool_core::state::PoolState;
 use pool_core::time::Timestamp;
 
-use super::pool_status::RouteStatus;
 use super::presence::Snapshot;
 
 /// Open tasks, by their state.

@@ -1,35 +1,12 @@
 //! Describes a task's events in words, for its page. Pure.
 
+use pool_api::events::{Line, Tone};
 use pool_core::event::Event;
 use pool_core::id::{AttemptId, ProgrammerId};
 use pool_core::state::{Refusal, Verdict};
 use pool_core::time::Timestamp;
-use serde::Serialize;
 
 use super::journal::Entry;
-
-/// The colour of a line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Tone {
-    Neutral,
-    Active,
-    Good,
-    Bad,
-    Warning,
-}
-
-/// One line of a timeline.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
-pub struct Line {
-    pub at: Timestamp,
-    pub text: String,
-    pub tone: Tone,
-    /// False: the event came too late or was not allowed; the text says why.
-    pub accepted: bool,
-    pub programmer: Option<ProgrammerId>,
-    pub attempt: Option<AttemptId>,
-}
 
 /// The timeline of a task.
 pub fn lines(entries: &[Entry]) -> Vec<Line> {

@@ -10,6 +10,7 @@ mod programmers;
 mod tests;
 mod words;
 
+use pool_api::why::{Availability, Position, Reason, Why};
 use pool_core::eligibility::Eligibility;
 use pool_core::id::{ProgrammerId, TaskId};
 use pool_core::pause::{Pause, Target};
@@ -20,8 +21,8 @@ use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 
 use crate::views::Reader;
+pub use model::Look;
 use model::{Able, Answer};
-pub use model::{Availability, Look, Position, ProgrammerWhy, Reason, Why};
 
 /// Explains why a task waits, with what this dispatcher knows now.
 pub(crate) fn explain(reader: &Reader, id: &TaskId) -> Option<Why> {

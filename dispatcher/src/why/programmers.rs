@@ -5,7 +5,9 @@
 
 use std::collections::HashMap;
 
+use pool_api::format::{clock, with_clocks};
 use pool_api::status::Unseen;
+use pool_api::why::{Availability, ProgrammerWhy};
 use pool_core::eligibility::{Blocker, BudgetFit, Closed, LlmAccess};
 use pool_core::heartbeat::{Gate, ShutReason};
 use pool_core::id::{ProgrammerId, TaskId};
@@ -15,9 +17,8 @@ use pool_core::routing::Route;
 use pool_core::state::Owner;
 use pool_core::time::Timestamp;
 
-use super::model::{Able, Availability, Look, ProgrammerWhy};
+use super::model::{Able, Look};
 use super::words;
-use crate::format::{clock, with_clocks};
 
 impl Look<'_> {
     /// All programmers that are eligible for the route.

@@ -3,6 +3,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use pool_api::status::{Seen, Unseen};
+use pool_api::why::ProgrammerWhy;
 use pool_config::parse;
 use pool_core::event::{EmitterId, Event, EventBatch, FailedCall};
 use pool_core::heartbeat::{Gate, ShutReason};
@@ -509,7 +510,7 @@ fn the_task_of_a_programmer_that_is_drained_says_when_it_is_given_back() {
     let why = world.why("t");
     let said = format!(
         "; its programmer is being drained: the task ends or is handed back by {}",
-        crate::format::clock(until, world.at)
+        pool_api::format::clock(until, world.at)
     );
     assert!(why.sentence.ends_with(&said), "{}", why.sentence);
     assert_eq!(why.until, Some(until), "when");

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use pool_api::format::{clock, counted, with_clocks};
 use pool_api::status::Unseen;
+use pool_api::why::{Position, Reason};
 use pool_core::eligibility::explain_pause;
 use pool_core::event::Retry;
 use pool_core::id::{LlmName, ProgrammerId};
@@ -14,8 +16,7 @@ use pool_core::state::pauses::Paused;
 use pool_core::state::{Outcome, Owner, TaskState};
 use pool_core::time::Timestamp;
 
-use super::model::{Able, Position, Reason};
-use crate::format::{clock, counted, with_clocks};
+use super::model::Able;
 
 pub(super) fn finished(outcome: &Outcome, now: Timestamp) -> String {
     let error = outcome

@@ -2,81 +2,37 @@
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use pool_core::id::TaskId;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
-use crate::intake::queue_limits::{FullRoute, QueueFull};
+use pool_api::problem::{FullRoute, Problem, QueueFull};
 
 const UNAVAILABLE_FOR_S: u32 = 5;
 /// A queue gets shorter when a programmer takes a task, and most tasks take longer than this.
 const FULL_FOR_S: u32 = 2;
 
-/// The mistake in one task of a request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct TaskProblem {
-    /// The task's index in the list, from 0.
-    pub index: usize,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub id: Option<TaskId>,
-    pub kind: String,
-    pub message: String,
-}
+/// A [`Problem`] as the answer to a request.
+#[derive(Debug)]
+pub struct ApiError(pub Problem);
 
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct Problem {
-    pub title: String,
-    pub status: u16,
-    pub detail: String,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub errors: Vec<TaskProblem>,
-    /// The ids of all tasks of a request that was taken in part. The request may be sent again as a
-    /// whole with these ids.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub ids: Vec<TaskId>,
-    /// The routes that are full, and what would fit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub no_room: Option<Box<QueueFull>>,
-    /// Seconds until it is worth trying again; also in the header `Retry-After`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retry_after_s: Option<u32>,
-}
-
-impl Problem {
+impl ApiError {
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        let title = status.canonical_reason().unwrap_or("Error").to_owned();
-        Self {
-            title,
+        Self(Problem {
+            title: status.canonical_reason().unwrap_or("Error").to_owned(),
             status: status.as_u16(),
             detail: detail.into(),
             errors: Vec::new(),
             ids: Vec::new(),
             no_room: None,
             retry_after_s: (status == StatusCode::SERVICE_UNAVAILABLE).then_some(UNAVAILABLE_FOR_S),
-        }
+        })
     }
 
     /// The broker or the event log did not answer; the request itself is fine.
-    pub fn unavailable(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
-    }
-
-    #[must_use]
-    pub fn retry_after(self, seconds: u32) -> Self {
-        Self {
-            retry_after_s: Some(seconds),
-            ..self
-        }
-    }
-
-    #[must_use]
-    pub fn with_errors(self, errors: Vec<TaskProblem>) -> Self {
-        Self { errors, ..self }
+    pub fn unavailable(reason: impl ToString) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, reason.to_string())
     }
 }
 
 /// A full queue, whichever request wanted to add a task to it.
-impl From<QueueFull> for Problem {
+impl From<QueueFull> for ApiError {
     fn from(no_room: QueueFull) -> Self {
         let never = no_room.full.iter().any(FullRoute::never_fits);
         let what = if never {
@@ -89,11 +45,10 @@ impl From<QueueFull> for Problem {
             waiting(&no_room),
             advice(&no_room)
         );
-        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, detail).retry_after(FULL_FOR_S);
-        Self {
-            no_room: Some(Box::new(no_room)),
-            ..problem
-        }
+        let mut full = Self::new(StatusCode::TOO_MANY_REQUESTS, detail);
+        full.0.retry_after_s = Some(FULL_FOR_S);
+        full.0.no_room = Some(Box::new(no_room));
+        full
     }
 }
 
@@ -133,17 +88,19 @@ fn advice(no_room: &QueueFull) -> String {
     )
 }
 
-impl IntoResponse for Problem {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let Self(problem) = self;
+        let status =
+            StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = serde_json::to_vec(&problem).unwrap_or_default();
         let mut response = (
             status,
             [(header::CONTENT_TYPE, "application/problem+json")],
             body,
         )
             .into_response();
-        if let Some(seconds) = self.retry_after_s {
+        if let Some(seconds) = problem.retry_after_s {
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, seconds.into());
@@ -152,15 +109,15 @@ impl IntoResponse for Problem {
     }
 }
 
-pub async fn not_found() -> Problem {
-    Problem::new(
+pub async fn not_found() -> ApiError {
+    ApiError::new(
         StatusCode::NOT_FOUND,
         "no such path; GET /openapi.json lists all paths",
     )
 }
 
-pub async fn method_not_allowed() -> Problem {
-    Problem::new(
+pub async fn method_not_allowed() -> ApiError {
+    ApiError::new(
         StatusCode::METHOD_NOT_ALLOWED,
         "this path does not support this method; GET /openapi.json lists the methods of each path",
     )
