@@ -10,7 +10,7 @@ use pool_config::Env;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 
-use super::PoolUrl;
+use crate::output::PoolUrl;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// An open event stream sends something every 15 s.

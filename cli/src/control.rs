@@ -12,8 +12,9 @@ use pool_core::id::{ProgrammerId, TaskId};
 use pool_core::pause::{Pause, Target};
 use pool_telemetry::clock::wall_clock;
 
-use super::{Client, Format, Shown, complain};
-use crate::tables::{lines, table};
+use crate::client::Client;
+use crate::output::{Format, OutputArgs, complain};
+use crate::table::{lines, table};
 
 /// The interval at which `drain` checks the programmer.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -28,12 +29,12 @@ pub(super) struct CancelArgs {
     #[arg(required = true)]
     ids: Vec<TaskId>,
     #[command(flatten)]
-    shown: Shown,
+    output: OutputArgs,
 }
 
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
-struct Which {
+struct PauseTarget {
     /// One programmer, for example 003
     #[arg(long, value_name = "ID")]
     programmer: Option<ProgrammerId>,
@@ -45,7 +46,7 @@ struct Which {
     all: bool,
 }
 
-impl Which {
+impl PauseTarget {
     fn target(self) -> Target {
         match (self.programmer, self.route) {
             (Some(id), _) => Target::Programmer { id },
@@ -59,9 +60,9 @@ impl Which {
 #[derive(Debug, clap::Args)]
 pub(super) struct PauseArgs {
     #[command(flatten)]
-    which: Which,
+    target: PauseTarget,
     #[command(flatten)]
-    shown: Shown,
+    output: OutputArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -77,11 +78,11 @@ pub(super) struct DrainArgs {
     #[arg(long)]
     no_wait: bool,
     #[command(flatten)]
-    shown: Shown,
+    output: OutputArgs,
 }
 
 pub(super) async fn cancel(args: CancelArgs) -> anyhow::Result<ExitCode> {
-    let client = args.shown.client()?;
+    let client = args.output.client()?;
     let (mut cancelled, mut failed): (Vec<TaskView>, bool) = (Vec::new(), false);
     for id in &args.ids {
         match client.delete(&format!("/tasks/{id}")).await {
@@ -97,48 +98,48 @@ pub(super) async fn cancel(args: CancelArgs) -> anyhow::Result<ExitCode> {
             .map(|view| format!("{}: {}\n", view.id, view.status))
             .collect()
     };
-    let code = args.shown.print(&cancelled, text)?;
+    let code = args.output.print(&cancelled, text)?;
     Ok(if failed { ExitCode::FAILURE } else { code })
 }
 
 pub(super) async fn pause(args: PauseArgs) -> anyhow::Result<ExitCode> {
     let body = serde_json::to_vec(&NewPause {
-        target: args.which.target(),
+        target: args.target.target(),
         pause: Pause::Pause,
     })?;
     show(
         &args
-            .shown
+            .output
             .client()?
             .post("/programmer_pool/pause", body)
             .await?,
-        args.shown.format,
+        args.output.format,
     )
 }
 
 pub(super) async fn resume(args: PauseArgs) -> anyhow::Result<ExitCode> {
     let body = serde_json::to_vec(&EndOfPause {
-        target: args.which.target(),
+        target: args.target.target(),
     })?;
     show(
         &args
-            .shown
+            .output
             .client()?
             .post("/programmer_pool/resume", body)
             .await?,
-        args.shown.format,
+        args.output.format,
     )
 }
 
-pub(super) async fn pauses(shown: &Shown) -> anyhow::Result<ExitCode> {
+pub(super) async fn pauses(output: &OutputArgs) -> anyhow::Result<ExitCode> {
     show(
-        &shown.client()?.get("/programmer_pool/pauses").await?,
-        shown.format,
+        &output.client()?.get("/programmer_pool/pauses").await?,
+        output.format,
     )
 }
 
 pub(super) async fn drain(args: DrainArgs) -> anyhow::Result<ExitCode> {
-    let client = args.shown.client()?;
+    let client = args.output.client()?;
     let target = Target::Programmer {
         id: args.programmer.clone(),
     };
@@ -150,7 +151,7 @@ pub(super) async fn drain(args: DrainArgs) -> anyhow::Result<ExitCode> {
     if !args.no_wait {
         until_idle(&client, &args.programmer).await?;
     }
-    show(&pauses, args.shown.format)
+    show(&pauses, args.output.format)
 }
 
 /// Waits until the programmer is shut or down, and the log has no running task of it. The

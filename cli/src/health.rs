@@ -5,11 +5,11 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::Shown;
+use crate::output::OutputArgs;
 
-pub(super) async fn run(shown: &Shown) -> anyhow::Result<ExitCode> {
-    let (status, health): (_, Value) = shown.client()?.health().await?;
-    let printed = shown.print(&health, text)?;
+pub(super) async fn run(output: &OutputArgs) -> anyhow::Result<ExitCode> {
+    let (status, health): (_, Value) = output.client()?.health().await?;
+    let printed = output.print(&health, text)?;
     Ok(if status.is_success() {
         printed
     } else {

@@ -6,9 +6,9 @@ use pool_api::format::{counted, dollars, duration, tokens};
 use pool_api::report::{By, Group, Percentiles, Report, Since};
 use serde_json::Value;
 
-use super::{Client, PoolUrl, print};
-use crate::client::with_query;
-use crate::tables::{lines, table};
+use crate::client::{Client, with_query};
+use crate::output::{PoolUrl, print};
+use crate::table::{lines, table};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \

@@ -10,8 +10,8 @@ use pool_core::result::{ResultMessage, Status, Usage};
 use pool_core::task::{Limits, Priority, TaskMessage};
 use serde_json::json;
 
-use super::Shown;
-use crate::tables::plain;
+use crate::output::OutputArgs;
+use crate::table::plain;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
@@ -21,7 +21,7 @@ pub(super) struct ShowArgs {
     /// The id of a task
     id: TaskId,
     #[command(flatten)]
-    shown: Shown,
+    output: OutputArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -30,26 +30,26 @@ pub(super) struct PatchArgs {
     /// The id of a task
     id: TaskId,
     #[command(flatten)]
-    shown: Shown,
+    output: OutputArgs,
 }
 
 pub(super) async fn run(args: ShowArgs) -> anyhow::Result<ExitCode> {
-    let client = args.shown.client()?;
+    let client = args.output.client()?;
     let view: TaskView = client.get(&format!("/tasks/{}", args.id)).await?;
     if view.status == "queued" {
         let why: Why = client.get(&format!("/tasks/{}/why", args.id)).await?;
         eprintln!("{}: {}", args.id, plain(&why.sentence));
     }
-    args.shown.print(&view, text)
+    args.output.print(&view, text)
 }
 
 pub(super) async fn patch(args: PatchArgs) -> anyhow::Result<ExitCode> {
     let patch = args
-        .shown
+        .output
         .client()?
         .text(&format!("/tasks/{}/patch", args.id))
         .await?;
-    args.shown
+    args.output
         .print(&json!({"patch": patch}), |_| patch.clone())
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use pool_api::budget::BudgetStatus;
+use pool_api::events::Tone;
 use pool_api::format::{age, clock, counted, with_clocks};
 use pool_api::pool::{BreakerState, PoolStatus};
 use pool_api::status::{ProgrammerState, ProgrammerStatus};
@@ -14,8 +15,9 @@ use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 use tokio::time::Instant;
 
-use super::{Client, Shown};
-use crate::tables::{Cell, Tone, lines, table};
+use crate::client::Client;
+use crate::output::OutputArgs;
+use crate::table::{Cell, lines, table};
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -31,16 +33,16 @@ pub(super) struct StatusArgs {
     #[arg(long, value_name = "SECONDS")]
     wait_ready: Option<u64>,
     #[command(flatten)]
-    shown: Shown,
+    output: OutputArgs,
 }
 
 pub(super) async fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
-    let client = args.shown.client()?;
+    let client = args.output.client()?;
     let status = match args.wait_ready {
         None => client.get("/programmer_pool/status").await?,
         Some(seconds) => wait_ready(&client, Duration::from_secs(seconds)).await?,
     };
-    args.shown.print(&status, text)
+    args.output.print(&status, text)
 }
 
 async fn wait_ready(client: &Client, limit: Duration) -> anyhow::Result<PoolStatus> {

@@ -8,8 +8,8 @@ use pool_core::id::ProgrammerId;
 use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 
-use super::Shown;
-use crate::tables::{Cell, Tone, lines, table};
+use crate::output::OutputArgs;
+use crate::table::{Cell, lines, table, task_tone};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
@@ -34,7 +34,7 @@ pub(super) struct TasksArgs {
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=5_000))]
     limit: u16,
     #[command(flatten)]
-    shown: Shown,
+    output: OutputArgs,
 }
 
 pub(super) async fn run(args: TasksArgs) -> anyhow::Result<ExitCode> {
@@ -48,8 +48,8 @@ pub(super) async fn run(args: TasksArgs) -> anyhow::Result<ExitCode> {
             .map(|id| ("programmer", id.as_str())),
     );
     query.extend(args.text.as_deref().map(|text| ("text", text)));
-    let list: TaskList = args.shown.client()?.get_with("/tasks", &query).await?;
-    args.shown.print(&list, |list| text(list, wall_clock()))
+    let list: TaskList = args.output.client()?.get_with("/tasks", &query).await?;
+    args.output.print(&list, |list| text(list, wall_clock()))
 }
 
 fn text(list: &TaskList, now: Timestamp) -> String {
@@ -78,7 +78,7 @@ fn row(task: &TaskView, now: Timestamp) -> [Cell; 6] {
         since.map(|since| age(u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX)));
     [
         task.id.to_string().into(),
-        Cell::toned(&task.status, Tone::of_task(&task.status)),
+        Cell::toned(&task.status, task_tone(&task.status)),
         task.programmer
             .as_ref()
             .map(ToString::to_string)

@@ -6,8 +6,8 @@ use pool_api::format::clock;
 use pool_api::why::{Availability, ProgrammerWhy, Why};
 use pool_core::id::TaskId;
 
-use super::Shown;
-use crate::tables::{lines, table};
+use crate::output::OutputArgs;
+use crate::table::{lines, table};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  pool why t-019b2c6de0c97d3a8f0c2b7f5e3a1d44")]
@@ -15,16 +15,16 @@ pub(super) struct WhyArgs {
     /// The id of a task
     id: TaskId,
     #[command(flatten)]
-    shown: Shown,
+    output: OutputArgs,
 }
 
 pub(super) async fn run(args: WhyArgs) -> anyhow::Result<ExitCode> {
     let why: Why = args
-        .shown
+        .output
         .client()?
         .get(&format!("/tasks/{}/why", args.id))
         .await?;
-    args.shown.print(&why, text)
+    args.output.print(&why, text)
 }
 
 fn text(why: &Why) -> String {

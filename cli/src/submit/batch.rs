@@ -14,8 +14,9 @@ use pool_core::id::TaskId;
 use pool_core::money::MicroUsd;
 use pool_core::result::Status;
 
-use super::{Client, Format};
-use crate::tables::{Cell, Tone, lines, table};
+use crate::client::Client;
+use crate::output::Format;
+use crate::table::{Cell, lines, table, task_tone};
 
 const POLL: Duration = Duration::from_millis(300);
 /// How many results are requested at the same time.
@@ -148,7 +149,7 @@ fn results_table(results: &[TaskView]) -> String {
         });
         rows.add_row([
             Cell::from(task.id.to_string()),
-            Cell::toned(&task.status, Tone::of_task(&task.status)),
+            Cell::toned(&task.status, task_tone(&task.status)),
             task.programmer
                 .as_ref()
                 .map(ToString::to_string)

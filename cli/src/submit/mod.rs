@@ -2,8 +2,8 @@
 //! do not fit into the queues, the rest is submitted as queues empty.
 
 mod batch;
-mod hand_in;
 mod plan;
+mod upload;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -17,11 +17,12 @@ use pool_api::tasks::{TaskView, new_id};
 use pool_core::id::TaskId;
 use serde_json::{Map, Value, json};
 
-use super::{Client, Format, PoolUrl, complain, print};
 use crate::check::PoolFileArgs;
-use crate::full::same_command;
-use crate::tables::{lines, table};
-use hand_in::{HandedIn, Left, Manner, give_ids, hand_in};
+use crate::client::Client;
+use crate::output::{Format, PoolUrl, complain};
+use crate::queue_full::same_command;
+use crate::table::{lines, table};
+use upload::{UploadOptions, UploadOutcome, UploadStop, give_ids, upload};
 
 /// The exit status that shells give to a process ended by SIGINT.
 const INTERRUPTED: u8 = 130;
@@ -130,7 +131,7 @@ pub(super) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
     let batch = args.batch.clone().unwrap_or_else(new_id);
     let own_ids = give_ids(&mut tasks, &batch);
     let client = Client::new(&args.url)?;
-    let manner = Manner {
+    let options = UploadOptions {
         print_ids: !args.wait && args.format == Format::Table,
         go_on: if own_ids || args.batch.is_some() {
             same_command(&[])
@@ -139,11 +140,11 @@ pub(super) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
         },
         give_up_after: args.give_up_after.map(Duration::from_secs),
     };
-    let HandedIn {
+    let UploadOutcome {
         taken,
         printed,
-        left,
-    } = hand_in(&client, &tasks, &manner).await?;
+        stop,
+    } = upload(&client, &tasks, &options).await?;
     for warning in taken
         .iter()
         .flat_map(|task| &task.warnings)
@@ -151,7 +152,7 @@ pub(super) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
     {
         eprintln!("warning: {warning}");
     }
-    if let Some(left) = left {
+    if let Some(stop) = stop {
         args.format.print(&taken, |taken| {
             if printed {
                 String::new()
@@ -159,7 +160,7 @@ pub(super) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
                 taken_table(taken)
             }
         })?;
-        return Ok(not_all(&left, (taken.len(), tasks.len()), &manner.go_on));
+        return Ok(not_all(&stop, (taken.len(), tasks.len()), &options.go_on));
     }
     if args.wait {
         return tokio::select! {
@@ -186,10 +187,10 @@ pub(super) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Reports a batch of which only a part was accepted.
-fn not_all(left: &Left, (taken, all): (usize, usize), go_on: &str) -> ExitCode {
-    let (code, why) = match left {
-        Left::Interrupted => (ExitCode::from(INTERRUPTED), String::new()),
-        Left::GivenUp(why) => (ExitCode::FAILURE, format!("gave up: {why}\n")),
+fn not_all(stop: &UploadStop, (taken, all): (usize, usize), go_on: &str) -> ExitCode {
+    let (code, why) = match stop {
+        UploadStop::Interrupted => (ExitCode::from(INTERRUPTED), String::new()),
+        UploadStop::GivenUp(why) => (ExitCode::FAILURE, format!("gave up: {why}\n")),
     };
     eprintln!(
         "{why}{taken} of {all} tasks were submitted and continue; the others were not. To submit the others (no task is \

@@ -15,9 +15,9 @@ use pool_telemetry::clock::wall_clock;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::Format;
 use crate::check::ranges;
-use crate::tables::{lines, table};
+use crate::output::Format;
+use crate::table::{lines, table};
 
 /// One row of the plan.
 #[derive(Serialize)]

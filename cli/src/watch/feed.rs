@@ -11,9 +11,8 @@ use sse_stream::{Sse, SseStream};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::Instant;
 
-use super::Which;
-use crate::Client;
-use crate::client::innermost;
+use super::WatchFilter;
+use crate::client::{Client, innermost};
 
 /// The most tasks that the API returns at once.
 const PAGE: usize = 5_000;
@@ -26,7 +25,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// One message of the feed.
 #[derive(Debug)]
-pub(super) enum Heard {
+pub(super) enum FeedMessage {
     Connected,
     State(Box<Live>),
     Tasks(Vec<TaskView>),
@@ -42,12 +41,12 @@ pub(super) enum Heard {
 struct Gone;
 
 /// Starts the feed; it ends when the receiver is gone.
-pub(super) fn start(client: Client, which: Which) -> Receiver<Heard> {
+pub(super) fn start(client: Client, filter: WatchFilter) -> Receiver<FeedMessage> {
     let (heard, receiver) = channel(16);
     tokio::spawn(async move {
         let mut feed = Feed {
             client,
-            which,
+            filter,
             heard,
             last: None,
         };
@@ -59,8 +58,8 @@ pub(super) fn start(client: Client, which: Which) -> Receiver<Heard> {
 
 struct Feed {
     client: Client,
-    which: Which,
-    heard: Sender<Heard>,
+    filter: WatchFilter,
+    heard: Sender<FeedMessage>,
     /// The id of the last event.
     last: Option<String>,
 }
@@ -72,11 +71,11 @@ impl Feed {
             let began = Instant::now();
             match self.once(&mut connected).await? {
                 // A failure of the first connection is reported at once.
-                Err(error) if !connected => self.say(Heard::Failed(error)).await?,
-                Err(error) => self.say(Heard::Lost(format!("{error:#}"))).await?,
+                Err(error) if !connected => self.say(FeedMessage::Failed(error)).await?,
+                Err(error) => self.say(FeedMessage::Lost(format!("{error:#}"))).await?,
                 Ok(()) => {
                     let words = format!("the dispatcher at {} has ended", self.client.url());
-                    self.say(Heard::Lost(words)).await?;
+                    self.say(FeedMessage::Lost(words)).await?;
                 }
             }
             if began.elapsed() > LONGEST_PAUSE {
@@ -87,7 +86,7 @@ impl Feed {
         }
     }
 
-    async fn say(&self, heard: Heard) -> Result<(), Gone> {
+    async fn say(&self, heard: FeedMessage) -> Result<(), Gone> {
         self.heard.send(heard).await.map_err(|_| Gone)
     }
 
@@ -121,18 +120,21 @@ impl Feed {
         Ok(Ok(()))
     }
 
-    async fn understand(&self, event: &Sse) -> anyhow::Result<Vec<Heard>> {
+    async fn understand(&self, event: &Sse) -> anyhow::Result<Vec<FeedMessage>> {
         let data = event.data.as_deref().unwrap_or_default();
         Ok(match event.event.as_deref() {
             // The list has the changes that the feed missed.
-            Some("hello") => vec![Heard::Connected, Heard::Listed(self.list().await?)],
-            Some("state") => vec![Heard::State(Box::new(serde_json::from_str(data)?))],
+            Some("hello") => vec![
+                FeedMessage::Connected,
+                FeedMessage::Listed(self.list().await?),
+            ],
+            Some("state") => vec![FeedMessage::State(Box::new(serde_json::from_str(data)?))],
             Some("tasks") => {
                 let changed: Changed = serde_json::from_str(data)?;
                 if changed.many {
-                    vec![Heard::Listed(self.list().await?)]
+                    vec![FeedMessage::Listed(self.list().await?)]
                 } else {
-                    vec![Heard::Tasks(changed.tasks)]
+                    vec![FeedMessage::Tasks(changed.tasks)]
                 }
             }
             _ => Vec::new(),
@@ -140,11 +142,11 @@ impl Feed {
     }
 
     async fn list(&self) -> anyhow::Result<Vec<TaskView>> {
-        let Which {
+        let WatchFilter {
             tasks,
             label,
             programmer,
-        } = &self.which;
+        } = &self.filter;
         let mut found = Vec::new();
         for id in tasks {
             let view: TaskView = self.client.get(&format!("/tasks/{id}")).await?;

@@ -5,20 +5,20 @@ use pool_api::tasks::TaskView;
 use pool_core::time::Timestamp;
 use serde_json::json;
 
-use super::follow::{Connection, News};
+use super::follow::{Connection, WatchEvent};
 use crate::status::{breaker_word, word};
-use crate::tables::plain;
+use crate::table::plain;
 
 /// `{"at": …, "event": "task", "task": {…}}`; the nested object is that of the HTTP API.
-pub(super) fn json(at: Timestamp, news: &News) -> anyhow::Result<String> {
+pub(super) fn json(at: Timestamp, news: &WatchEvent) -> anyhow::Result<String> {
     let mut line = serde_json::to_value(news)?;
     line["at"] = json!(at);
     Ok(format!("{line}\n"))
 }
 
-pub(super) fn text(at: Timestamp, news: &News) -> String {
+pub(super) fn text(at: Timestamp, news: &WatchEvent) -> String {
     let words = match news {
-        News::Dispatcher { state, detail } => {
+        WatchEvent::Dispatcher { state, detail } => {
             let state = match state {
                 Connection::Connected => "connected",
                 Connection::Degraded => "degraded",
@@ -32,7 +32,7 @@ pub(super) fn text(at: Timestamp, news: &News) -> String {
                     .unwrap_or_default()
             )
         }
-        News::Programmer { programmer } => {
+        WatchEvent::Programmer { programmer } => {
             let backup = if programmer.using_backup {
                 format!(", with {}", programmer.current_llm)
             } else {
@@ -45,7 +45,7 @@ pub(super) fn text(at: Timestamp, news: &News) -> String {
                 programmer.reason
             )
         }
-        News::Breaker { breaker } => {
+        WatchEvent::Breaker { breaker } => {
             let why = breaker
                 .reason
                 .map(|fault| format!(" after {} × {}", breaker.failures, fault.as_str()));
@@ -60,7 +60,7 @@ pub(super) fn text(at: Timestamp, news: &News) -> String {
                 until.unwrap_or_default()
             )
         }
-        News::Task { task } => format!("{} {}{}", task.id, task.status, details(task)),
+        WatchEvent::Task { task } => format!("{} {}{}", task.id, task.status, details(task)),
     };
     // Always one line, whatever the text contains.
     format!("{at} {}\n", plain(words.trim_end()).replace('\n', " "))

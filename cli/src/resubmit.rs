@@ -11,8 +11,9 @@ use pool_core::id::TaskId;
 use pool_core::result::Status;
 use serde_json::json;
 
-use super::full::{Interrupted, Room, same_command};
-use super::{Client, Shown, complain};
+use crate::client::Client;
+use crate::output::{OutputArgs, complain};
+use crate::queue_full::{Interrupted, QueueWaiter, same_command};
 
 /// The exit status that shells give to a process ended by SIGINT.
 const INTERRUPTED: u8 = 130;
@@ -39,7 +40,7 @@ pub(super) struct RetryArgs {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
-    shown: Shown,
+    output: OutputArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -54,7 +55,7 @@ pub(super) struct RequeueArgs {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
-    shown: Shown,
+    output: OutputArgs,
 }
 
 fn body(force: bool) -> Vec<u8> {
@@ -62,15 +63,15 @@ fn body(force: bool) -> Vec<u8> {
 }
 
 pub(super) async fn retry(args: RetryArgs) -> anyhow::Result<ExitCode> {
-    let client = args.shown.client()?;
+    let client = args.output.client()?;
     let ids = match args.failed {
         true => failed(&client, args.label.as_deref(), args.force).await?,
         false => args.ids.clone(),
     };
     let (mut retried, mut refused, mut rest) = (Vec::new(), 0, &ids[..]);
-    let room = Room::default();
+    let waiter = QueueWaiter::default();
     while let [id, others @ ..] = rest {
-        match room
+        match waiter
             .ask::<Retried>(&client, &format!("/tasks/{id}/retry"), body(args.force))
             .await
         {
@@ -83,8 +84,8 @@ pub(super) async fn retry(args: RetryArgs) -> anyhow::Result<ExitCode> {
         }
         rest = others;
     }
-    drop(room);
-    let printed = args.shown.print(&retried, |retried| text(retried))?;
+    drop(waiter);
+    let printed = args.output.print(&retried, |retried| text(retried))?;
     if !rest.is_empty() {
         eprintln!("interrupted; {}", go_on(&args, rest));
         return Ok(ExitCode::from(INTERRUPTED));
@@ -174,6 +175,7 @@ async fn page(
 
 pub(super) async fn requeue(args: RequeueArgs) -> anyhow::Result<ExitCode> {
     let path = format!("/tasks/{}/requeue", args.id);
-    let done: Requeued = args.shown.client()?.post(&path, body(args.force)).await?;
-    args.shown.print(&done, |done| format!("{}\n", done.detail))
+    let done: Requeued = args.output.client()?.post(&path, body(args.force)).await?;
+    args.output
+        .print(&done, |done| format!("{}\n", done.detail))
 }

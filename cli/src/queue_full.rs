@@ -15,8 +15,8 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::client::in_words;
-use super::{Client, status};
+use crate::client::{Client, in_words};
+use crate::status;
 
 pub(super) const DEFAULT_WAIT_S: u32 = 2;
 /// The interval between two lines about waiting, where they do not replace each other.
@@ -69,12 +69,12 @@ impl Interrupt {
 }
 
 /// A status line: on a terminal one line that changes, elsewhere a line now and then.
-pub(super) struct Shown {
+pub(super) struct StatusLine {
     bar: ProgressBar,
     said: Cell<Option<Instant>>,
 }
 
-impl Shown {
+impl StatusLine {
     pub(super) fn new() -> Self {
         let target = if std::io::stderr().is_terminal() {
             ProgressDrawTarget::stderr()
@@ -113,7 +113,7 @@ impl Shown {
     }
 }
 
-impl Drop for Shown {
+impl Drop for StatusLine {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
@@ -175,21 +175,21 @@ fn nobody_takes(able: &[&ProgrammerStatus]) -> Option<String> {
 }
 
 /// Sends requests that wait until there is room in the queue.
-pub(super) struct Room {
-    shown: Shown,
+pub(super) struct QueueWaiter {
+    status: StatusLine,
     pub(super) interrupt: Interrupt,
 }
 
-impl Default for Room {
+impl Default for QueueWaiter {
     fn default() -> Self {
         Self {
-            shown: Shown::new(),
+            status: StatusLine::new(),
             interrupt: Interrupt::listen(),
         }
     }
 }
 
-impl Room {
+impl QueueWaiter {
     /// `POST`, repeated while a queue is full.
     ///
     /// # Errors
@@ -215,7 +215,7 @@ impl Room {
             let why = stuck(client, no_room)
                 .await
                 .map_or(String::new(), |why| format!("; {why}"));
-            self.shown
+            self.status
                 .say(format!("{}; waiting for room{why}", full(no_room)));
             if let Err(interrupted) = self
                 .interrupt

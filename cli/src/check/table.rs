@@ -10,7 +10,7 @@ use pool_core::pool::{AgentKind, Pool, Programmer, SandboxLevel};
 use pool_core::routing::{Route, Routes};
 
 use crate::llm_probe::LlmReport;
-use crate::tables::{Rows, lines, table};
+use crate::table::{Rows, lines, table};
 
 /// How many routing keys of a queue are shown.
 const NAMED_KEYS: usize = 4;

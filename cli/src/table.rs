@@ -7,6 +7,7 @@ use anstream::ColorChoice;
 use comfy_table::{
     CellAlignment, Color, ColumnConstraint, ContentArrangement, LineStyle, TableStyle, Width,
 };
+use pool_api::events::Tone;
 
 /// The last column shrinks on a narrow terminal, down to this width, or to its longest word.
 const LAST: u16 = 24;
@@ -20,25 +21,13 @@ const GAP: u16 = 2;
 const STYLE: TableStyle =
     TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 
-/// The meaning of a text, shown as its colour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Tone {
-    Plain,
-    Good,
-    Active,
-    Warning,
-    Bad,
-}
-
-impl Tone {
-    /// The tone of a task's state, by its word in the API.
-    pub(crate) fn of_task(status: &str) -> Self {
-        match status {
-            "succeeded" => Self::Good,
-            "running" => Self::Active,
-            "queued" | "cancelled" => Self::Plain,
-            _ => Self::Bad,
-        }
+/// The tone of a task's state, by its word in the API.
+pub(crate) fn task_tone(status: &str) -> Tone {
+    match status {
+        "succeeded" => Tone::Good,
+        "running" => Tone::Active,
+        "queued" | "cancelled" => Tone::Neutral,
+        _ => Tone::Bad,
     }
 }
 
@@ -59,13 +48,13 @@ impl Cell {
 
 impl From<String> for Cell {
     fn from(text: String) -> Self {
-        Self::toned(&text, Tone::Plain)
+        Self::toned(&text, Tone::Neutral)
     }
 }
 
 impl From<&str> for Cell {
     fn from(text: &str) -> Self {
-        Self::toned(text, Tone::Plain)
+        Self::toned(text, Tone::Neutral)
     }
 }
 
@@ -180,7 +169,7 @@ fn colors() -> bool {
 
 fn color(tone: Tone) -> Option<Color> {
     match tone {
-        Tone::Plain => None,
+        Tone::Neutral => None,
         Tone::Good => Some(Color::Green),
         Tone::Active => Some(Color::Cyan),
         Tone::Warning => Some(Color::Yellow),

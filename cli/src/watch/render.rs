@@ -1,6 +1,6 @@
 //! Draws the view. Pure: takes the known state and the time, returns cells.
 
-use pool_api::events::Live;
+use pool_api::events::{Live, Tone};
 use pool_api::format::{age, counted, with_clocks};
 use pool_api::pool::{BreakerState, PoolStatus};
 use pool_api::status::ProgrammerStatus;
@@ -15,7 +15,7 @@ use ratatui::widgets::{Paragraph, Row, Table};
 use super::follow::Follow;
 use super::lines::details;
 use crate::status::{breaker_word, budget, tone, word};
-use crate::tables::{Tone, plain};
+use crate::table::{plain, task_tone};
 
 /// Lines for the title, tasks, money, and a blank.
 const HEAD: u16 = 4;
@@ -28,7 +28,7 @@ const GAP: u16 = 2;
 /// `10 min 06 s`.
 const SPAN: Constraint = Constraint::Length(11);
 
-pub(super) struct Picture<'a> {
+pub(super) struct WatchView<'a> {
     pub(super) url: &'a str,
     pub(super) follow: &'a Follow,
     pub(super) now: Timestamp,
@@ -37,8 +37,8 @@ pub(super) struct Picture<'a> {
     pub(super) scrolled: usize,
 }
 
-pub(super) fn draw(frame: &mut Frame<'_>, picture: &Picture<'_>) {
-    let live = picture.follow.live.as_ref();
+pub(super) fn render(frame: &mut Frame<'_>, view: &WatchView<'_>) {
+    let live = view.follow.live.as_ref();
     let heights = live
         .map(|live| Heights::of(live, frame.area().height))
         .unwrap_or_default();
@@ -52,16 +52,16 @@ pub(super) fn draw(frame: &mut Frame<'_>, picture: &Picture<'_>) {
         Constraint::Length(FOOT),
     ])
     .areas(frame.area());
-    frame.render_widget(Paragraph::new(picture.head()), head);
+    frame.render_widget(Paragraph::new(view.head()), head);
     if let Some(live) = live {
-        frame.render_widget(Paragraph::new(picture.pauses(live)), pauses);
-        frame.render_widget(picture.programmers(live, team), team);
-        frame.render_widget(picture.routes(live, queues), queues);
-        frame.render_widget(picture.breakers(live, shut), shut);
+        frame.render_widget(Paragraph::new(view.pauses(live)), pauses);
+        frame.render_widget(view.programmers(live, team), team);
+        frame.render_widget(view.routes(live, queues), queues);
+        frame.render_widget(view.breakers(live, shut), shut);
     }
-    frame.render_widget(picture.ended(ended), ended);
+    frame.render_widget(view.ended(ended), ended);
     frame.render_widget(
-        Paragraph::new("q quit · ↑ ↓ scroll").style(picture.muted()),
+        Paragraph::new("q quit · ↑ ↓ scroll").style(view.muted()),
         foot,
     );
 }
@@ -117,10 +117,10 @@ fn open_breakers(live: &Live) -> usize {
         .count()
 }
 
-impl Picture<'_> {
+impl WatchView<'_> {
     fn style(&self, tone: Tone) -> Style {
         let color = match tone {
-            Tone::Plain => return Style::new(),
+            Tone::Neutral => return Style::new(),
             Tone::Good => Color::Green,
             Tone::Active => Color::Cyan,
             Tone::Warning => Color::Yellow,
@@ -201,7 +201,7 @@ impl Picture<'_> {
             Span::styled(
                 words,
                 self.style(if bad.is_empty() {
-                    Tone::Plain
+                    Tone::Neutral
                 } else {
                     Tone::Bad
                 }),
@@ -210,7 +210,7 @@ impl Picture<'_> {
         let tone = if status.budget.alert {
             Tone::Warning
         } else {
-            Tone::Plain
+            Tone::Neutral
         };
         let money = Line::styled(budget(&status.budget), self.style(tone));
         vec![title, numbers, money]
@@ -232,7 +232,7 @@ impl Picture<'_> {
     fn table<const N: usize>(
         &self,
         head: [&'static str; N],
-        rows: impl IntoIterator<Item = [Part; N]>,
+        rows: impl IntoIterator<Item = [Span<'static>; N]>,
         widths: [Constraint; N],
         area: Rect,
     ) -> Table<'static> {
@@ -240,7 +240,7 @@ impl Picture<'_> {
         let columns = Layout::horizontal(widths)
             .spacing(GAP)
             .areas::<N>(Rect { height: 1, ..area });
-        let row = |mut parts: [Part; N]| {
+        let row = |mut parts: [Span<'static>; N]| {
             for (part, column) in parts.iter_mut().zip(columns) {
                 part.content = cut(&part.content, column.width.into()).into();
             }
@@ -251,8 +251,8 @@ impl Picture<'_> {
             .column_spacing(GAP)
     }
 
-    fn state(&self, word: &str, tone: Tone) -> Part {
-        Part::styled(word.to_owned(), self.style(tone))
+    fn state(&self, word: &str, tone: Tone) -> Span<'static> {
+        Span::styled(word.to_owned(), self.style(tone))
     }
 
     fn programmers(&self, live: &Live, area: Rect) -> Table<'static> {
@@ -274,7 +274,7 @@ impl Picture<'_> {
                 String::new(),
             ]
         });
-        let rows = rows.chain(more.map(|more| more.map(|text| Part::styled(text, self.muted()))));
+        let rows = rows.chain(more.map(|more| more.map(|text| Span::styled(text, self.muted()))));
         let llm = widest(all.iter().map(|one| one.current_llm.as_str()), 34);
         let widths = [
             Constraint::Length(10),
@@ -291,7 +291,7 @@ impl Picture<'_> {
         )
     }
 
-    fn programmer(&self, live: &Live, one: &ProgrammerStatus) -> [Part; 5] {
+    fn programmer(&self, live: &Live, one: &ProgrammerStatus) -> [Span<'static>; 5] {
         let since = one
             .since
             .map(|since| span(self.now, since))
@@ -305,7 +305,7 @@ impl Picture<'_> {
         let llm_tone = if one.using_backup {
             Tone::Warning
         } else {
-            Tone::Plain
+            Tone::Neutral
         };
         [
             one.agent.clone().into(),
@@ -315,7 +315,7 @@ impl Picture<'_> {
                 self.state(word(one.state), tone(one.state))
             },
             since.into(),
-            Part::styled(one.current_llm.clone(), self.style(llm_tone)),
+            Span::styled(one.current_llm.clone(), self.style(llm_tone)),
             one_line(&words.unwrap_or_else(|| with_clocks(&one.reason, self.now))).into(),
         ]
     }
@@ -334,7 +334,7 @@ impl Picture<'_> {
                 route.running.to_string(),
                 served,
             ]
-            .map(Part::from)
+            .map(Span::from)
         };
         let name = widest(
             live.status.routes.iter().map(|route| route.name.as_str()),
@@ -400,7 +400,7 @@ impl Picture<'_> {
                 .unwrap_or_default();
             [
                 task.id.to_string().into(),
-                self.state(&task.status, Tone::of_task(&task.status)),
+                self.state(&task.status, task_tone(&task.status)),
                 ago.into(),
                 one_line(&format!("{} {}", details(task).trim(), task.summary)).into(),
             ]
@@ -415,9 +415,6 @@ impl Picture<'_> {
         )
     }
 }
-
-/// The content of a cell.
-type Part = Span<'static>;
 
 fn cut(text: &str, width: usize) -> String {
     match text.char_indices().nth(width) {
@@ -449,5 +446,5 @@ fn span(to: Timestamp, from: Timestamp) -> String {
 }
 
 #[cfg(test)]
-#[path = "picture_tests.rs"]
+#[path = "render_tests.rs"]
 pub(in crate::watch) mod tests;
