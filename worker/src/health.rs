@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
-use pool_api::status::{ProgrammerStatus, Seen, programmer_status};
+use pool_api::status::{LastBeat, ProgrammerStatus, programmer_status};
 use pool_broker::process::Process;
 use pool_broker::status::BrokerStatus;
 use pool_core::eligibility::Eligibility;
@@ -171,7 +171,7 @@ fn unfit(gate: &Gate) -> Option<String> {
 fn answer(health: &Health, status: StatusCode, trouble: Option<String>) -> Response {
     let gate = health.status.borrow().clone();
     let process = &health.process;
-    let seen = Seen {
+    let seen = LastBeat {
         gate,
         port: health.port,
         worker: process.name.clone(),

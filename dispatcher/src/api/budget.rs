@@ -3,12 +3,12 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use pool_api::budget::{BudgetStatus, NewLimit, Span};
+use pool_api::budget::{BudgetStatus, LimitPeriod, NewLimit};
 use pool_core::event::Event;
 
 use super::app::App;
 use super::error::ApiError;
-use super::extract::{Body, read};
+use super::extract::{RawBody, read};
 use crate::views::llms;
 
 pub async fn show(State(app): State<App>) -> Json<BudgetStatus> {
@@ -20,7 +20,10 @@ pub async fn show(State(app): State<App>) -> Json<BudgetStatus> {
     )
 }
 
-pub async fn set(State(app): State<App>, Body(body): Body) -> Result<Json<BudgetStatus>, ApiError> {
+pub async fn set(
+    State(app): State<App>,
+    RawBody(body): RawBody,
+) -> Result<Json<BudgetStatus>, ApiError> {
     let new: NewLimit = read(
         &body,
         r#"for example {"limit_usd": "60.00", "for": "today"}"#,
@@ -35,7 +38,7 @@ pub async fn set(State(app): State<App>, Body(body): Body) -> Result<Json<Budget
         let detail = "the pool has no budget: cost_optimization.enabled is false in the pool file";
         return Err(ApiError::new(StatusCode::CONFLICT, detail));
     }
-    let Span::Today = new.span;
+    let LimitPeriod::Today = new.span;
     app.append_event(Event::BudgetSet {
         limit_usd: new.limit_usd,
     })

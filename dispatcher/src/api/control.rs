@@ -14,7 +14,7 @@ use pool_core::state::{Refusal, Verdict};
 
 use super::app::App;
 use super::error::ApiError;
-use super::extract::{Body, Path, read};
+use super::extract::{Path, RawBody, read};
 use super::tasks::known;
 
 const EXAMPLE: &str = r#"for example {"target": {"what": "programmer", "id": "001"}}; others are {"what": "route", "name": "fast"} and {"what": "all"}"#;
@@ -26,7 +26,10 @@ pub async fn pauses(State(app): State<App>) -> Json<PauseList> {
     })
 }
 
-pub async fn pause(State(app): State<App>, Body(body): Body) -> Result<Json<PauseList>, ApiError> {
+pub async fn pause(
+    State(app): State<App>,
+    RawBody(body): RawBody,
+) -> Result<Json<PauseList>, ApiError> {
     let NewPause { target, pause } = read(&body, EXAMPLE)?;
     exists(&app, &target)?;
     if let (Target::Route { .. }, Pause::Drain) = (&target, pause) {
@@ -43,7 +46,10 @@ pub async fn pause(State(app): State<App>, Body(body): Body) -> Result<Json<Paus
     Ok(pauses(State(app)).await)
 }
 
-pub async fn resume(State(app): State<App>, Body(body): Body) -> Result<Json<PauseList>, ApiError> {
+pub async fn resume(
+    State(app): State<App>,
+    RawBody(body): RawBody,
+) -> Result<Json<PauseList>, ApiError> {
     let EndOfPause { target } = read(&body, EXAMPLE)?;
     if !app
         .reader

@@ -11,10 +11,10 @@ use pool_broker::headers::{self, text_header};
 
 use super::app::{App, detached};
 use super::error::ApiError;
-use super::extract::{Body, Path, read};
+use super::extract::{Path, RawBody, read};
 use crate::dead::letter::describe;
 use crate::dead::retry::{NotRetried, retry as retry_letter};
-use crate::dead::{Look, MOST};
+use crate::dead::{DeadLetterScan, MOST};
 use crate::intake::NotTaken;
 
 /// The most dead letters that one request retries.
@@ -41,9 +41,9 @@ pub async fn show(
 ) -> Result<Json<DeadMessage>, ApiError> {
     detached(async move {
         let found = app.dead.find(&id).await.map_err(ApiError::unavailable)?;
-        let (look, delivery) = found.ok_or_else(|| nothing(&id))?;
+        let (scan, delivery) = found.ok_or_else(|| nothing(&id))?;
         let message = message(&delivery);
-        look.end().await;
+        scan.end().await;
         Ok(Json(message))
     })
     .await
@@ -84,25 +84,25 @@ fn message(delivery: &Delivery) -> DeadMessage {
 pub async fn retry(
     State(app): State<App>,
     Path(id): Path<String>,
-    Body(body): Body,
+    RawBody(body): RawBody,
 ) -> Result<Json<Retried>, ApiError> {
     if !body.is_empty() {
         let Nothing {} = read(&body, "{} or nothing")?;
     }
     detached(async move {
         let found = app.dead.find(&id).await.map_err(ApiError::unavailable)?;
-        let (look, delivery) = found.ok_or_else(|| nothing(&id))?;
+        let (scan, delivery) = found.ok_or_else(|| nothing(&id))?;
         let retried = match retry_letter(&app.reader.process, &app.intake, &id, &delivery).await {
             Ok(retried) => {
                 point(Point::DeadRetried);
-                look.take_out(&delivery)
+                scan.take_out(&delivery)
                     .await
                     .map(|()| retried)
                     .map_err(ApiError::unavailable)
             }
             Err(error) => Err(not_retried(error)),
         };
-        look.end().await;
+        scan.end().await;
         retried.map(Json)
     })
     .await
@@ -112,33 +112,33 @@ pub async fn retry(
 /// meanwhile, so a long list takes several requests.
 pub async fn retry_all(
     State(app): State<App>,
-    Body(body): Body,
+    RawBody(body): RawBody,
 ) -> Result<Json<AllRetried>, ApiError> {
     if !body.is_empty() {
         let Nothing {} = read(&body, "{} or nothing")?;
     }
     detached(async move {
-        let mut look = app.dead.look(MOST).await.map_err(ApiError::unavailable)?;
-        let done = retry_each(&app, &mut look).await;
-        look.end().await;
+        let mut scan = app.dead.scan(MOST).await.map_err(ApiError::unavailable)?;
+        let done = retry_each(&app, &mut scan).await;
+        scan.end().await;
         done.map(Json)
     })
     .await
 }
 
-async fn retry_each(app: &App, look: &mut Look) -> Result<AllRetried, ApiError> {
+async fn retry_each(app: &App, scan: &mut DeadLetterScan) -> Result<AllRetried, ApiError> {
     let mut done = AllRetried {
-        total: look.all,
+        total: scan.all,
         ..AllRetried::default()
     };
     while done.retried.len() < RETRIED_AT_ONCE
-        && let Some(delivery) = look.next().await.map_err(ApiError::unavailable)?
+        && let Some(delivery) = scan.next().await.map_err(ApiError::unavailable)?
     {
         let DeadLetter { id, task_id, .. } = describe(&delivery);
         match retry_letter(&app.reader.process, &app.intake, &id, &delivery).await {
             Ok(retried) => {
                 point(Point::DeadRetried);
-                look.take_out(&delivery)
+                scan.take_out(&delivery)
                     .await
                     .map_err(ApiError::unavailable)?;
                 done.total -= 1;
@@ -196,9 +196,9 @@ pub async fn drop_one(
 ) -> Result<Json<Dropped>, ApiError> {
     detached(async move {
         let found = app.dead.find(&id).await.map_err(ApiError::unavailable)?;
-        let (look, delivery) = found.ok_or_else(|| nothing(&id))?;
-        let dropped = look.take_out(&delivery).await;
-        look.end().await;
+        let (scan, delivery) = found.ok_or_else(|| nothing(&id))?;
+        let dropped = scan.take_out(&delivery).await;
+        scan.end().await;
         dropped.map_err(ApiError::unavailable)?;
         tracing::warn!(%id, "an operator dropped a dead letter");
         Ok(Json(Dropped {

@@ -25,9 +25,9 @@ use super::error::ApiError;
 use super::extract::Path;
 use super::tasks::known;
 use super::token::MayAct;
-use crate::dashboard::hub::{Hub, Joined, Message};
-use crate::history::output::Output;
-use crate::views::older::{self, Span};
+use crate::dashboard::hub::{Hub, HubMessage, Joined};
+use crate::history::output::AttemptOutput;
+use crate::views::older::{self, TimeRange};
 use crate::views::timeline;
 
 /// A comment is sent after this long without an event, to show that the connection lives.
@@ -38,7 +38,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 pub const STREAMS: usize = 500;
 
 type Boxed = std::pin::Pin<Box<dyn Stream<Item = Result<Event, Infallible>> + Send>>;
-type Events = Sse<KeepAliveStream<Boxed>>;
+type EventStream = Sse<KeepAliveStream<Boxed>>;
 
 fn named(name: &str, data: &impl Serialize) -> Event {
     Event::default()
@@ -50,7 +50,7 @@ fn respond(
     app: &App,
     place: OwnedSemaphorePermit,
     events: impl Stream<Item = Event> + Send + 'static,
-) -> Events {
+) -> EventStream {
     let ended = app.ending.clone();
     let events = events.map(move |event| {
         // Dropping the stream frees its place.
@@ -79,7 +79,7 @@ pub async fn pool(
     State(app): State<App>,
     Extension(may_act): Extension<MayAct>,
     headers: HeaderMap,
-) -> Result<Events, ApiError> {
+) -> Result<EventStream, ApiError> {
     let place = place(&app)?;
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
     let Joined {
@@ -110,7 +110,7 @@ pub async fn pool(
     Ok(respond(&app, place, stream::iter(first).chain(rest)))
 }
 
-async fn next(hub: &Hub, then: &mut broadcast::Receiver<Message>) -> Option<Event> {
+async fn next(hub: &Hub, then: &mut broadcast::Receiver<HubMessage>) -> Option<Event> {
     match then.recv().await {
         Ok(message) => Some(event(hub, &message)),
         Err(RecvError::Lagged(_)) => {
@@ -123,7 +123,7 @@ async fn next(hub: &Hub, then: &mut broadcast::Receiver<Message>) -> Option<Even
     }
 }
 
-fn event(hub: &Hub, message: &Message) -> Event {
+fn event(hub: &Hub, message: &HubMessage) -> Event {
     Event::default()
         .id(hub.id(message))
         .event(message.name)
@@ -131,11 +131,11 @@ fn event(hub: &Hub, message: &Message) -> Event {
 }
 
 /// The parts that a task's stream has already sent.
-struct Told {
+struct TaskStream {
     app: App,
     view: TaskView,
     version: Option<u64>,
-    output: Option<(u64, Option<Output>)>,
+    output: Option<(u64, Option<AttemptOutput>)>,
     every: tokio::time::Interval,
 }
 
@@ -147,10 +147,10 @@ struct Told {
 ///   check. `reset` means that the output starts over.
 ///
 /// A new connection gets everything.
-pub async fn task(State(app): State<App>, Path(id): Path<String>) -> Result<Events, ApiError> {
+pub async fn task(State(app): State<App>, Path(id): Path<String>) -> Result<EventStream, ApiError> {
     let place = place(&app)?;
     let view = known(&app, &id)?;
-    let told = Told {
+    let told = TaskStream {
         app: app.clone(),
         view,
         version: None,
@@ -164,7 +164,7 @@ pub async fn task(State(app): State<App>, Path(id): Path<String>) -> Result<Even
     Ok(respond(&app, place, events))
 }
 
-impl Told {
+impl TaskStream {
     async fn next(&mut self) -> Event {
         loop {
             let version = self.app.reader.journal.version_of(&self.view.id);
@@ -188,7 +188,7 @@ impl Told {
             match older::entries(
                 &self.app.reader.process,
                 &self.view.id,
-                Span {
+                TimeRange {
                     from: self.view.submitted_at,
                     to,
                 },

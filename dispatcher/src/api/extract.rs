@@ -29,9 +29,9 @@ pub struct Path<T>(pub T);
 pub struct Query<T>(pub T);
 
 /// The body as raw bytes.
-pub struct Body(pub Bytes);
+pub struct RawBody(pub Bytes);
 
-impl<S: Send + Sync> FromRequest<S> for Body {
+impl<S: Send + Sync> FromRequest<S> for RawBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
@@ -135,7 +135,7 @@ mod tests {
         let request = request
             .body(axum::body::Body::from(body))
             .expect("a request");
-        Body::from_request(request, &()).await.err()
+        RawBody::from_request(request, &()).await.err()
     }
 
     #[tokio::test]

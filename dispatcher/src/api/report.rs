@@ -19,7 +19,7 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
 /// The query parameters of a report.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Asked {
+pub struct ReportQuery {
     /// `7d` (the default), `24h`, `90m`, a time, or `all`.
     #[schemars(regex(pattern = r"^([0-9]{1,9}[dhms]|all)$"))]
     since: Option<String>,
@@ -28,12 +28,12 @@ pub struct Asked {
     by: Option<String>,
     /// The format of the answer.
     #[serde(default)]
-    format: Form,
+    format: AnswerFormat,
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-enum Form {
+enum AnswerFormat {
     #[default]
     Json,
     Csv,
@@ -46,7 +46,7 @@ enum Form {
 /// 400 when a parameter is not understood; 503 while the history has not been read.
 pub async fn show(
     State(app): State<App>,
-    Query(asked): Query<Asked>,
+    Query(asked): Query<ReportQuery>,
 ) -> Result<Response, ApiError> {
     let bad = |detail: String| ApiError::new(StatusCode::BAD_REQUEST, detail);
     let since: Since = asked
@@ -68,15 +68,15 @@ pub async fn show(
         .map_err(|error| failed(format!("failed to draw: {error:#}")))
 }
 
-fn render(report: &Report, form: Form) -> anyhow::Result<Response> {
+fn render(report: &Report, form: AnswerFormat) -> anyhow::Result<Response> {
     Ok(match form {
-        Form::Json => Json(report).into_response(),
-        Form::Csv => (
+        AnswerFormat::Json => Json(report).into_response(),
+        AnswerFormat::Csv => (
             [(header::CONTENT_TYPE, "text/csv; charset=utf-8")],
             csv::text(report)?,
         )
             .into_response(),
-        Form::Html => {
+        AnswerFormat::Html => {
             let kind = (header::CONTENT_TYPE, "text/html; charset=utf-8");
             (
                 [kind, (header::CONTENT_SECURITY_POLICY, POLICY)],

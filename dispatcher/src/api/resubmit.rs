@@ -14,7 +14,7 @@ use pool_telemetry::clock::wall_clock;
 
 use super::app::{App, detached};
 use super::error::ApiError;
-use super::extract::{Body, Path, read};
+use super::extract::{Path, RawBody, read};
 use super::tasks::known;
 use crate::intake::NotTaken;
 use crate::intake::resubmit::resubmit;
@@ -66,7 +66,7 @@ async fn message(app: &App, id: &TaskId) -> Result<Task, ApiError> {
 pub async fn retry(
     State(app): State<App>,
     Path(id): Path<String>,
-    Body(body): Body,
+    RawBody(body): RawBody,
 ) -> Result<Json<Retried>, ApiError> {
     let force = force(&body)?;
     detached(async move {
@@ -146,7 +146,7 @@ fn not_taken(error: &NotTaken) -> ApiError {
 pub async fn requeue(
     State(app): State<App>,
     Path(id): Path<String>,
-    Body(body): Body,
+    RawBody(body): RawBody,
 ) -> Result<Json<Requeued>, ApiError> {
     let force = force(&body)?;
     detached(async move {

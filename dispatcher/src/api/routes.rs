@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::app::App;
 use super::health::Health;
 use super::openapi::{Api, SchemaOf, schema_of};
-use super::report::Asked;
+use super::report::ReportQuery;
 use super::{budget, control, dead, events, health, report, resubmit, submit, tasks};
 use crate::dashboard::page;
 use crate::views::filter::Filter;
@@ -276,7 +276,7 @@ fn pool(api: Api<App>) -> Api<App> {
                 "report",
                 "Report results and costs of the tasks of a period",
             )
-            .query::<Asked>();
+            .query::<ReportQuery>();
         let route = route.answers::<Report>(200, "as JSON, CSV or an HTML page");
         let route = route.answers_text(200, "text/csv", "as JSON, CSV or an HTML page");
         route

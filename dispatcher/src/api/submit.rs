@@ -12,14 +12,14 @@ use pool_core::task::{Priority, TaskMessage};
 
 use super::app::{App, detached};
 use super::error::ApiError;
-use super::extract::Body;
+use super::extract::RawBody;
 use super::submission::{prepare, problem_of, read_submission};
 use crate::intake::NotTaken;
 
 const MOST_IDS_IN_WORDS: usize = 10;
 
 /// `POST /tasks`.
-pub async fn submit(State(app): State<App>, Body(body): Body) -> Result<Response, ApiError> {
+pub async fn submit(State(app): State<App>, RawBody(body): RawBody) -> Result<Response, ApiError> {
     let submission =
         read_submission(&body).map_err(|detail| ApiError::new(StatusCode::BAD_REQUEST, detail))?;
     let tasks = prepare(&app, &submission)?;

@@ -24,7 +24,7 @@ use pool_core::task::{Task, TaskMessage};
 use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 
-use crate::history::{History, Kind};
+use crate::history::{EntryKind, History};
 use queue_limits::{QueueLimits, Slot, Wanted};
 
 /// How many tasks are submitted at the same time.
@@ -168,7 +168,9 @@ impl Intake {
                 repeated: true,
             });
         }
-        self.history.add(Kind::Task, Some(&task.id), &body).await?;
+        self.history
+            .add(EntryKind::Task, Some(&task.id), &body)
+            .await?;
         point(Point::TaskKept);
         let submitted = Event::Submitted {
             task: task.id.clone(),

@@ -64,7 +64,7 @@ pub(crate) async fn run(process: Process, dead: DeadLetters) {
 }
 
 async fn redrive(process: &Process, dead: &DeadLetters) -> Result<u32, NotRedriven> {
-    let mut look = dead.look(MOST).await?;
+    let mut look = dead.scan(MOST).await?;
     let mut redriven = 0;
     while let Some(delivery) = look.next().await? {
         let Some(death) = Death::of(&delivery.properties).filter(Death::is_of_returns) else {

@@ -7,7 +7,7 @@ use anyhow::anyhow;
 use pool_api::format::{dollars, duration, tokens};
 use pool_api::report::{Group, Percentiles, Report};
 
-use super::plots::{self, DARK, Failed, LIGHT, Paper};
+use super::plots::{self, DARK, DrawError, LIGHT, Paper};
 
 const STYLE: &str = include_str!("page.css");
 /// An LLM with fewer decided tasks than this is hard to judge.
@@ -64,7 +64,7 @@ fn tiles(report: &Report) -> String {
     )
 }
 
-fn figures(report: &Report) -> Result<String, Failed> {
+fn figures(report: &Report) -> Result<String, DrawError> {
     let decided: Vec<&Group> = report
         .groups
         .iter()
@@ -156,8 +156,8 @@ pub(super) fn worth_it<'a>(groups: &[&'a Group]) -> Vec<&'a Group> {
 fn figure(
     title: &str,
     caption: &str,
-    draw: impl Fn(Paper) -> Result<String, Failed>,
-) -> Result<String, Failed> {
+    draw: impl Fn(Paper) -> Result<String, DrawError>,
+) -> Result<String, DrawError> {
     let mut pictures = String::new();
     for (class, palette, narrow) in [
         ("light broad", LIGHT, false),

@@ -77,15 +77,15 @@ impl Paper {
 }
 
 /// Why a plot could not be drawn.
-pub(super) type Failed = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type DrawError = Box<dyn std::error::Error + Send + Sync>;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Plane<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
 fn svg(
     (width, height): (u32, u32),
-    draw: impl FnOnce(&Area<'_>) -> Result<(), Failed>,
-) -> Result<String, Failed> {
+    draw: impl FnOnce(&Area<'_>) -> Result<(), DrawError>,
+) -> Result<String, DrawError> {
     let mut text = String::new();
     {
         let area = SVGBackend::with_string(&mut text, (width, height)).into_drawing_area();
@@ -103,7 +103,7 @@ pub(super) fn points<'a>(groups: &[&'a Group]) -> Vec<(&'a Group, f64, f64)> {
 
 /// Success rate against cost: up is better, left is cheaper. The whiskers are the 95 % confidence
 /// interval of the rate (Wilson).
-pub(super) fn worth(groups: &[&Group], paper: Paper) -> Result<String, Failed> {
+pub(super) fn worth(groups: &[&Group], paper: Paper) -> Result<String, DrawError> {
     let points = points(groups);
     let dearest = points.iter().map(|(_, cost, _)| *cost).fold(0.0, f64::max);
     let right = if dearest > 0.0 { dearest * 1.1 } else { 1.0 };
@@ -147,7 +147,7 @@ pub(super) fn worth(groups: &[&Group], paper: Paper) -> Result<String, Failed> {
 }
 
 /// The numbers of the points at one place.
-struct Label {
+struct PointLabel {
     x: i32,
     y: i32,
     /// Where the numbers begin, to the right of the dot.
@@ -155,7 +155,7 @@ struct Label {
     numbers: String,
 }
 
-impl Label {
+impl PointLabel {
     fn add(&mut self, number: i32, beside: i32) {
         self.numbers = format!("{}, {number}", self.numbers);
         self.beside = self.beside.max(beside);
@@ -176,13 +176,13 @@ fn number_points(
     chart: &Plane<'_, '_>,
     points: &[(&Group, f64, f64)],
     paper: Paper,
-) -> Result<(), Failed> {
+) -> Result<(), DrawError> {
     const LINE: i32 = 17;
     /// Dots this close to each other look like one.
     const SAME: i32 = 3;
     let area = chart.plotting_area().strip_coord_spec();
     let (left, top) = area.get_base_pixel();
-    let mut places: Vec<Label> = Vec::new();
+    let mut places: Vec<PointLabel> = Vec::new();
     for (number, (group, cost, rate)) in (1..).zip(points) {
         let (x, y) = chart.backend_coord(&(*cost, *rate));
         let (x, y, beside) = (x - left, y - top, x - left + radius(group.tasks) + 5);
@@ -192,7 +192,7 @@ fn number_points(
             .find(|label| (label.x - x).abs() <= SAME && (label.y - y).abs() <= SAME)
         {
             Some(label) => label.add(number, beside),
-            None => places.push(Label {
+            None => places.push(PointLabel {
                 x,
                 y,
                 beside,
@@ -226,7 +226,7 @@ fn number_points(
 }
 
 /// The time within which 50 %, 90 % and 99 % of the tasks ended.
-pub(super) fn durations(groups: &[&Group], paper: Paper) -> Result<String, Failed> {
+pub(super) fn durations(groups: &[&Group], paper: Paper) -> Result<String, DrawError> {
     let rows: Vec<(&str, [f64; 3])> = groups
         .iter()
         .filter_map(|group| {
@@ -263,7 +263,7 @@ pub(super) fn durations(groups: &[&Group], paper: Paper) -> Result<String, Faile
 }
 
 /// Tasks that did not succeed, by the kind of their error.
-pub(super) fn failures(report: &Report, paper: Paper) -> Result<String, Failed> {
+pub(super) fn failures(report: &Report, paper: Paper) -> Result<String, DrawError> {
     let mut rows: Vec<(&str, u64)> = report
         .total
         .failures
@@ -295,8 +295,8 @@ fn lanes(
     names: &[&str],
     (axis, end): (&str, f64),
     paper: Paper,
-    draw: impl FnOnce(&mut Plane<'_, '_>) -> Result<(), Failed>,
-) -> Result<String, Failed> {
+    draw: impl FnOnce(&mut Plane<'_, '_>) -> Result<(), DrawError>,
+) -> Result<String, DrawError> {
     const NAMES: u32 = 250;
     const LEFT: i32 = 12;
     const ABOVE: i32 = 22;

@@ -5,7 +5,7 @@ use pool_core::id::TaskId;
 use pool_core::state::{PoolState, TaskState};
 use pool_telemetry::clock::wall_clock;
 
-use super::tally::{self, Ended};
+use super::tally::{self, FinishedTask};
 use crate::views::Reader;
 
 /// Builds the report about the tasks that ended since then.
@@ -29,7 +29,7 @@ pub(crate) fn report(reader: &Reader, since: Since, by: &By) -> Report {
         let entry = reader.history.entry(&id).unwrap_or_default();
         let (attempts, route, labels, record) =
             (state.attempts, state.route, entry.labels, entry.record);
-        state.outcome.map(|outcome| Ended {
+        state.outcome.map(|outcome| FinishedTask {
             outcome,
             attempts,
             route,
@@ -37,6 +37,6 @@ pub(crate) fn report(reader: &Reader, since: Since, by: &By) -> Report {
             record,
         })
     };
-    let ended: Vec<Ended> = ended.into_iter().filter_map(details).collect();
+    let ended: Vec<FinishedTask> = ended.into_iter().filter_map(details).collect();
     tally::report(&ended, by, (since, until))
 }

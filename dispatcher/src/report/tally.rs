@@ -9,7 +9,7 @@ use pool_core::result::{LlmUsage, Status};
 use pool_core::state::Outcome;
 use pool_core::time::Timestamp;
 
-use crate::history::record::Record;
+use crate::history::record::ResultSummary;
 
 /// The group of tasks without a name: no LLM was called, the label is missing, or the route is no
 /// longer in the log.
@@ -17,17 +17,21 @@ const NONE: &str = "(none)";
 
 /// A finished task: its log entry, and the numbers of its result.
 #[derive(Debug, Clone)]
-pub(super) struct Ended {
+pub(super) struct FinishedTask {
     pub(super) outcome: Outcome,
     /// Attempts that count; 0 if no attempt counts, or if they are no longer in the log.
     pub(super) attempts: u32,
     pub(super) route: String,
     pub(super) labels: BTreeMap<String, String>,
-    pub(super) record: Option<Arc<Record>>,
+    pub(super) record: Option<Arc<ResultSummary>>,
 }
 
 /// The report about tasks that ended in this period, including its first moment.
-pub(super) fn report(ended: &[Ended], by: &By, (since, until): (Timestamp, Timestamp)) -> Report {
+pub(super) fn report(
+    ended: &[FinishedTask],
+    by: &By,
+    (since, until): (Timestamp, Timestamp),
+) -> Report {
     let (mut total, mut groups) = (Sums::default(), HashMap::<String, Sums>::new());
     let mut without_details = 0;
     for task in ended
@@ -57,7 +61,7 @@ pub(super) fn report(ended: &[Ended], by: &By, (since, until): (Timestamp, Times
     }
 }
 
-impl Ended {
+impl FinishedTask {
     fn name(&self, by: &By) -> String {
         let record = self.record.as_deref();
         let known = match by {
@@ -82,7 +86,7 @@ impl Ended {
     }
 
     /// The spending of a task, by group.
-    fn usage(&self, by: &By) -> Vec<(String, Spent)> {
+    fn usage(&self, by: &By) -> Vec<(String, Spending)> {
         let each = self
             .record
             .as_deref()
@@ -91,7 +95,7 @@ impl Ended {
         match by {
             By::Llm if !each.is_empty() => each
                 .iter()
-                .map(|usage| (usage.llm.to_string(), Spent::from(usage)))
+                .map(|usage| (usage.llm.to_string(), Spending::from(usage)))
                 .collect(),
             By::Llm | By::Programmer | By::Route | By::Label(_) => {
                 vec![(self.name(by), all_usage(self))]
@@ -102,7 +106,7 @@ impl Ended {
 
 /// Calls, tokens and cost.
 #[derive(Debug, Clone, Default)]
-struct Spent {
+struct Spending {
     calls: u64,
     failed_calls: u64,
     input_tokens: u64,
@@ -111,7 +115,7 @@ struct Spent {
     cost: MicroUsd,
 }
 
-impl From<&LlmUsage> for Spent {
+impl From<&LlmUsage> for Spending {
     fn from(usage: &LlmUsage) -> Self {
         Self {
             calls: usage.calls,
@@ -125,15 +129,15 @@ impl From<&LlmUsage> for Spent {
 }
 
 /// The whole spending of a task. If its details are gone, the log still has the cost.
-fn all_usage(task: &Ended) -> Spent {
+fn all_usage(task: &FinishedTask) -> Spending {
     let Some(record) = &task.record else {
-        return Spent {
+        return Spending {
             cost: task.outcome.cost,
-            ..Spent::default()
+            ..Spending::default()
         };
     };
     let usage = &record.usage;
-    Spent {
+    Spending {
         calls: usage.calls,
         failed_calls: usage.failed_calls,
         input_tokens: usage.input_tokens,
@@ -155,7 +159,7 @@ struct Sums {
 }
 
 impl Sums {
-    fn count(&mut self, task: &Ended) {
+    fn count(&mut self, task: &FinishedTask) {
         let (group, outcome) = (&mut self.group, &task.outcome);
         group.tasks += 1;
         match outcome.status {
@@ -182,7 +186,7 @@ impl Sums {
         }
     }
 
-    fn spend(&mut self, spent: &Spent) {
+    fn spend(&mut self, spent: &Spending) {
         let group = &mut self.group;
         group.calls += spent.calls;
         group.failed_calls += spent.failed_calls;

@@ -7,9 +7,9 @@ use pool_core::result::{ErrorKind, LlmUsage, ResultMessage, Status, TaskFailure,
 use pool_core::state::Outcome;
 use pool_core::time::Timestamp;
 
-use super::tally::{Ended, report};
+use super::tally::{FinishedTask, report};
 use super::*;
-use crate::history::record::Record;
+use crate::history::record::ResultSummary;
 use pool_api::report::{By, Group, Percentiles, Report, Since};
 
 const FREE: &str = "ollama/qwen";
@@ -38,7 +38,7 @@ fn used(
 }
 
 /// A task that ended, with its usage as the worker sums it up.
-fn ended(at: u64, status: Status, name: &str, run_ms: u64, by_llm: Vec<LlmUsage>) -> Ended {
+fn ended(at: u64, status: Status, name: &str, run_ms: u64, by_llm: Vec<LlmUsage>) -> FinishedTask {
     let (mut usage, cost) = (
         Usage::default(),
         by_llm.iter().map(|usage| usage.cost_usd).sum(),
@@ -55,7 +55,7 @@ fn ended(at: u64, status: Status, name: &str, run_ms: u64, by_llm: Vec<LlmUsage>
         ..usage
     };
     let programmer = ProgrammerId::new(if name == FREE { "001" } else { "006" }).ok();
-    let record = Record {
+    let record = ResultSummary {
         programmer: programmer.clone(),
         llm: Some(llm(name)),
         used_backup: false,
@@ -87,7 +87,7 @@ fn ended(at: u64, status: Status, name: &str, run_ms: u64, by_llm: Vec<LlmUsage>
         "run_id".to_owned(),
         if at.0 < 50 { "a" } else { "b" }.to_owned(),
     )]);
-    Ended {
+    FinishedTask {
         outcome,
         attempts: 1,
         route: "any".to_owned(),
@@ -97,7 +97,7 @@ fn ended(at: u64, status: Status, name: &str, run_ms: u64, by_llm: Vec<LlmUsage>
 }
 
 /// Six tasks of two LLMs, and one that was cancelled before a programmer took it.
-fn sample() -> Vec<Ended> {
+fn sample() -> Vec<FinishedTask> {
     use Status::{Failed, Succeeded};
     let mut second_try = ended(
         20,
@@ -272,7 +272,7 @@ fn the_numbers_are_those_that_a_hand_computes() {
 
 #[test]
 fn percentiles_are_exact() {
-    let tasks: Vec<Ended> = (1..=200)
+    let tasks: Vec<FinishedTask> = (1..=200)
         .map(|n| {
             ended(
                 n,
@@ -439,7 +439,7 @@ fn a_record_is_read_from_the_result_as_it_is_on_the_wire() {
         ..ResultMessage::without_attempt(None, Status::Failed, failure)
     };
     let (programmer, llm, used_backup) = (result.programmer.clone(), result.llm.clone(), true);
-    let expected = Record {
+    let expected = ResultSummary {
         programmer,
         llm,
         used_backup,
@@ -447,12 +447,12 @@ fn a_record_is_read_from_the_result_as_it_is_on_the_wire() {
         timings,
     };
     assert_eq!(
-        Record::read(&result.to_json()),
+        ResultSummary::read(&result.to_json()),
         Some(expected),
         "the numbers, and nothing large"
     );
     assert_eq!(
-        Record::read(b"no result"),
+        ResultSummary::read(b"no result"),
         None,
         "a body that is not a result has no record"
     );

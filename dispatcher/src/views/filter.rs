@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::presence::Snapshot;
-use crate::history::Entry;
+use crate::history::IndexEntry;
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 5_000;
@@ -41,7 +41,7 @@ pub struct Filter {
 }
 
 /// A task that may be in the list, with its sort key.
-pub(super) type Found = (Option<Timestamp>, TaskId);
+pub(super) type FoundTask = (Option<Timestamp>, TaskId);
 
 impl Filter {
     /// How many tasks match by the log alone, and the newest of them, unordered. If the filter also
@@ -51,7 +51,7 @@ impl Filter {
         pool: &Pool,
         fold: &PoolState,
         heard: &Snapshot,
-    ) -> (usize, Vec<Found>) {
+    ) -> (usize, Vec<FoundTask>) {
         let matches = |state: &TaskState| {
             self.status
                 .is_none_or(|wanted| wanted == Stage::of(state, runs(fold, state, heard)))
@@ -69,7 +69,7 @@ impl Filter {
             .filter(|(_, state)| matches(state))
             .map(|(id, state)| (time(state), id));
         if self.asks_for_words() {
-            let all: Vec<Found> = matching.map(|(at, id)| (at, id.clone())).collect();
+            let all: Vec<FoundTask> = matching.map(|(at, id)| (at, id.clone())).collect();
             return (all.len(), all);
         }
         let (mut total, mut newest) = (0, BinaryHeap::new());
@@ -112,7 +112,7 @@ impl Filter {
     }
 
     /// Matches the part of the filter that needs the history: label and text.
-    pub(super) fn of_words(&self, id: &TaskId, entry: Option<&Entry>) -> bool {
+    pub(super) fn of_words(&self, id: &TaskId, entry: Option<&IndexEntry>) -> bool {
         let label = |label: &Label| entry.is_some_and(|entry| label.is_among(&entry.labels));
         self.label.as_ref().is_none_or(label)
             && self
@@ -123,7 +123,7 @@ impl Filter {
 }
 
 /// Sorts newest first, then applies `offset` and `limit`.
-pub(super) fn newest(mut found: Vec<Found>, filter: &Filter) -> Vec<TaskId> {
+pub(super) fn newest(mut found: Vec<FoundTask>, filter: &Filter) -> Vec<TaskId> {
     found.sort_unstable_by(|a, b| b.cmp(a));
     found
         .into_iter()
@@ -134,9 +134,9 @@ pub(super) fn newest(mut found: Vec<Found>, filter: &Filter) -> Vec<TaskId> {
 }
 
 /// `text` must be in lower case.
-fn contains(id: &TaskId, entry: Option<&Entry>, text: &str) -> bool {
+fn contains(id: &TaskId, entry: Option<&IndexEntry>, text: &str) -> bool {
     let has = |words: &str| words.to_lowercase().contains(text);
-    let of_entry = |entry: &Entry| {
+    let of_entry = |entry: &IndexEntry| {
         let label = |(key, value): (&String, &String)| has(&format!("{key}={value}"));
         has(&entry.summary) || entry.labels.iter().any(label)
     };

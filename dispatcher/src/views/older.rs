@@ -15,7 +15,7 @@ use pool_core::state::PoolState;
 use pool_core::time::Timestamp;
 use tokio::sync::Semaphore;
 
-use super::journal::Entry;
+use super::journal::JournalEntry;
 
 /// Reading the stream is expensive for the broker and this process: one reader at a time.
 static ONE: Semaphore = Semaphore::const_new(1);
@@ -27,7 +27,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// When a task was submitted and when it ended, if known.
 #[derive(Debug, Clone, Copy)]
-pub struct Span {
+pub struct TimeRange {
     pub from: Option<Timestamp>,
     pub to: Timestamp,
 }
@@ -39,8 +39,8 @@ pub struct Span {
 pub async fn entries(
     process: &Process,
     task: &TaskId,
-    span: Span,
-) -> Result<Vec<Entry>, BrokerError> {
+    span: TimeRange,
+) -> Result<Vec<JournalEntry>, BrokerError> {
     let reading = async {
         let _one = ONE.acquire().await;
         let channel = process.consume.channel().await?;
@@ -58,8 +58,8 @@ async fn read(
     process: &Process,
     channel: &lapin::Channel,
     task: &TaskId,
-    span: Span,
-) -> Result<Vec<Entry>, BrokerError> {
+    span: TimeRange,
+) -> Result<Vec<JournalEntry>, BrokerError> {
     let limit = process.consume.endpoint().timeout();
     with_timeout(
         limit,
@@ -112,7 +112,7 @@ struct Search<'a> {
     task: &'a TaskId,
     fold: PoolState,
     attempts: Vec<AttemptId>,
-    found: Vec<Entry>,
+    found: Vec<JournalEntry>,
 }
 
 impl Search<'_> {
@@ -136,7 +136,7 @@ impl Search<'_> {
             let task_of =
                 |attempt: &AttemptId| attempts.contains(attempt).then(|| TaskId::clone(task));
             if decision.part_of(task_of).as_ref() == Some(*task) {
-                found.push(Entry {
+                found.push(JournalEntry {
                     at: batch.at(),
                     decision: decision.clone(),
                     verdict,

@@ -16,7 +16,7 @@ use pool_core::state::PoolState;
 use pool_core::state::pauses::Paused;
 use pool_telemetry::clock::wall_clock;
 
-use super::filter::{Filter, Found, newest, runs};
+use super::filter::{Filter, FoundTask, newest, runs};
 use super::journal::Journal;
 use super::llms;
 use super::presence::{Presence, Snapshot};
@@ -92,9 +92,9 @@ impl Reader {
             .log
             .read(|fold| filter.of_log(&self.pool, fold, &heard));
         if filter.asks_for_words() {
-            let matching = |some: &[Found]| {
+            let matching = |some: &[FoundTask]| {
                 self.history.look(|entries| {
-                    let matches = |(_, id): &&Found| filter.of_words(id, entries.get(id));
+                    let matches = |(_, id): &&FoundTask| filter.of_words(id, entries.get(id));
                     some.iter().filter(matches).cloned().collect::<Vec<_>>()
                 })
             };

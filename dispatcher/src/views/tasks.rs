@@ -5,9 +5,9 @@ use pool_core::id::TaskId;
 use pool_core::state::TaskState;
 
 use super::filter::programmer;
-use crate::history::Entry;
+use crate::history::IndexEntry;
 
-pub(super) fn task_view(id: &TaskId, state: &TaskState, runs: bool, entry: Entry) -> TaskView {
+pub(super) fn task_view(id: &TaskId, state: &TaskState, runs: bool, entry: IndexEntry) -> TaskView {
     let outcome = state.outcome.as_ref();
     // If the programmer is lost, the task waits again, so its attempt is not shown.
     let owner = state.owner.as_ref().filter(|_| runs);

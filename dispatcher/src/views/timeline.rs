@@ -6,10 +6,10 @@ use pool_core::id::{AttemptId, ProgrammerId};
 use pool_core::state::{Refusal, Verdict};
 use pool_core::time::Timestamp;
 
-use super::journal::Entry;
+use super::journal::JournalEntry;
 
 /// The timeline of a task.
-pub fn lines(entries: &[Entry]) -> Vec<Line> {
+pub fn lines(entries: &[JournalEntry]) -> Vec<Line> {
     let mut number = 0;
     entries
         .iter()
@@ -22,7 +22,7 @@ pub fn lines(entries: &[Entry]) -> Vec<Line> {
 
 /// The number of the next attempt after this event, as the fold counts: an attempt that was handed
 /// back does not count.
-fn number_of(entry: &Entry, before: u32) -> u32 {
+fn number_of(entry: &JournalEntry, before: u32) -> u32 {
     match (&entry.decision, entry.verdict) {
         (_, Verdict::Refused(_)) => before,
         (Event::Started { .. }, Verdict::Accepted) => before + 1,
@@ -31,7 +31,7 @@ fn number_of(entry: &Entry, before: u32) -> u32 {
     }
 }
 
-fn line(entry: &Entry, number: u32) -> Line {
+fn line(entry: &JournalEntry, number: u32) -> Line {
     // A refused event begins no attempt.
     let number = (entry.verdict == Verdict::Accepted).then_some(number);
     let Words {
@@ -253,7 +253,7 @@ mod tests {
 
     fn said(decision: Event, verdict: Verdict) -> (String, Tone, bool) {
         let line = line(
-            &Entry {
+            &JournalEntry {
                 at: Timestamp(1),
                 decision,
                 verdict,
@@ -289,9 +289,9 @@ mod tests {
             (released, Verdict::Accepted),
             (started(2), Verdict::Accepted),
         ];
-        let entries: Vec<Entry> = events
+        let entries: Vec<JournalEntry> = events
             .into_iter()
-            .map(|(decision, verdict)| Entry {
+            .map(|(decision, verdict)| JournalEntry {
                 at: Timestamp(1),
                 decision,
                 verdict,

@@ -21,8 +21,8 @@ use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 
 use crate::views::Reader;
-pub use model::Look;
-use model::{Able, Answer};
+pub use model::WhyContext;
+use model::{Able, Explanation};
 
 /// Explains why a task waits, with what this dispatcher knows now.
 pub(crate) fn explain(reader: &Reader, id: &TaskId) -> Option<Why> {
@@ -35,7 +35,7 @@ pub(crate) fn explain(reader: &Reader, id: &TaskId) -> Option<Why> {
             now: fold.now().max(wall_clock()),
         };
         why(
-            &Look {
+            &WhyContext {
                 standing: &standing,
                 routes: &reader.process.routes,
                 heard: &heard,
@@ -47,7 +47,7 @@ pub(crate) fn explain(reader: &Reader, id: &TaskId) -> Option<Why> {
 }
 
 /// The answer; None if the log has no such task.
-pub fn why(look: &Look<'_>, id: &TaskId) -> Option<Why> {
+pub fn why(look: &WhyContext<'_>, id: &TaskId) -> Option<Why> {
     let state = look.standing.fold.tasks.get(id)?;
     let mut answer = look.answer(id, state);
     if !look.fresh && state.outcome.is_none() {
@@ -73,10 +73,10 @@ pub fn why(look: &Look<'_>, id: &TaskId) -> Option<Why> {
     })
 }
 
-impl Look<'_> {
-    fn answer(&self, id: &TaskId, state: &TaskState) -> Answer {
+impl WhyContext<'_> {
+    fn answer(&self, id: &TaskId, state: &TaskState) -> Explanation {
         if let Some(outcome) = &state.outcome {
-            return Answer::new(
+            return Explanation::new(
                 Reason::Finished,
                 words::finished(outcome, self.standing.now),
                 Some(outcome.at),
@@ -92,7 +92,8 @@ impl Look<'_> {
         if let Some(retry) = &state.retry {
             let due = Timestamp(retry.at_ms);
             let sentence = words::retry(retry, (state.attempts, max), self.standing.now);
-            return Answer::new(Reason::Retry, sentence, Some(state.issued_at)).until(Some(due));
+            return Explanation::new(Reason::Retry, sentence, Some(state.issued_at))
+                .until(Some(due));
         }
         // The log has no publish event of a task that came straight over AMQP.
         if !state.published && state.submitted_at.is_some() {
@@ -100,13 +101,13 @@ impl Look<'_> {
                 .issued_at
                 .plus(self.standing.pool.dispatcher.repair_after);
             let sentence = words::not_published(state, due, self.standing.now);
-            return Answer::new(Reason::NotPublished, sentence, Some(state.issued_at))
+            return Explanation::new(Reason::NotPublished, sentence, Some(state.issued_at))
                 .until(Some(due));
         }
         self.waiting(id, state)
     }
 
-    fn running(&self, state: &TaskState, owner: &Owner) -> Answer {
+    fn running(&self, state: &TaskState, owner: &Owner) -> Explanation {
         let max = self.standing.pool.dispatcher.max_attempts;
         let mut sentence = words::running(owner, (state.attempts, max), self.standing.now);
         let ordered = self
@@ -124,11 +125,11 @@ impl Look<'_> {
         if let Some(until) = until {
             sentence.push_str(&words::drained(until, self.standing.now));
         }
-        Answer::new(Reason::Running, sentence, Some(owner.since)).until(until)
+        Explanation::new(Reason::Running, sentence, Some(owner.since)).until(until)
     }
 
     /// Its message is back in the queue, or is about to be.
-    fn lost(&self, id: &TaskId, state: &TaskState, owner: &Owner) -> Answer {
+    fn lost(&self, id: &TaskId, state: &TaskState, owner: &Owner) -> Explanation {
         let mut answer = self.waiting(id, state);
         answer
             .sentence
@@ -136,7 +137,7 @@ impl Look<'_> {
         answer
     }
 
-    fn waiting(&self, id: &TaskId, state: &TaskState) -> Answer {
+    fn waiting(&self, id: &TaskId, state: &TaskState) -> Explanation {
         let since = state
             .submitted_at
             .or(Some(state.issued_at).filter(|at| at.0 > 0));
@@ -147,7 +148,7 @@ impl Look<'_> {
             .find(|route| route.name == state.route)
         else {
             let (reason, sentence) = words::no_such_route(self.routes, &state.route);
-            return Answer::new(reason, sentence, since);
+            return Explanation::new(reason, sentence, since);
         };
         let position = self.position(id, state);
         let mut answer = self.at_route(route, position);
@@ -161,7 +162,7 @@ impl Look<'_> {
         answer
             .sentence
             .push_str(&words::also(state, self.standing.pool, self.standing.now));
-        Answer {
+        Explanation {
             since,
             position,
             ..answer
@@ -169,12 +170,12 @@ impl Look<'_> {
     }
 
     /// The reason that keeps tasks of this route waiting; `position` is the place of one of them.
-    fn at_route(&self, route: &Route, position: Option<Position>) -> Answer {
+    fn at_route(&self, route: &Route, position: Option<Position>) -> Explanation {
         let able = self.programmers(route);
         let views = able.iter().map(|one| one.view.clone()).collect();
-        let with = |reason, sentence| Answer {
+        let with = |reason, sentence| Explanation {
             programmers: views,
-            ..Answer::new(reason, sentence, None)
+            ..Explanation::new(reason, sentence, None)
         };
         if let Some((reason, sentence)) = self.paused(route, &able, position) {
             return with(reason, sentence);

@@ -9,7 +9,7 @@ use crate::views::presence::Snapshot;
 
 /// The pool at one moment, as far as this dispatcher knows it.
 #[derive(Clone, Copy)]
-pub struct Look<'a> {
+pub struct WhyContext<'a> {
     pub standing: &'a Eligibility<'a>,
     pub routes: &'a Routes,
     pub heard: &'a Snapshot,
@@ -18,7 +18,7 @@ pub struct Look<'a> {
 }
 
 /// The parts of the answer that differ from case to case; [`Why`] adds the rest.
-pub(super) struct Answer {
+pub(super) struct Explanation {
     pub(super) reason: Reason,
     pub(super) sentence: String,
     pub(super) since: Option<Timestamp>,
@@ -27,7 +27,7 @@ pub(super) struct Answer {
     pub(super) programmers: Vec<ProgrammerWhy>,
 }
 
-impl Answer {
+impl Explanation {
     pub(super) fn new(reason: Reason, sentence: String, since: Option<Timestamp>) -> Self {
         Self {
             reason,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use pool_api::format::{clock, counted, with_clocks};
-use pool_api::status::Unseen;
+use pool_api::status::NoHeartbeat;
 use pool_api::why::{Position, Reason};
 use pool_core::eligibility::explain_pause;
 use pool_core::event::Retry;
@@ -66,11 +66,11 @@ pub(super) fn drained(until: Timestamp, now: Timestamp) -> String {
 }
 
 /// Added for a task that waits again.
-pub(super) fn lost(owner: &Owner, unseen: Option<Unseen>) -> String {
+pub(super) fn lost(owner: &Owner, unseen: Option<NoHeartbeat>) -> String {
     let why = match unseen {
-        Some(Unseen::Silent { .. }) => "which sends no heartbeats any more",
-        Some(Unseen::Left { .. }) => "whose worker has ended",
-        Some(Unseen::NotYet(_) | Unseen::Deaf(_)) | None => "whose process is gone",
+        Some(NoHeartbeat::Silent { .. }) => "which sends no heartbeats any more",
+        Some(NoHeartbeat::Left { .. }) => "whose worker has ended",
+        Some(NoHeartbeat::NotYet(_) | NoHeartbeat::Deaf(_)) | None => "whose process is gone",
     };
     format!("; it was with {}, {why}", owner.programmer.display_name())
 }

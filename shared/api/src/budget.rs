@@ -46,13 +46,14 @@ pub struct NewLimit {
     /// US dollars. May be less than what is already spent: then no more paid calls are made today.
     pub limit_usd: MicroUsd,
     #[serde(rename = "for")]
-    pub span: Span,
+    pub span: LimitPeriod,
 }
 
 /// How long a limit applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Span")]
 #[serde(rename_all = "snake_case")]
-pub enum Span {
+pub enum LimitPeriod {
     /// Until the day ends in the time zone of the budget.
     Today,
 }

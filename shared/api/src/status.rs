@@ -100,7 +100,7 @@ pub struct CircuitStatus {
 
 /// The last heartbeat of a programmer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct LastBeat {
     /// Whether it takes tasks.
     pub gate: Gate,
     /// The port of its `/health`.
@@ -111,7 +111,7 @@ pub struct Seen {
 
 /// Why the state of a programmer is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Unseen {
+pub enum NoHeartbeat {
     /// No heartbeat came for `health_check_interval_s`, though the dispatcher listened.
     #[error("no heartbeat since {since}; is a worker running with it?")]
     Silent {
@@ -132,7 +132,7 @@ pub enum Unseen {
     Deaf(&'static str),
 }
 
-impl Unseen {
+impl NoHeartbeat {
     /// Whether the programmer is known to be down.
     pub fn is_down(self) -> bool {
         match self {
@@ -146,7 +146,7 @@ impl Unseen {
 pub fn programmer_status(
     standing: &Eligibility<'_>,
     programmer: &Programmer,
-    seen: Result<Seen, Unseen>,
+    seen: Result<LastBeat, NoHeartbeat>,
 ) -> ProgrammerStatus {
     let gate = gate_status(
         standing,
@@ -201,7 +201,7 @@ struct GateStatus {
 fn gate_status(
     standing: &Eligibility<'_>,
     programmer: &Programmer,
-    gate: Result<&Gate, Unseen>,
+    gate: Result<&Gate, NoHeartbeat>,
 ) -> GateStatus {
     let without_task = |state, reason| GateStatus {
         state,
