@@ -1,9 +1,8 @@
-//! The types of a question about a waiting task, and of its answer.
+//! What a question about a waiting task looks at.
 
-use pool_api::why::{Position, ProgrammerWhy, Reason};
+use pool_api::why::ProgrammerWhy;
 use pool_core::eligibility::Eligibility;
 use pool_core::routing::Routes;
-use pool_core::time::Timestamp;
 
 use crate::views::presence::Snapshot;
 
@@ -15,33 +14,6 @@ pub struct WhyContext<'a> {
     pub heard: &'a Snapshot,
     /// Whether the event log has been read to its end.
     pub fresh: bool,
-}
-
-/// The parts of the answer that differ from case to case; [`Why`] adds the rest.
-pub(super) struct Explanation {
-    pub(super) reason: Reason,
-    pub(super) sentence: String,
-    pub(super) since: Option<Timestamp>,
-    pub(super) until: Option<Timestamp>,
-    pub(super) position: Option<Position>,
-    pub(super) programmers: Vec<ProgrammerWhy>,
-}
-
-impl Explanation {
-    pub(super) fn new(reason: Reason, sentence: String, since: Option<Timestamp>) -> Self {
-        Self {
-            reason,
-            sentence,
-            since,
-            until: None,
-            position: None,
-            programmers: Vec::new(),
-        }
-    }
-
-    pub(super) fn until(self, until: Option<Timestamp>) -> Self {
-        Self { until, ..self }
-    }
 }
 
 /// A programmer, with its words in a sentence about several. Programmers with the same words are
