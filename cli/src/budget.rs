@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::process::ExitCode;
 
-use pool_api::budget::{BudgetStatus, NewLimit, Span};
+use pool_api::budget::{BudgetStatus, LimitPeriod, NewLimit};
 use pool_api::format::clock;
 use pool_core::money::MicroUsd;
 use pool_telemetry::clock::wall_clock;
@@ -49,11 +49,11 @@ pub(super) async fn run(args: BudgetArgs) -> anyhow::Result<ExitCode> {
             today: _,
             output,
         }) => {
-            let body = serde_json::to_vec(&NewLimit {
+            let body = NewLimit {
                 limit_usd: limit,
-                span: Span::Today,
-            })?;
-            (output.client()?.post("/budget", body).await?, output)
+                span: LimitPeriod::Today,
+            };
+            (output.client()?.post("/budget", &body).await?, output)
         }
     };
     output.print(&status, text)

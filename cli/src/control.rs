@@ -11,9 +11,10 @@ use pool_api::tasks::{TaskList, TaskView};
 use pool_core::id::{ProgrammerId, TaskId};
 use pool_core::pause::{Pause, Target};
 use pool_telemetry::clock::wall_clock;
+use serde::Serialize;
 
 use crate::client::Client;
-use crate::output::{Format, OutputArgs, complain};
+use crate::output::{OutputArgs, complain, exit_code};
 use crate::table::{lines, table};
 
 /// The interval at which `drain` checks the programmer.
@@ -99,43 +100,31 @@ pub(super) async fn cancel(args: CancelArgs) -> anyhow::Result<ExitCode> {
             .collect()
     };
     let code = args.output.print(&cancelled, text)?;
-    Ok(if failed { ExitCode::FAILURE } else { code })
+    Ok(exit_code(code, !failed))
 }
 
 pub(super) async fn pause(args: PauseArgs) -> anyhow::Result<ExitCode> {
-    let body = serde_json::to_vec(&NewPause {
-        target: args.target.target(),
-        pause: Pause::Pause,
-    })?;
-    show(
-        &args
-            .output
-            .client()?
-            .post("/programmer_pool/pause", body)
-            .await?,
-        args.output.format,
-    )
+    let (target, pause) = (args.target.target(), Pause::Pause);
+    change(&args.output, "pause", &NewPause { target, pause }).await
 }
 
 pub(super) async fn resume(args: PauseArgs) -> anyhow::Result<ExitCode> {
-    let body = serde_json::to_vec(&EndOfPause {
-        target: args.target.target(),
-    })?;
-    show(
-        &args
-            .output
-            .client()?
-            .post("/programmer_pool/resume", body)
-            .await?,
-        args.output.format,
-    )
+    let target = args.target.target();
+    change(&args.output, "resume", &EndOfPause { target }).await
+}
+
+async fn change(
+    output: &OutputArgs,
+    what: &str,
+    body: &impl Serialize,
+) -> anyhow::Result<ExitCode> {
+    let path = format!("/programmer_pool/{what}");
+    output.print(&output.client()?.post(&path, body).await?, text)
 }
 
 pub(super) async fn pauses(output: &OutputArgs) -> anyhow::Result<ExitCode> {
-    show(
-        &output.client()?.get("/programmer_pool/pauses").await?,
-        output.format,
-    )
+    let list = output.client()?.get("/programmer_pool/pauses").await?;
+    output.print(&list, text)
 }
 
 pub(super) async fn drain(args: DrainArgs) -> anyhow::Result<ExitCode> {
@@ -143,15 +132,14 @@ pub(super) async fn drain(args: DrainArgs) -> anyhow::Result<ExitCode> {
     let target = Target::Programmer {
         id: args.programmer.clone(),
     };
-    let body = serde_json::to_vec(&NewPause {
-        target,
-        pause: Pause::Drain,
-    })?;
-    let pauses = client.post("/programmer_pool/pause", body).await?;
+    let pause = Pause::Drain;
+    let pauses = client
+        .post("/programmer_pool/pause", &NewPause { target, pause })
+        .await?;
     if !args.no_wait {
         until_idle(&client, &args.programmer).await?;
     }
-    show(&pauses, args.output.format)
+    args.output.print(&pauses, text)
 }
 
 /// Waits until the programmer is shut or down, and the log has no running task of it. The
@@ -162,9 +150,9 @@ async fn until_idle(client: &Client, id: &ProgrammerId) -> anyhow::Result<()> {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let query = [
-            ("status", "running"),
-            ("programmer", id.as_str()),
-            ("limit", "1"),
+            ("status", Some("running")),
+            ("programmer", Some(id.as_str())),
+            ("limit", Some("1")),
         ];
         let works = client.get_with::<TaskList>("/tasks", &query).await?.total > 0;
         let status: PoolStatus = client.get("/programmer_pool/status").await?;
@@ -185,10 +173,6 @@ async fn until_idle(client: &Client, id: &ProgrammerId) -> anyhow::Result<()> {
             ProgrammerState::Busy | ProgrammerState::Shut | ProgrammerState::Idle => {}
         }
     }
-}
-
-fn show(list: &PauseList, format: Format) -> anyhow::Result<ExitCode> {
-    format.print(list, text)
 }
 
 fn text(list: &PauseList) -> String {

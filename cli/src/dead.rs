@@ -7,9 +7,10 @@ use pool_api::dead::{AllRetried, DeadLetter, DeadList, DeadMessage, Dropped};
 use pool_api::format::{clock, counted, with_clocks};
 use pool_api::tasks::Retried;
 use pool_telemetry::clock::wall_clock;
+use serde_json::json;
 
 use crate::client::Client;
-use crate::output::OutputArgs;
+use crate::output::{OutputArgs, exit_code};
 use crate::queue_full::QueueWaiter;
 use crate::table::{lines, plain, table};
 
@@ -85,11 +86,7 @@ pub(super) async fn run(args: DeadArgs) -> anyhow::Result<ExitCode> {
         } => {
             let done = retry_all(&output.client()?).await?;
             let printed = output.print(&done, all_retried)?;
-            Ok(if done.total == 0 {
-                printed
-            } else {
-                ExitCode::FAILURE
-            })
+            Ok(exit_code(printed, done.total == 0))
         }
         What::Retry {
             ids,
@@ -99,11 +96,8 @@ pub(super) async fn run(args: DeadArgs) -> anyhow::Result<ExitCode> {
             let client = output.client()?;
             let mut retried: Vec<Retried> = Vec::new();
             for id in ids {
-                retried.push(
-                    client
-                        .post(&format!("/dead/{id}/retry"), Vec::new())
-                        .await?,
-                );
+                let path = format!("/dead/{id}/retry");
+                retried.push(client.post(&path, &json!({})).await?);
             }
             output.print(&retried, |all| {
                 all.iter().map(|one| format!("{}\n", one.detail)).collect()
@@ -126,7 +120,7 @@ async fn retry_all(client: &Client) -> anyhow::Result<AllRetried> {
     let (mut retried, waiter) = (Vec::new(), QueueWaiter::default());
     loop {
         let Ok(mut some) = waiter
-            .ask::<AllRetried>(client, "/dead/retry", Vec::new())
+            .ask::<AllRetried>(client, "/dead/retry", &json!({}))
             .await?
         else {
             bail!(

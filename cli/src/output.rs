@@ -80,6 +80,11 @@ pub(crate) fn print(text: &str) -> ExitCode {
     }
 }
 
+/// The exit status of a command that has printed its answer.
+pub(crate) fn exit_code(printed: ExitCode, good: bool) -> ExitCode {
+    if good { printed } else { ExitCode::FAILURE }
+}
+
 /// Prints an error on standard error.
 pub(crate) fn complain(error: &anyhow::Error) {
     let red = anstyle::AnsiColor::Red.on_default().bold();

@@ -11,12 +11,12 @@ use pool_api::pool::PoolStatus;
 use pool_api::problem::{Problem, QueueFull};
 use pool_api::status::{ProgrammerState, ProgrammerStatus};
 use pool_core::id::ProgrammerId;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{Client, in_words};
-use crate::status;
 
 pub(super) const DEFAULT_WAIT_S: u32 = 2;
 /// The interval between two lines about waiting, where they do not replace each other.
@@ -163,7 +163,7 @@ fn nobody_takes(able: &[&ProgrammerStatus]) -> Option<String> {
     let named = able
         .iter()
         .take(MOST_NAMES)
-        .map(|one| format!("{} is {}", one.agent, status::word(one.state)));
+        .map(|one| format!("{} is {}", one.agent, one.state.as_str()));
     let more = match able.len().saturating_sub(MOST_NAMES) {
         0 => String::new(),
         more => format!(", and {more} more"),
@@ -198,10 +198,10 @@ impl QueueWaiter {
         &self,
         client: &Client,
         path: &str,
-        body: Vec<u8>,
+        body: &impl Serialize,
     ) -> anyhow::Result<Result<T, Interrupted>> {
         loop {
-            let request = client.try_post::<T>(path, body.clone());
+            let request = client.try_post::<T>(path, body);
             let problem: Problem = match self.interrupt.answer(request).await {
                 Err(interrupted) => return Ok(Err(interrupted)),
                 Ok(answer) => match answer? {

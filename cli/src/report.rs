@@ -48,7 +48,10 @@ fn is_since(text: &str) -> Result<String, String> {
 pub(super) async fn run(args: ReportArgs) -> anyhow::Result<ExitCode> {
     let client = Client::new(&args.url)?;
     let by = args.by.to_string();
-    let path = with_query("/report", &[("since", &args.since), ("by", &by)])?;
+    let path = with_query(
+        "/report",
+        &[("since", Some(&args.since)), ("by", Some(&by))],
+    )?;
     Ok(print(&match args.format {
         ReportFormat::Table => text(&client.get(&path).await?),
         ReportFormat::Json => format!("{:#}\n", client.get::<Value>(&path).await?),
@@ -109,11 +112,7 @@ fn footer(report: &Report) -> String {
         0 => String::new(),
         some => format!("; the details of {some} are no longer in the log"),
     };
-    let tasks = counted(
-        usize::try_from(report.total.tasks).unwrap_or(usize::MAX),
-        "task",
-        "tasks",
-    );
+    let tasks = counted(report.total.tasks, "task", "tasks");
     let left_out = report.not_in_rates().map_or(String::new(), |some| {
         format!("\nthe success rate counts tasks that succeeded or failed; it leaves out {some}")
     });

@@ -6,13 +6,12 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use pool_api::format::counted;
-use pool_api::tasks::{Requeued, Retried, TaskList};
+use pool_api::tasks::{Force, Requeued, Retried, TaskList};
 use pool_core::id::TaskId;
 use pool_core::result::Status;
-use serde_json::json;
 
 use crate::client::Client;
-use crate::output::{OutputArgs, complain};
+use crate::output::{OutputArgs, complain, exit_code};
 use crate::queue_full::{Interrupted, QueueWaiter, same_command};
 
 /// The exit status that shells give to a process ended by SIGINT.
@@ -58,10 +57,6 @@ pub(super) struct RequeueArgs {
     output: OutputArgs,
 }
 
-fn body(force: bool) -> Vec<u8> {
-    json!({"force": force}).to_string().into_bytes()
-}
-
 pub(super) async fn retry(args: RetryArgs) -> anyhow::Result<ExitCode> {
     let client = args.output.client()?;
     let ids = match args.failed {
@@ -72,7 +67,11 @@ pub(super) async fn retry(args: RetryArgs) -> anyhow::Result<ExitCode> {
     let waiter = QueueWaiter::default();
     while let [id, others @ ..] = rest {
         match waiter
-            .ask::<Retried>(&client, &format!("/tasks/{id}/retry"), body(args.force))
+            .ask::<Retried>(
+                &client,
+                &format!("/tasks/{id}/retry"),
+                &Force { force: args.force },
+            )
             .await
         {
             Ok(Ok(one)) => retried.push(one),
@@ -90,11 +89,7 @@ pub(super) async fn retry(args: RetryArgs) -> anyhow::Result<ExitCode> {
         eprintln!("interrupted; {}", go_on(&args, rest));
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    Ok(if refused == 0 {
-        printed
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(exit_code(printed, refused == 0))
 }
 
 /// The command that retries the rest later. With `--failed`, the same command finds the rest by
@@ -167,15 +162,22 @@ async fn page(
     offset: usize,
 ) -> anyhow::Result<TaskList> {
     let (limit, offset) = (MOST.to_string(), offset.to_string());
-    let mut query = vec![("limit", limit.as_str()), ("offset", &offset)];
-    query.extend(status.map(|status| ("status", status.as_str())));
-    query.extend(label.map(|label| ("label", label)));
+    let query = [
+        ("limit", Some(limit.as_str())),
+        ("offset", Some(&offset)),
+        ("status", status.map(Status::as_str)),
+        ("label", label),
+    ];
     client.get_with("/tasks", &query).await
 }
 
 pub(super) async fn requeue(args: RequeueArgs) -> anyhow::Result<ExitCode> {
     let path = format!("/tasks/{}/requeue", args.id);
-    let done: Requeued = args.output.client()?.post(&path, body(args.force)).await?;
+    let done: Requeued = args
+        .output
+        .client()?
+        .post(&path, &Force { force: args.force })
+        .await?;
     args.output
         .print(&done, |done| format!("{}\n", done.detail))
 }

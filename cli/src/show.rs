@@ -185,11 +185,7 @@ fn files(result: &ResultMessage) -> String {
 }
 
 fn used(usage: &Usage) -> String {
-    let calls = counted(
-        usize::try_from(usage.calls).unwrap_or(usize::MAX),
-        "call",
-        "calls",
-    );
+    let calls = counted(usage.calls, "call", "calls");
     let failed = if usage.failed_calls == 0 {
         String::new()
     } else {

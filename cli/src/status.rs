@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 use pool_api::budget::BudgetStatus;
 use pool_api::events::Tone;
-use pool_api::format::{age, clock, counted, with_clocks};
+use pool_api::format::{age, clock, counted, millis, with_clocks};
 use pool_api::pool::{BreakerState, PoolStatus};
 use pool_api::status::{ProgrammerState, ProgrammerStatus};
 use pool_core::heartbeat::ShutReason;
@@ -69,7 +69,7 @@ fn not_ready(status: &PoolStatus) -> String {
         .programmers
         .iter()
         .filter(|programmer| !is_ready(programmer));
-    bad.map(|p| format!("  {} {}: {}", p.agent, word(p.state), p.reason))
+    bad.map(|p| format!("  {} {}: {}", p.agent, p.state.as_str(), p.reason))
         .collect::<Vec<_>>()
         .join("\n")
 }
@@ -92,15 +92,6 @@ pub(super) fn tone(state: ProgrammerState) -> Tone {
     }
 }
 
-pub(super) fn word(state: ProgrammerState) -> &'static str {
-    match state {
-        ProgrammerState::Idle => "idle",
-        ProgrammerState::Busy => "busy",
-        ProgrammerState::Shut => "shut",
-        ProgrammerState::Down => "down",
-    }
-}
-
 fn text(status: &PoolStatus) -> String {
     let now = wall_clock();
     let mut programmers = table(&["programmer", "state", "LLM", "capabilities", "doing"]);
@@ -117,7 +108,7 @@ fn text(status: &PoolStatus) -> String {
             if p.unknown {
                 "?".into()
             } else {
-                Cell::toned(word(p.state), tone(p.state))
+                Cell::toned(p.state.as_str(), tone(p.state))
             },
             llm.into(),
             p.capabilities.join(" ").into(),
@@ -148,11 +139,7 @@ fn text(status: &PoolStatus) -> String {
         ]);
     }
     let depth = match status.uncounted_queues {
-        0 => counted(
-            usize::try_from(status.total_queue_depth).unwrap_or(usize::MAX),
-            "message",
-            "messages",
-        ),
+        0 => counted(status.total_queue_depth, "message", "messages"),
         _ => "? messages".to_owned(),
     };
     format!(
@@ -176,7 +163,7 @@ fn doing(programmer: &ProgrammerStatus, now: Timestamp) -> String {
         &programmer.circuit,
         programmer.shut,
     ) {
-        (Some(task), Some(since), _, _) => format!("{task} for {}", age(millis(now, since))),
+        (Some(task), Some(since), _, _) => format!("{task} for {}", age(millis(since, now))),
         (_, _, Some(circuit), Some(ShutReason::Breaker)) => {
             format!(
                 "breaker: none of its LLMs is available, next probe at {}",
@@ -185,10 +172,6 @@ fn doing(programmer: &ProgrammerStatus, now: Timestamp) -> String {
         }
         (_, _, _, _) => with_clocks(&programmer.reason, now),
     }
-}
-
-fn millis(now: Timestamp, since: Timestamp) -> u64 {
-    u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The reason why this view may be out of date, and the pauses.
@@ -249,11 +232,7 @@ fn breakers(status: &PoolStatus) -> String {
         let reason = breaker.reason.map_or(String::new(), |fault| {
             format!(
                 "{}, last {}",
-                counted(
-                    usize::try_from(breaker.failures).unwrap_or(usize::MAX),
-                    "failure",
-                    "failures"
-                ),
+                counted(breaker.failures, "failure", "failures"),
                 fault.as_str()
             )
         });

@@ -162,6 +162,11 @@ impl Rows {
     }
 }
 
+/// The text of a cell that may be empty.
+pub(crate) fn or_blank(value: Option<impl ToString>) -> String {
+    value.map_or(String::new(), |value| value.to_string())
+}
+
 /// Decides by `--color`, `NO_COLOR` and the kind of standard output, in this order.
 fn colors() -> bool {
     anstream::AutoStream::choice(&std::io::stdout()) != ColorChoice::Never

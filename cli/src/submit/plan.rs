@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::check::ranges;
-use crate::output::Format;
+use crate::output::{Format, exit_code};
 use crate::table::{lines, table};
 
 /// One row of the plan.
@@ -44,11 +44,8 @@ pub(super) fn run(file: &Path, tasks: &[Value], format: Format) -> anyhow::Resul
         .map(|(index, task)| planned(&pool, &routes, index, task))
         .collect();
     let printed = format.print(&plan, |plan| text(plan))?;
-    Ok(if plan.iter().all(|row| row.problem.is_none()) {
-        printed
-    } else {
-        ExitCode::FAILURE
-    })
+    let good = plan.iter().all(|row| row.problem.is_none());
+    Ok(exit_code(printed, good))
 }
 
 fn planned(pool: &Pool, routes: &Routes, index: usize, task: &Value) -> Planned {

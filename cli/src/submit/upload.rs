@@ -119,13 +119,8 @@ impl Batch<'_> {
             offer.truncate(in_one_request(
                 offer.iter().map(|&index| self.bodies[index].get().len()),
             ));
-            let body = serde_json::to_vec(
-                &offer
-                    .iter()
-                    .map(|&index| &self.bodies[index])
-                    .collect::<Vec<_>>(),
-            )?;
-            let request = self.client.try_post::<Vec<TaskView>>("/tasks", body);
+            let body: Vec<&RawValue> = offer.iter().map(|&index| &*self.bodies[index]).collect();
+            let request = self.client.try_post::<Vec<TaskView>>("/tasks", &body);
             let answer = match self.interrupt.answer(request).await {
                 Ok(answer) => answer,
                 Err(Interrupted) => return Ok(Some(UploadStop::Interrupted)),

@@ -7,6 +7,7 @@ use anyhow::anyhow;
 use futures_util::StreamExt as _;
 use pool_api::events::{Changed, Live};
 use pool_api::tasks::{TaskList, TaskView};
+use pool_core::id::ProgrammerId;
 use sse_stream::{Sse, SseStream};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::Instant;
@@ -162,8 +163,10 @@ impl Feed {
         }
         let Some(label) = label else {
             let limit = NEWEST.to_string();
-            let mut query = vec![("limit", limit.as_str())];
-            query.extend(programmer.as_ref().map(|id| ("programmer", id.as_str())));
+            let query = [
+                ("limit", Some(limit.as_str())),
+                ("programmer", programmer.as_ref().map(ProgrammerId::as_str)),
+            ];
             return Ok(self
                 .client
                 .get_with::<TaskList>("/tasks", &query)
@@ -173,9 +176,9 @@ impl Feed {
         loop {
             let (limit, offset) = (PAGE.to_string(), found.len().to_string());
             let query = [
-                ("label", label.as_ref()),
-                ("limit", &limit),
-                ("offset", &offset),
+                ("label", Some(label.as_ref())),
+                ("limit", Some(&limit)),
+                ("offset", Some(&offset)),
             ];
             let page: TaskList = self.client.get_with("/tasks", &query).await?;
             let is_last = page.tasks.len() < PAGE;

@@ -1,12 +1,12 @@
 //! Prints one event as a line of text or as a JSON object.
 
-use pool_api::format::{clock, duration};
+use pool_api::format::{clock, duration, millis};
 use pool_api::tasks::TaskView;
 use pool_core::time::Timestamp;
 use serde_json::json;
 
 use super::follow::{Connection, WatchEvent};
-use crate::status::{breaker_word, word};
+use crate::status::breaker_word;
 use crate::table::plain;
 
 /// `{"at": …, "event": "task", "task": {…}}`; the nested object is that of the HTTP API.
@@ -41,7 +41,7 @@ pub(super) fn text(at: Timestamp, news: &WatchEvent) -> String {
             format!(
                 "{} {}{backup} {}",
                 programmer.agent,
-                word(programmer.state),
+                programmer.state.as_str(),
                 programmer.reason
             )
         }
@@ -80,13 +80,8 @@ pub(super) fn details(task: &TaskView) -> String {
     let took = task
         .finished_at
         .zip(task.submitted_at)
-        .map(|(end, begin)| end.since(begin).as_millis());
-    let took = took.map(|ms| {
-        format!(
-            "{} after it was submitted",
-            duration(u64::try_from(ms).unwrap_or(u64::MAX))
-        )
-    });
+        .map(|(end, begin)| duration(millis(begin, end)));
+    let took = took.map(|took| format!("{took} after it was submitted"));
     let cost = task
         .cost_usd
         .filter(|cost| cost.0 > 0)

@@ -1,7 +1,7 @@
 //! Draws the view. Pure: takes the known state and the time, returns cells.
 
 use pool_api::events::{Live, Tone};
-use pool_api::format::{age, counted, with_clocks};
+use pool_api::format::{age, counted, millis, with_clocks};
 use pool_api::pool::{BreakerState, PoolStatus};
 use pool_api::status::ProgrammerStatus;
 use pool_api::tasks::TaskView;
@@ -14,7 +14,7 @@ use ratatui::widgets::{Paragraph, Row, Table};
 
 use super::follow::Follow;
 use super::lines::details;
-use crate::status::{breaker_word, budget, tone, word};
+use crate::status::{breaker_word, budget, tone};
 use crate::table::{plain, task_tone};
 
 /// Lines for the title, tasks, money, and a blank.
@@ -312,7 +312,7 @@ impl WatchView<'_> {
             if one.unknown {
                 "?".into()
             } else {
-                self.state(word(one.state), tone(one.state))
+                self.state(one.state.as_str(), tone(one.state))
             },
             since.into(),
             Span::styled(one.current_llm.clone(), self.style(llm_tone)),
@@ -442,7 +442,7 @@ fn widest<'a>(texts: impl Iterator<Item = &'a str>, most: u16) -> Constraint {
 }
 
 fn span(to: Timestamp, from: Timestamp) -> String {
-    age(u64::try_from(to.since(from).as_millis()).unwrap_or(u64::MAX))
+    age(millis(from, to))
 }
 
 #[cfg(test)]
