@@ -9,15 +9,9 @@ use pool_core::event::Event;
 use super::app::App;
 use super::error::ApiError;
 use super::extract::{RawBody, read};
-use crate::views::llms;
 
 pub async fn show(State(app): State<App>) -> Json<BudgetStatus> {
-    Json(
-        app.reader
-            .process
-            .log
-            .read(|fold| llms::budget(&app.reader.pool, fold)),
-    )
+    Json(app.reader.budget())
 }
 
 pub async fn set(
@@ -28,13 +22,7 @@ pub async fn set(
         &body,
         r#"for example {"limit_usd": "60.00", "for": "today"}"#,
     )?;
-    if app
-        .reader
-        .process
-        .log
-        .read(|fold| fold.budget.limit())
-        .is_none()
-    {
+    if app.reader.budget().max_daily_spend_usd.is_none() {
         let detail = "the pool has no budget: cost_optimization.enabled is false in the pool file";
         return Err(ApiError::new(StatusCode::CONFLICT, detail));
     }

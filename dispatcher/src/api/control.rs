@@ -10,7 +10,7 @@ use pool_core::event::Event;
 use pool_core::id::TaskId;
 use pool_core::pause::{Pause, Target};
 use pool_core::result::Status;
-use pool_core::state::{Refusal, Verdict};
+use pool_core::state::{PoolState, Refusal, Verdict};
 
 use super::app::App;
 use super::error::ApiError;
@@ -51,12 +51,8 @@ pub async fn resume(
     RawBody(body): RawBody,
 ) -> Result<Json<PauseList>, ApiError> {
     let EndOfPause { target } = read(&body, EXAMPLE)?;
-    if !app
-        .reader
-        .process
-        .log
-        .read(|fold| fold.pauses.iter().any(|(paused, _)| *paused == target))
-    {
+    let mut pauses_now = app.reader.pauses().into_iter();
+    if !pauses_now.any(|pause| pause.target == target) {
         let detail = format!(
             "{target} is not paused; `pool pauses` (GET /programmer_pool/pauses) lists all pauses"
         );
@@ -85,23 +81,16 @@ pub async fn cancel(
         Verdict::Accepted => tracing::info!(task_id = %view.id, "cancelled by an operator"),
         Verdict::Refused(Refusal::Finished) => is_cancelled(&app, &view.id)?,
         Verdict::Refused(_) => {
-            return Err(ApiError::new(
-                StatusCode::CONFLICT,
-                format!("task {id} cannot be cancelled"),
-            ));
+            let detail = format!("task {id} cannot be cancelled");
+            return Err(ApiError::new(StatusCode::CONFLICT, detail));
         }
     }
     known(&app, &id).map(Json)
 }
 
 fn is_cancelled(app: &App, id: &TaskId) -> Result<(), ApiError> {
-    let status = app.reader.process.log.read(|fold| {
-        fold.tasks
-            .get(id)?
-            .outcome
-            .as_ref()
-            .map(|outcome| outcome.status)
-    });
+    let outcome = |fold: &PoolState| fold.tasks.get(id)?.outcome.as_ref().map(|end| end.status);
+    let status = app.reader.process.log.read(outcome);
     match status {
         None | Some(Status::Cancelled) => Ok(()),
         Some(status) => {
@@ -112,43 +101,30 @@ fn is_cancelled(app: &App, id: &TaskId) -> Result<(), ApiError> {
 }
 
 fn exists(app: &App, target: &Target) -> Result<(), ApiError> {
-    let missing = |what: &str, names: Vec<&str>| {
-        let detail = format!(
-            "the pool has no {target}; the {what} are {}",
-            names.join(", ")
-        );
-        Err(ApiError::new(StatusCode::NOT_FOUND, detail))
-    };
-    match target {
-        Target::Programmer { id } if app.reader.pool.programmer(id).is_none() => missing(
-            "programmers",
-            app.reader
-                .pool
-                .programmers
-                .iter()
-                .map(|p| p.id.as_str())
-                .collect(),
-        ),
-        Target::Route { name }
-            if app
-                .reader
-                .process
-                .routes
-                .all()
-                .iter()
-                .all(|route| route.name != *name) =>
-        {
-            missing(
-                "routes",
-                app.reader
-                    .process
-                    .routes
-                    .all()
-                    .iter()
-                    .map(|route| route.name.as_str())
-                    .collect(),
+    let reader = &app.reader;
+    let (what, wanted, known): (_, _, Vec<&str>) = match target {
+        Target::All => return Ok(()),
+        Target::Programmer { id } => {
+            let programmers = reader.pool.programmers.iter();
+            (
+                "programmers",
+                id.as_str(),
+                programmers.map(|one| one.id.as_str()).collect(),
             )
         }
-        Target::All | Target::Programmer { .. } | Target::Route { .. } => Ok(()),
+        Target::Route { name } => {
+            let routes = reader.process.routes.all().iter();
+            (
+                "routes",
+                name.as_str(),
+                routes.map(|route| route.name.as_str()).collect(),
+            )
+        }
+    };
+    if known.contains(&wanted) {
+        return Ok(());
     }
+    let known = known.join(", ");
+    let detail = format!("the pool has no {target}; the {what} are {known}");
+    Err(ApiError::new(StatusCode::NOT_FOUND, detail))
 }

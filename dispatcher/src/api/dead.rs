@@ -20,11 +20,22 @@ use crate::intake::NotTaken;
 /// The most dead letters that one request retries.
 const RETRIED_AT_ONCE: usize = 200;
 
-fn nothing(id: &str) -> ApiError {
-    let detail = format!(
-        "no dead letter {id} among the first {MOST} of pool.dead; `pool dead list` lists them"
-    );
-    ApiError::new(StatusCode::NOT_FOUND, detail)
+async fn find(app: &App, id: &str) -> Result<(DeadLetterScan, Delivery), ApiError> {
+    let found = app.dead.find(id).await.map_err(ApiError::unavailable)?;
+    found.ok_or_else(|| {
+        let detail = format!(
+            "no dead letter {id} among the first {MOST} of pool.dead; `pool dead list` lists them"
+        );
+        ApiError::new(StatusCode::NOT_FOUND, detail)
+    })
+}
+
+/// A retry has no parameters.
+fn no_parameters(body: &[u8]) -> Result<(), ApiError> {
+    if !body.is_empty() {
+        let Nothing {} = read(body, "{} or nothing")?;
+    }
+    Ok(())
 }
 
 pub async fn list(State(app): State<App>) -> Result<Json<DeadList>, ApiError> {
@@ -40,8 +51,7 @@ pub async fn show(
     Path(id): Path<String>,
 ) -> Result<Json<DeadMessage>, ApiError> {
     detached(async move {
-        let found = app.dead.find(&id).await.map_err(ApiError::unavailable)?;
-        let (scan, delivery) = found.ok_or_else(|| nothing(&id))?;
+        let (scan, delivery) = find(&app, &id).await?;
         let message = message(&delivery);
         scan.end().await;
         Ok(Json(message))
@@ -86,12 +96,9 @@ pub async fn retry(
     Path(id): Path<String>,
     RawBody(body): RawBody,
 ) -> Result<Json<Retried>, ApiError> {
-    if !body.is_empty() {
-        let Nothing {} = read(&body, "{} or nothing")?;
-    }
+    no_parameters(&body)?;
     detached(async move {
-        let found = app.dead.find(&id).await.map_err(ApiError::unavailable)?;
-        let (scan, delivery) = found.ok_or_else(|| nothing(&id))?;
+        let (scan, delivery) = find(&app, &id).await?;
         let retried = match retry_letter(&app.reader.process, &app.intake, &id, &delivery).await {
             Ok(retried) => {
                 point(Point::DeadRetried);
@@ -114,9 +121,7 @@ pub async fn retry_all(
     State(app): State<App>,
     RawBody(body): RawBody,
 ) -> Result<Json<AllRetried>, ApiError> {
-    if !body.is_empty() {
-        let Nothing {} = read(&body, "{} or nothing")?;
-    }
+    no_parameters(&body)?;
     detached(async move {
         let mut scan = app.dead.scan(MOST).await.map_err(ApiError::unavailable)?;
         let done = retry_each(&app, &mut scan).await;
@@ -145,15 +150,10 @@ async fn retry_each(app: &App, scan: &mut DeadLetterScan) -> Result<AllRetried, 
                 done.retried.push(retried);
             }
             // One bad letter, or one reply queue that refuses, does not stop the others.
-            Err(error @ (NotRetried::NoTask(_) | NotRetried::NotSent(_))) => {
-                done.kept.push(Kept {
-                    id,
-                    task_id,
-                    detail: error.to_string(),
-                });
-            }
             Err(
-                error @ NotRetried::NotTaken(NotTaken::Unroutable(_) | NotTaken::IdConflict(_)),
+                error @ (NotRetried::NoTask(_)
+                | NotRetried::NotSent(_)
+                | NotRetried::NotTaken(NotTaken::Unroutable(_) | NotTaken::IdConflict(_))),
             ) => {
                 done.kept.push(Kept {
                     id,
@@ -195,8 +195,7 @@ pub async fn drop_one(
     Path(id): Path<String>,
 ) -> Result<Json<Dropped>, ApiError> {
     detached(async move {
-        let found = app.dead.find(&id).await.map_err(ApiError::unavailable)?;
-        let (scan, delivery) = found.ok_or_else(|| nothing(&id))?;
+        let (scan, delivery) = find(&app, &id).await?;
         let dropped = scan.take_out(&delivery).await;
         scan.end().await;
         dropped.map_err(ApiError::unavailable)?;

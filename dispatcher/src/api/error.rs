@@ -53,23 +53,14 @@ impl From<QueueFull> for ApiError {
 }
 
 fn waiting(no_room: &QueueFull) -> String {
-    let words = |FullRoute {
-                     route,
-                     waiting,
-                     limit,
-                     room,
-                     wanted,
-                 }: &FullRoute| {
+    let words = |full: &FullRoute| {
         format!(
-            "{waiting} of at most {limit} tasks wait for `{route}`, so only {room} of the {wanted} in this request fit"
+            "{} of at most {} tasks wait for `{}`, so only {} of the {} in this request fit",
+            full.waiting, full.limit, full.route, full.room, full.wanted
         )
     };
-    no_room
-        .full
-        .iter()
-        .map(words)
-        .collect::<Vec<_>>()
-        .join("; ")
+    let each: Vec<String> = no_room.full.iter().map(words).collect();
+    each.join("; ")
 }
 
 /// A list that is longer than a queue's limit never fits as a whole.

@@ -24,7 +24,7 @@ const OPEN: [&str; 3] = ["/", "/health", "/ready"];
 /// The digest of the token, so that a comparison takes the same time whatever was sent. The token
 /// itself is never kept.
 #[derive(Clone, Copy)]
-pub struct TokenDigest([u8; 32]);
+pub struct ApiToken([u8; 32]);
 
 /// Which requests need the token.
 #[derive(Clone, Copy)]
@@ -32,8 +32,8 @@ pub enum Access {
     /// On loopback, without a token.
     Everybody,
     /// On loopback with a token: reading is free.
-    TokenToAct(TokenDigest),
-    TokenForAll(TokenDigest),
+    TokenToAct(ApiToken),
+    TokenForAll(ApiToken),
 }
 
 /// Whether a request may act; handlers find it among the request's extensions.
@@ -55,13 +55,13 @@ pub enum InvalidAccess {
     Unreadable(String),
 }
 
-impl fmt::Debug for TokenDigest {
+impl fmt::Debug for ApiToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token")
     }
 }
 
-impl TokenDigest {
+impl ApiToken {
     fn new(token: &str) -> Self {
         Self(Sha256::digest(token).into())
     }
@@ -82,8 +82,8 @@ impl Access {
     pub fn new(listen: SocketAddr, env: &Env) -> Result<Self, InvalidAccess> {
         match env.secret(VARIABLE).map_err(InvalidAccess::Unreadable)? {
             Some(token) if token.len() < SHORTEST => Err(InvalidAccess::Short),
-            Some(token) if is_local(listen.ip()) => Ok(Self::TokenToAct(TokenDigest::new(&token))),
-            Some(token) => Ok(Self::TokenForAll(TokenDigest::new(&token))),
+            Some(token) if is_local(listen.ip()) => Ok(Self::TokenToAct(ApiToken::new(&token))),
+            Some(token) => Ok(Self::TokenForAll(ApiToken::new(&token))),
             None if is_local(listen.ip()) => Ok(Self::Everybody),
             None => Err(InvalidAccess::Open(listen)),
         }

@@ -22,22 +22,21 @@ pub(crate) fn describe(delivery: &Delivery) -> DeadLetter {
 }
 
 fn read(body: &[u8], properties: &BasicProperties, key: &str) -> DeadLetter {
-    let task_id = task_id(body, properties);
-    let bytes = body.len();
-    if let Some(DeadLetterInfo {
-        id,
-        reason,
-        at,
-        from,
-    }) = DeadLetterInfo::of(properties)
-    {
+    let letter = DeadLetter {
+        id: String::new(),
+        reason: "unknown: the message has no reason".to_owned(),
+        task_id: task_id(body, properties),
+        from: String::new(),
+        at: None,
+        bytes: body.len(),
+    };
+    if let Some(info) = DeadLetterInfo::of(properties) {
         return DeadLetter {
-            id,
-            reason,
-            task_id,
-            from,
-            at: Some(at),
-            bytes,
+            id: info.id,
+            reason: info.reason,
+            from: info.from,
+            at: Some(info.at),
+            ..letter
         };
     }
     let id = by_content(body, properties, key);
@@ -45,22 +44,11 @@ fn read(body: &[u8], properties: &BasicProperties, key: &str) -> DeadLetter {
         Some(Death { reason, queue, at }) => DeadLetter {
             id,
             reason: format!("{reason}: {}", words(&reason)),
-            task_id,
             from: queue,
             at,
-            bytes,
+            ..letter
         },
-        None => {
-            let reason = "unknown: the message has no reason".to_owned();
-            DeadLetter {
-                id,
-                reason,
-                task_id,
-                from: String::new(),
-                at: None,
-                bytes,
-            }
-        }
+        None => DeadLetter { id, ..letter },
     }
 }
 

@@ -14,11 +14,11 @@ use pool_core::state::breaker::{Breaker, State};
 pub(super) fn breakers(standing: &Eligibility<'_>) -> Vec<BreakerStatus> {
     standing
         .breakers()
-        .map(|(key, scope, breaker)| breaker_status((key, scope), breaker))
+        .map(|(key, scope, breaker)| breaker_status(key, scope, breaker))
         .collect()
 }
 
-fn breaker_status((key, scope): (&LlmKey, &Scope), breaker: &Breaker) -> BreakerStatus {
+fn breaker_status(key: &LlmKey, scope: &Scope, breaker: &Breaker) -> BreakerStatus {
     let (state, since, until, outage, probed_by) = match &breaker.state {
         State::Closed { since, by } => (BreakerState::Closed, *since, None, None, Some(by)),
         State::Open { outage, until } => (
@@ -51,7 +51,7 @@ fn breaker_status((key, scope): (&LlmKey, &Scope), breaker: &Breaker) -> Breaker
 }
 
 /// Today's budget by the log.
-pub fn budget(pool: &Pool, fold: &PoolState) -> BudgetStatus {
+pub(super) fn budget(pool: &Pool, fold: &PoolState) -> BudgetStatus {
     let budget = &fold.budget;
     let (spent, reserved, alert) = (budget.spent(), budget.reserved(), budget.alert());
     let warning = budget

@@ -4,7 +4,7 @@
 
 pub mod filter;
 pub mod journal;
-pub mod llms;
+mod llms;
 pub mod older;
 pub mod presence;
 pub mod reader;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use pool_api::budget::BudgetStatus;
 use pool_api::control::PauseView;
 use pool_api::pool::{PoolStatus, RouteStatus};
 use pool_api::status::{ProgrammerState, ProgrammerStatus, programmer_status};
@@ -122,6 +123,11 @@ impl Reader {
             .read(|fold| fold.pauses.iter().map(view).collect())
     }
 
+    /// Today's budget.
+    pub fn budget(&self) -> BudgetStatus {
+        self.process.log.read(|fold| llms::budget(&self.pool, fold))
+    }
+
     /// Why this dispatcher cannot do its work, or cannot see the pool.
     pub fn trouble(&self) -> Option<String> {
         if let Some(trouble) = self.process.broker().trouble() {
@@ -136,10 +142,8 @@ impl Reader {
         if let Err(off) = self.process.clock.now() {
             return Some(off.to_string());
         }
-        let in_force = self.process.log.read(|fold| {
-            fold.configuration()
-                .map(|configuration| configuration.hash.clone())
-        });
+        let hash = |fold: &PoolState| Some(fold.configuration()?.hash.clone());
+        let in_force = self.process.log.read(hash);
         let file = self.pool.file.display();
         match in_force {
             None => Some(format!(
@@ -214,7 +218,7 @@ impl Reader {
                 .filter(|route| route.waiting.is_none())
                 .count(),
             open_tasks: process.log.read(|fold| fold.tasks.open()),
-            budget: process.log.read(|fold| llms::budget(pool, fold)),
+            budget: self.budget(),
             breakers,
             routes,
             programmers,

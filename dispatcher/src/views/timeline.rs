@@ -32,34 +32,23 @@ fn number_of(entry: &JournalEntry, before: u32) -> u32 {
 }
 
 fn line(entry: &JournalEntry, number: u32) -> Line {
+    let accepted = entry.verdict == Verdict::Accepted;
     // A refused event begins no attempt.
-    let number = (entry.verdict == Verdict::Accepted).then_some(number);
-    let Words {
+    let said = words(&entry.decision, accepted.then_some(number));
+    let (text, tone) = match entry.verdict {
+        Verdict::Accepted => (said.text, said.tone),
+        Verdict::Refused(refusal) => {
+            let text = format!("{} – refused: {}", said.text, why(refusal));
+            (text, Tone::Warning)
+        }
+    };
+    Line {
+        at: entry.at,
         text,
         tone,
-        programmer,
-        attempt,
-    } = words(&entry.decision, number);
-    match entry.verdict {
-        Verdict::Accepted => Line {
-            at: entry.at,
-            text,
-            tone,
-            accepted: true,
-            programmer,
-            attempt,
-        },
-        Verdict::Refused(refusal) => {
-            let text = format!("{text} – refused: {}", why(refusal));
-            Line {
-                at: entry.at,
-                text,
-                tone: Tone::Warning,
-                accepted: false,
-                programmer,
-                attempt,
-            }
-        }
+        accepted,
+        programmer: said.programmer,
+        attempt: said.attempt,
     }
 }
 
