@@ -215,19 +215,14 @@ pub(super) fn breaker_word(state: BreakerState) -> &'static str {
 
 /// Breakers that are not closed.
 fn breakers(status: &PoolStatus) -> String {
-    let shut: Vec<_> = status
-        .breakers
-        .iter()
-        .filter(|breaker| breaker.state != BreakerState::Closed)
-        .collect();
-    if shut.is_empty() {
+    if status.open_breakers().next().is_none() {
         return String::new();
     }
     let now = wall_clock();
     let mut rows = table(&["breaker", "for", "state", "since", "probed at", "reason"]);
     rows.spare(&[3, 1]);
     rows.folds(0);
-    for breaker in shut {
+    for breaker in status.open_breakers() {
         let state = breaker_word(breaker.state);
         let reason = breaker.reason.map_or(String::new(), |fault| {
             format!(

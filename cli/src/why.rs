@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use pool_api::format::clock;
 use pool_api::why::{Availability, ProgrammerWhy, Why};
 use pool_core::id::TaskId;
+use serde_json::json;
 
 use crate::output::OutputArgs;
 use crate::table::{lines, table};
@@ -42,31 +43,14 @@ fn text(why: &Why) -> String {
     } in &why.programmers
     {
         let until = until.map_or(String::new(), |until| clock(until, why.at));
-        rows.add_row([
-            id.to_string(),
-            word(*state).to_owned(),
-            until,
-            detail.clone(),
-        ]);
+        rows.add_row([id.to_string(), word(*state), until, detail.clone()]);
     }
     format!("{sentence}\n{}", lines(rows))
 }
 
-fn word(state: Availability) -> &'static str {
+fn word(state: Availability) -> String {
     match state {
-        Availability::Idle => "idle",
-        Availability::Busy => "busy",
-        Availability::LeftToFree => "left to free",
-        Availability::Breaker => "breaker",
-        Availability::Budget => "budget",
-        Availability::Paused => "paused",
-        Availability::Draining => "draining",
-        Availability::Config => "config",
-        Availability::Clock => "clock",
-        Availability::Log => "log",
-        Availability::Held => "held",
-        Availability::Broker => "broker",
-        Availability::Down => "down",
-        Availability::Unheard => "no heartbeat",
+        Availability::Unheard => "no heartbeat".to_owned(),
+        known => json!(known).as_str().unwrap_or_default().replace('_', " "),
     }
 }

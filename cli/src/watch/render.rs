@@ -1,8 +1,9 @@
 //! Draws the view. Pure: takes the known state and the time, returns cells.
 
+use pool_api::control::PauseView;
 use pool_api::events::{Live, Tone};
 use pool_api::format::{age, counted, millis, with_clocks};
-use pool_api::pool::{BreakerState, PoolStatus};
+use pool_api::pool::{BreakerStatus, PoolStatus, RouteStatus};
 use pool_api::status::ProgrammerStatus;
 use pool_api::tasks::TaskView;
 use pool_core::time::Timestamp;
@@ -80,7 +81,7 @@ impl Heights {
         let pauses = u16::try_from(live.status.pauses.len())
             .unwrap_or(u16::MAX)
             .min(MOST_PAUSES);
-        let breakers = rows(open_breakers(live));
+        let breakers = rows(live.status.open_breakers().count());
         let left = height.saturating_sub(HEAD + pauses + breakers + ENDED + FOOT);
         let (programmers, routes) = (
             rows(live.status.programmers.len()),
@@ -107,14 +108,6 @@ fn rows(count: usize) -> u16 {
     } else {
         u16::try_from(count + 2).unwrap_or(u16::MAX)
     }
-}
-
-fn open_breakers(live: &Live) -> usize {
-    live.status
-        .breakers
-        .iter()
-        .filter(|breaker| breaker.state != BreakerState::Closed)
-        .count()
 }
 
 impl WatchView<'_> {
@@ -217,7 +210,7 @@ impl WatchView<'_> {
     }
 
     fn pauses(&self, live: &Live) -> Vec<Line<'static>> {
-        let pause = |pause: &pool_api::control::PauseView| {
+        let pause = |pause: &PauseView| {
             let words = format!(
                 "paused: {} for {}",
                 pause.target,
@@ -321,7 +314,7 @@ impl WatchView<'_> {
     }
 
     fn routes(&self, live: &Live, area: Rect) -> Table<'static> {
-        let row = |route: &pool_api::pool::RouteStatus| {
+        let row = |route: &RouteStatus| {
             let oldest = route
                 .oldest_waiting
                 .map(|since| span(self.now, since))
@@ -351,12 +344,7 @@ impl WatchView<'_> {
     }
 
     fn breakers(&self, live: &Live, area: Rect) -> Table<'static> {
-        let shut = live
-            .status
-            .breakers
-            .iter()
-            .filter(|breaker| breaker.state != BreakerState::Closed);
-        let row = |breaker: &pool_api::pool::BreakerStatus| {
+        let row = |breaker: &BreakerStatus| {
             let why = breaker
                 .reason
                 .map(|fault| format!("{} × {}", breaker.failures, fault.as_str()));
@@ -386,7 +374,7 @@ impl WatchView<'_> {
         ];
         self.table(
             ["breaker", "state", "probe", "why"],
-            shut.map(row),
+            live.status.open_breakers().map(row),
             widths,
             area,
         )

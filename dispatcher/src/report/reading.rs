@@ -27,16 +27,14 @@ pub(crate) fn report(reader: &Reader, since: Since, by: &By) -> Report {
     });
     let details = |(id, state): (TaskId, TaskState)| {
         let entry = reader.history.entry(&id).unwrap_or_default();
-        let (attempts, route, labels, record) =
-            (state.attempts, state.route, entry.labels, entry.record);
-        state.outcome.map(|outcome| FinishedTask {
-            outcome,
-            attempts,
-            route,
-            labels,
-            record,
+        Some(FinishedTask {
+            outcome: state.outcome?,
+            attempts: state.attempts,
+            route: state.route,
+            labels: entry.labels,
+            record: entry.record,
         })
     };
     let ended: Vec<FinishedTask> = ended.into_iter().filter_map(details).collect();
-    tally::report(&ended, by, (since, until))
+    tally::report(&ended, by, since..=until)
 }

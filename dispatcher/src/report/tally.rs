@@ -1,11 +1,12 @@
 //! The arithmetic of the report. Pure.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use pool_api::report::{By, Group, Percentiles, Report};
 use pool_core::money::MicroUsd;
-use pool_core::result::{LlmUsage, Status};
+use pool_core::result::{LlmUsage, Status, Usage};
 use pool_core::state::Outcome;
 use pool_core::time::Timestamp;
 
@@ -26,17 +27,13 @@ pub(super) struct FinishedTask {
     pub(super) record: Option<Arc<ResultSummary>>,
 }
 
-/// The report about tasks that ended in this period, including its first moment.
-pub(super) fn report(
-    ended: &[FinishedTask],
-    by: &By,
-    (since, until): (Timestamp, Timestamp),
-) -> Report {
+/// The report about tasks that ended in this period.
+pub(super) fn report(ended: &[FinishedTask], by: &By, period: RangeInclusive<Timestamp>) -> Report {
     let (mut total, mut groups) = (Sums::default(), HashMap::<String, Sums>::new());
     let mut without_details = 0;
     for task in ended
         .iter()
-        .filter(|task| task.outcome.at >= since && task.outcome.at <= until)
+        .filter(|task| period.contains(&task.outcome.at))
     {
         without_details += u64::from(task.record.is_none() && task.outcome.attempt.is_some());
         total.count(task);
@@ -52,8 +49,8 @@ pub(super) fn report(
         .collect();
     groups.sort_by(|a, b| (b.tasks, &a.name).cmp(&(a.tasks, &b.name)));
     Report {
-        since,
-        until,
+        since: *period.start(),
+        until: *period.end(),
         by: by.to_string(),
         total: total.group("all".to_owned()),
         groups,
@@ -86,7 +83,7 @@ impl FinishedTask {
     }
 
     /// The spending of a task, by group.
-    fn usage(&self, by: &By) -> Vec<(String, Spending)> {
+    fn usage(&self, by: &By) -> Vec<(String, Usage)> {
         let each = self
             .record
             .as_deref()
@@ -95,7 +92,7 @@ impl FinishedTask {
         match by {
             By::Llm if !each.is_empty() => each
                 .iter()
-                .map(|usage| (usage.llm.to_string(), Spending::from(usage)))
+                .map(|usage| (usage.llm.to_string(), of_one(usage)))
                 .collect(),
             By::Llm | By::Programmer | By::Route | By::Label(_) => {
                 vec![(self.name(by), all_usage(self))]
@@ -104,47 +101,27 @@ impl FinishedTask {
     }
 }
 
-/// Calls, tokens and cost.
-#[derive(Debug, Clone, Default)]
-struct Spending {
-    calls: u64,
-    failed_calls: u64,
-    input_tokens: u64,
-    cached_input_tokens: u64,
-    output_tokens: u64,
-    cost: MicroUsd,
-}
-
-impl From<&LlmUsage> for Spending {
-    fn from(usage: &LlmUsage) -> Self {
-        Self {
-            calls: usage.calls,
-            failed_calls: usage.failed_calls,
-            input_tokens: usage.input_tokens,
-            cached_input_tokens: usage.cached_input_tokens,
-            output_tokens: usage.output_tokens,
-            cost: usage.cost_usd,
-        }
-    }
-}
-
-/// The whole spending of a task. If its details are gone, the log still has the cost.
-fn all_usage(task: &FinishedTask) -> Spending {
-    let Some(record) = &task.record else {
-        return Spending {
-            cost: task.outcome.cost,
-            ..Spending::default()
-        };
-    };
-    let usage = &record.usage;
-    Spending {
+/// The use of one LLM, as a use by itself.
+fn of_one(usage: &LlmUsage) -> Usage {
+    Usage {
         calls: usage.calls,
         failed_calls: usage.failed_calls,
         input_tokens: usage.input_tokens,
         cached_input_tokens: usage.cached_input_tokens,
         output_tokens: usage.output_tokens,
-        cost: usage.cost_usd,
+        cost_usd: usage.cost_usd,
+        ..Usage::default()
     }
+}
+
+/// The whole spending of a task. If its details are gone, the log still has the cost.
+fn all_usage(task: &FinishedTask) -> Usage {
+    let by_the_log = || Usage {
+        cost_usd: task.outcome.cost,
+        ..Usage::default()
+    };
+    let record = task.record.as_ref();
+    record.map_or_else(by_the_log, |record| record.usage.clone())
 }
 
 #[derive(Default)]
@@ -186,14 +163,14 @@ impl Sums {
         }
     }
 
-    fn spend(&mut self, spent: &Spending) {
+    fn spend(&mut self, spent: &Usage) {
         let group = &mut self.group;
         group.calls += spent.calls;
         group.failed_calls += spent.failed_calls;
         group.input_tokens += spent.input_tokens;
         group.cached_input_tokens += spent.cached_input_tokens;
         group.output_tokens += spent.output_tokens;
-        group.cost_usd += spent.cost;
+        group.cost_usd += spent.cost_usd;
     }
 
     fn group(self, name: String) -> Group {

@@ -161,7 +161,7 @@ fn sample() -> Vec<FinishedTask> {
 }
 
 fn all(by: &By) -> Report {
-    report(&sample(), by, (Timestamp(0), Timestamp(100)))
+    report(&sample(), by, Timestamp(0)..=Timestamp(100))
 }
 
 fn group<'a>(report: &'a Report, name: &str) -> &'a Group {
@@ -283,7 +283,7 @@ fn percentiles_are_exact() {
             )
         })
         .collect();
-    let report = report(&tasks, &By::Llm, (Timestamp(0), Timestamp(1000)));
+    let report = report(&tasks, &By::Llm, Timestamp(0)..=Timestamp(1000));
     let expected = Percentiles {
         p50: 100_000,
         p90: 180_000,
@@ -342,7 +342,7 @@ fn tasks_are_put_together_by_what_is_asked_for() {
 
 #[test]
 fn only_tasks_that_ended_in_the_time_asked_for_are_counted() {
-    let some = report(&sample(), &By::Llm, (Timestamp(20), Timestamp(40)));
+    let some = report(&sample(), &By::Llm, Timestamp(20)..=Timestamp(40));
     assert_eq!(
         (some.total.tasks, some.groups.len()),
         (3, 2),
@@ -397,7 +397,7 @@ fn only_tasks_that_ended_in_the_time_asked_for_are_counted() {
 fn of_an_old_task_the_outcome_counts_and_its_attempts_are_not_guessed() {
     let mut old = sample().swap_remove(3);
     (old.attempts, old.record) = (0, None);
-    let report = report(&[old], &By::Llm, (Timestamp(0), Timestamp(100)));
+    let report = report(&[old], &By::Llm, Timestamp(0)..=Timestamp(100));
     assert_eq!(
         (report.without_details, report.total.succeeded),
         (1, 1),
@@ -472,7 +472,7 @@ fn hostile() -> Report {
     report(
         &tasks,
         &By::Label("run_id".to_owned()),
-        (Timestamp(0), Timestamp(100)),
+        Timestamp(0)..=Timestamp(100),
     )
 }
 
@@ -579,7 +579,7 @@ fn the_page_is_whole_in_itself_and_names_cannot_break_out_of_it() {
 
 #[test]
 fn a_page_without_tasks_says_so() {
-    let page = html::page(&report(&[], &By::Llm, (Timestamp(0), Timestamp(1)))).expect("a page");
+    let page = html::page(&report(&[], &By::Llm, Timestamp(0)..=Timestamp(1))).expect("a page");
     assert!(page.contains("nothing to draw"), "instead of empty plots");
 }
 

@@ -117,26 +117,17 @@ struct Search<'a> {
 
 impl Search<'_> {
     fn read(&mut self, batch: &EventBatch) {
-        let Self {
-            task,
-            fold,
-            attempts,
-            found,
-        } = self;
-        fold.apply(batch, |_, decision, verdict| {
-            if let Event::Started {
-                task: started,
-                attempt,
-                ..
-            } = decision
-                && started == *task
-            {
-                attempts.push(*attempt);
+        self.fold.apply(batch, |_, decision, verdict| {
+            match decision {
+                Event::Started { task, attempt, .. } if task == self.task => {
+                    self.attempts.push(*attempt);
+                }
+                _ => {}
             }
-            let task_of =
-                |attempt: &AttemptId| attempts.contains(attempt).then(|| TaskId::clone(task));
-            if decision.part_of(task_of).as_ref() == Some(*task) {
-                found.push(JournalEntry {
+            let is_its = |attempt: &AttemptId| self.attempts.contains(attempt);
+            let task_of = |attempt: &AttemptId| is_its(attempt).then(|| self.task.clone());
+            if decision.part_of(task_of).as_ref() == Some(self.task) {
+                self.found.push(JournalEntry {
                     at: batch.at(),
                     decision: decision.clone(),
                     verdict,

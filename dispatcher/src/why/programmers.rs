@@ -53,24 +53,16 @@ impl WhyContext<'_> {
         let found = found.or_else(|| self.closed(programmer, route));
         let found = found
             .unwrap_or_else(|| ProgrammerFinding::new(Availability::Idle, "idle", String::new()));
-        let task = busy.map(|(task, _)| task.clone());
-        let since = busy.map(|(_, owner)| owner.since);
-        let ProgrammerFinding {
-            state,
-            words,
-            detail,
-            until,
-        } = found;
         Able {
             view: ProgrammerWhy {
                 id: programmer.id.clone(),
-                state,
-                detail,
-                task,
-                since,
-                until,
+                state: found.state,
+                detail: found.detail,
+                task: busy.map(|(task, _)| task.clone()),
+                since: busy.map(|(_, owner)| owner.since),
+                until: found.until,
             },
-            words,
+            words: found.words,
         }
     }
 

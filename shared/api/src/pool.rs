@@ -38,6 +38,14 @@ pub struct PoolStatus {
     pub programmers: Vec<ProgrammerStatus>,
 }
 
+impl PoolStatus {
+    /// The breakers that are not closed.
+    pub fn open_breakers(&self) -> impl Iterator<Item = &BreakerStatus> {
+        let is_open = |breaker: &&BreakerStatus| breaker.state != BreakerState::Closed;
+        self.breakers.iter().filter(is_open)
+    }
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct RouteStatus {
     pub queue: String,

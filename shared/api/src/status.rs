@@ -146,17 +146,8 @@ impl NoHeartbeat {
 pub fn programmer_status(
     standing: &Eligibility<'_>,
     programmer: &Programmer,
-    seen: Result<LastBeat, NoHeartbeat>,
+    heard: Result<LastBeat, NoHeartbeat>,
 ) -> ProgrammerStatus {
-    let gate = gate_status(
-        standing,
-        programmer,
-        seen.as_ref()
-            .map(|seen| &seen.gate)
-            .map_err(|unseen| *unseen),
-    );
-    let unknown = seen.as_ref().is_err_and(|unseen| !unseen.is_down());
-    let seen = seen.ok();
     let current = standing
         .current_llm(programmer)
         .unwrap_or_else(|| programmer.primary().clone());
@@ -164,17 +155,17 @@ pub fn programmer_status(
     let key = standing
         .pool
         .llm_key(programmer.primary(), &standing.caller(&programmer.id).host);
-    ProgrammerStatus {
+    let down = ProgrammerStatus {
         id: programmer.id.clone(),
         agent: programmer.id.display_name(),
-        port: seen.as_ref().map_or(programmer.port, |seen| seen.port),
-        state: gate.state,
-        unknown,
-        reason: gate.reason,
-        shut: gate.shut,
-        task: gate.task,
-        since: gate.since,
-        worker: seen.map(|seen| seen.worker),
+        port: programmer.port,
+        state: ProgrammerState::Down,
+        unknown: false,
+        reason: String::new(),
+        shut: None,
+        task: None,
+        since: None,
+        worker: None,
         primary_llm: programmer.primary().to_string(),
         backup_llm: programmer.llms.get(1).map(ToString::to_string),
         using_backup: current != *programmer.primary(),
@@ -187,49 +178,43 @@ pub fn programmer_status(
             .iter()
             .map(ToString::to_string)
             .collect(),
-    }
-}
-
-struct GateStatus {
-    state: ProgrammerState,
-    reason: String,
-    shut: Option<ShutReason>,
-    task: Option<TaskId>,
-    since: Option<Timestamp>,
-}
-
-fn gate_status(
-    standing: &Eligibility<'_>,
-    programmer: &Programmer,
-    gate: Result<&Gate, NoHeartbeat>,
-) -> GateStatus {
-    let without_task = |state, reason| GateStatus {
-        state,
-        reason,
-        shut: None,
-        task: None,
-        since: None,
+    };
+    let LastBeat { gate, port, worker } = match heard {
+        Ok(beat) => beat,
+        Err(missing) => {
+            return ProgrammerStatus {
+                unknown: !missing.is_down(),
+                reason: missing.to_string(),
+                ..down
+            };
+        }
+    };
+    let idle = ProgrammerStatus {
+        port,
+        worker: Some(worker),
+        state: ProgrammerState::Idle,
+        ..down
     };
     match gate {
-        Err(unseen) => without_task(ProgrammerState::Down, unseen.to_string()),
-        Ok(Gate::Consuming) => without_task(ProgrammerState::Idle, String::new()),
-        Ok(Gate::Busy { task, since }) => GateStatus {
+        Gate::Consuming => idle,
+        Gate::Busy { task, since } => ProgrammerStatus {
             state: ProgrammerState::Busy,
             reason: format!("working on {task}"),
-            shut: None,
-            task: Some(task.clone()),
-            since: Some(*since),
+            task: Some(task),
+            since: Some(since),
+            ..idle
         },
-        Ok(Gate::Shut { reason, detail }) => {
+        Gate::Shut { reason, detail } => {
             // Breakers and money change often: the log is newer than the heartbeat.
             let known = standing
                 .obstacle(programmer, |_| true)
-                .filter(|obstacle| obstacle.reason == *reason);
-            let detail = known.map_or(detail.clone(), |obstacle| obstacle.detail);
-            let words = format!("{}: {detail}", reason.as_str());
-            GateStatus {
-                shut: Some(*reason),
-                ..without_task(ProgrammerState::Shut, words)
+                .filter(|obstacle| obstacle.reason == reason);
+            let detail = known.map_or(detail, |obstacle| obstacle.detail);
+            ProgrammerStatus {
+                state: ProgrammerState::Shut,
+                reason: format!("{}: {detail}", reason.as_str()),
+                shut: Some(reason),
+                ..idle
             }
         }
     }
@@ -242,12 +227,11 @@ fn circuit(standing: &Eligibility<'_>, programmer: &Programmer) -> Option<Circui
     let shut = standing.shut(&standing.pool.llm_key(primary, &caller.host), &caller)?;
     let detail = explain(primary, &shut);
     let outage = shut.outage?;
-    let (since, reason, failures) = (outage.since, outage.fault, outage.failures);
     Some(CircuitStatus {
-        since,
+        since: outage.since,
         until: shut.until,
-        reason,
-        failures,
+        reason: outage.fault,
+        failures: outage.failures,
         detail,
     })
 }
