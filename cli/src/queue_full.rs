@@ -9,7 +9,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pool_api::pool::PoolStatus;
 use pool_api::problem::{Problem, QueueFull};
-use pool_api::status::{ProgrammerState, ProgrammerStatus};
+use pool_api::status::ProgrammerStatus;
 use pool_core::id::ProgrammerId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -153,11 +153,7 @@ pub(super) async fn stuck(client: &Client, no_room: &QueueFull) -> Option<String
 }
 
 fn nobody_takes(able: &[&ProgrammerStatus]) -> Option<String> {
-    let works = |programmer: &&&ProgrammerStatus| match programmer.state {
-        ProgrammerState::Idle | ProgrammerState::Busy => true,
-        ProgrammerState::Shut | ProgrammerState::Down => false,
-    };
-    if able.is_empty() || able.iter().any(|one| works(&one)) {
+    if able.is_empty() || able.iter().any(|one| one.state.is_available()) {
         return None;
     }
     let named = able

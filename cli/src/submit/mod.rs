@@ -5,7 +5,6 @@ mod batch;
 mod plan;
 mod upload;
 
-use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -22,7 +21,7 @@ use crate::client::Client;
 use crate::output::{Format, PoolUrl, complain};
 use crate::queue_full::same_command;
 use crate::table::{lines, table};
-use upload::{UploadOptions, UploadOutcome, UploadStop, give_ids, upload};
+use upload::{UploadOptions, UploadStop, give_ids, upload};
 
 /// The exit status that shells give to a process ended by SIGINT.
 const INTERRUPTED: u8 = 130;
@@ -117,13 +116,8 @@ pub(super) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(2));
         }
     };
-    let labels: BTreeMap<&str, &str> = args
-        .labels
-        .iter()
-        .map(|(key, value)| (key.as_str(), value.as_str()))
-        .collect();
     for task in &mut tasks {
-        add_labels(task, &labels);
+        add_labels(task, &args.labels);
     }
     if args.dry_run {
         return plan::run(&args.pool_file.pool, &tasks, args.format);
@@ -140,27 +134,19 @@ pub(super) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
         },
         give_up_after: args.give_up_after.map(Duration::from_secs),
     };
-    let UploadOutcome {
-        taken,
-        printed,
-        stop,
-    } = upload(&client, &tasks, &options).await?;
-    for warning in taken
-        .iter()
-        .flat_map(|task| &task.warnings)
-        .collect::<BTreeSet<_>>()
-    {
+    let outcome = upload(&client, &tasks, &options).await?;
+    let taken = outcome.taken;
+    let warnings: BTreeSet<&String> = taken.iter().flat_map(|task| &task.warnings).collect();
+    for warning in warnings {
         eprintln!("warning: {warning}");
     }
-    if let Some(stop) = stop {
-        args.format.print(&taken, |taken| {
-            if printed {
-                String::new()
-            } else {
-                taken_table(taken)
-            }
-        })?;
-        return Ok(not_all(&stop, (taken.len(), tasks.len()), &options.go_on));
+    let rows = |taken: &Vec<TaskView>| match outcome.printed {
+        true => String::new(),
+        false => taken_table(taken),
+    };
+    if let Some(stop) = outcome.stop {
+        args.format.print(&taken, rows)?;
+        return Ok(not_all(&stop, taken.len(), tasks.len(), &options.go_on));
     }
     if args.wait {
         return tokio::select! {
@@ -173,21 +159,17 @@ pub(super) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
         };
     }
     args.format.print(&taken, |taken| {
-        let rows = if printed {
-            String::new()
-        } else {
-            taken_table(taken)
-        };
-        let count = counted(taken.len(), "task", "tasks");
         format!(
-            "{rows}{count} submitted. Follow with `pool watch` or at {}\n",
+            "{}{} submitted. Follow with `pool watch` or at {}\n",
+            rows(taken),
+            counted(taken.len(), "task", "tasks"),
             client.url()
         )
     })
 }
 
 /// Reports a batch of which only a part was accepted.
-fn not_all(stop: &UploadStop, (taken, all): (usize, usize), go_on: &str) -> ExitCode {
+fn not_all(stop: &UploadStop, taken: usize, all: usize, go_on: &str) -> ExitCode {
     let (code, why) = match stop {
         UploadStop::Interrupted => (ExitCode::from(INTERRUPTED), String::new()),
         UploadStop::GivenUp(why) => (ExitCode::FAILURE, format!("gave up: {why}\n")),
@@ -282,7 +264,7 @@ fn from_flags(one: &OneTask, instruction: &str, repository: &str) -> Value {
     Value::Object(task)
 }
 
-fn add_labels(task: &mut Value, labels: &BTreeMap<&str, &str>) {
+fn add_labels(task: &mut Value, labels: &[(String, String)]) {
     if labels.is_empty() {
         return;
     }
@@ -292,7 +274,7 @@ fn add_labels(task: &mut Value, labels: &BTreeMap<&str, &str>) {
         have.extend(
             labels
                 .iter()
-                .map(|(key, value)| ((*key).to_owned(), json!(value))),
+                .map(|(key, value)| (key.clone(), json!(value))),
         );
     }
 }

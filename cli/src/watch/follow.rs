@@ -135,23 +135,14 @@ impl Follow {
         }
         if !self.filter.ends() {
             let known = |programmer: &&ProgrammerStatus| {
-                let earlier = before.and_then(|b| {
-                    b.status
-                        .programmers
-                        .iter()
-                        .find(|one| one.id == programmer.id)
-                });
-                earlier.is_some_and(|earlier| stage(earlier) == stage(programmer))
+                let earlier = before.map(|before| &before.status.programmers);
+                let mut earlier = earlier.into_iter().flatten();
+                earlier.any(|one| one.id == programmer.id && stage(one) == stage(programmer))
             };
-            let of_interest = |programmer: &&ProgrammerStatus| {
-                self.filter
-                    .programmer
-                    .as_ref()
-                    .is_none_or(|wanted| *wanted == programmer.id)
-            };
-            let changed = live
-                .status
-                .programmers
+            let wanted = self.filter.programmer.as_ref();
+            let of_interest =
+                |programmer: &&ProgrammerStatus| wanted.is_none_or(|id| *id == programmer.id);
+            let changed = programmers
                 .iter()
                 .filter(of_interest)
                 .filter(|one| !known(one));
@@ -160,11 +151,8 @@ impl Follow {
             }));
         }
         if !self.filter.ends() && self.filter.programmer.is_none() {
-            let changed = live
-                .status
-                .breakers
-                .iter()
-                .filter(|breaker| !is_known(breaker, before));
+            let breakers = live.status.breakers.iter();
+            let changed = breakers.filter(|breaker| !is_known(breaker, before));
             news.extend(changed.map(|breaker| WatchEvent::Breaker {
                 breaker: Box::new(breaker.clone()),
             }));

@@ -113,25 +113,25 @@ fn rows(count: usize) -> u16 {
 impl WatchView<'_> {
     fn style(&self, tone: Tone) -> Style {
         let color = match tone {
-            Tone::Neutral => return Style::new(),
             Tone::Good => Color::Green,
             Tone::Active => Color::Cyan,
             Tone::Warning => Color::Yellow,
             Tone::Bad => Color::Red,
+            Tone::Neutral => return Style::new(),
         };
-        if self.colors {
-            Style::new().fg(color)
-        } else {
-            Style::new()
-        }
+        self.style_or_plain(Style::new().fg(color))
+    }
+
+    fn style_if(&self, applies: bool, tone: Tone) -> Style {
+        self.style(if applies { tone } else { Tone::Neutral })
     }
 
     fn muted(&self) -> Style {
-        if self.colors {
-            Style::new().add_modifier(Modifier::DIM)
-        } else {
-            Style::new()
-        }
+        self.style_or_plain(Style::new().add_modifier(Modifier::DIM))
+    }
+
+    fn style_or_plain(&self, style: Style) -> Style {
+        if self.colors { style } else { Style::new() }
     }
 
     fn bold() -> Style {
@@ -191,21 +191,10 @@ impl WatchView<'_> {
                 self.style(Tone::Good),
             ),
             Span::raw(" · "),
-            Span::styled(
-                words,
-                self.style(if bad.is_empty() {
-                    Tone::Neutral
-                } else {
-                    Tone::Bad
-                }),
-            ),
+            Span::styled(words, self.style_if(!bad.is_empty(), Tone::Bad)),
         ]);
-        let tone = if status.budget.alert {
-            Tone::Warning
-        } else {
-            Tone::Neutral
-        };
-        let money = Line::styled(budget(&status.budget), self.style(tone));
+        let style = self.style_if(status.budget.alert, Tone::Warning);
+        let money = Line::styled(budget(&status.budget), style);
         vec![title, numbers, money]
     }
 
@@ -259,15 +248,11 @@ impl WatchView<'_> {
             .map(|one| self.programmer(live, one));
         let below = all.len().saturating_sub(from + fit);
         let more = (below > 0).then(|| {
-            [
-                format!("↓ {below} more"),
-                String::new(),
-                String::new(),
-                String::new(),
-                String::new(),
-            ]
+            let blank = || Span::raw("");
+            let words = Span::styled(format!("↓ {below} more"), self.muted());
+            [words, blank(), blank(), blank(), blank()]
         });
-        let rows = rows.chain(more.map(|more| more.map(|text| Span::styled(text, self.muted()))));
+        let rows = rows.chain(more);
         let llm = widest(all.iter().map(|one| one.current_llm.as_str()), 34);
         let widths = [
             Constraint::Length(10),
@@ -295,11 +280,6 @@ impl WatchView<'_> {
                 None => task.to_string(),
             }
         });
-        let llm_tone = if one.using_backup {
-            Tone::Warning
-        } else {
-            Tone::Neutral
-        };
         [
             one.agent.clone().into(),
             if one.unknown {
@@ -308,7 +288,10 @@ impl WatchView<'_> {
                 self.state(one.state.as_str(), tone(one.state))
             },
             since.into(),
-            Span::styled(one.current_llm.clone(), self.style(llm_tone)),
+            Span::styled(
+                one.current_llm.clone(),
+                self.style_if(one.using_backup, Tone::Warning),
+            ),
             one_line(&words.unwrap_or_else(|| with_clocks(&one.reason, self.now))).into(),
         ]
     }

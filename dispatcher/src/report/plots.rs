@@ -83,7 +83,8 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Plane<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
 fn svg(
-    (width, height): (u32, u32),
+    width: u32,
+    height: u32,
     draw: impl FnOnce(&Area<'_>) -> Result<(), DrawError>,
 ) -> Result<String, DrawError> {
     let mut text = String::new();
@@ -107,7 +108,7 @@ pub(super) fn worth(groups: &[&Group], paper: Paper) -> Result<String, DrawError
     let points = points(groups);
     let dearest = points.iter().map(|(_, cost, _)| *cost).fold(0.0, f64::max);
     let right = if dearest > 0.0 { dearest * 1.1 } else { 1.0 };
-    svg((paper.width(), 380), |area| {
+    svg(paper.width(), 380, |area| {
         let mut chart = ChartBuilder::on(area)
             .margin(12)
             .margin_right(EDGE)
@@ -245,7 +246,10 @@ pub(super) fn durations(groups: &[&Group], paper: Paper) -> Result<String, DrawE
         .fold(0.0, f64::max)
         .max(0.001);
     let names: Vec<&str> = rows.iter().map(|(name, _)| *name).collect();
-    let axis = ("seconds of the run: p50, p90, p99", longest * 1.1);
+    let axis = Axis {
+        name: "seconds of the run: p50, p90, p99",
+        end: longest * 1.1,
+    };
     lanes(&names, axis, paper, |chart| {
         for (row, (_, times)) in rows.iter().enumerate() {
             let y = paper.middle(row);
@@ -277,7 +281,11 @@ pub(super) fn failures(report: &Report, paper: Paper) -> Result<String, DrawErro
         .map(|(_, count)| number(*count))
         .fold(1.0, f64::max);
     let names: Vec<&str> = rows.iter().map(|(name, _)| *name).collect();
-    lanes(&names, ("tasks", most * 1.1), paper, |chart| {
+    let axis = Axis {
+        name: "tasks",
+        end: most * 1.1,
+    };
+    lanes(&names, axis, paper, |chart| {
         for (row, (_, count)) in rows.iter().enumerate() {
             let (top, bottom) = (paper.middle(row) - 0.25, paper.middle(row) + 0.25);
             let bar = Rectangle::new(
@@ -290,10 +298,16 @@ pub(super) fn failures(report: &Report, paper: Paper) -> Result<String, DrawErro
     })
 }
 
+/// A scale that begins at 0.
+struct Axis {
+    name: &'static str,
+    end: f64,
+}
+
 /// A row for each name, above a scale that begins at 0.
 fn lanes(
     names: &[&str],
-    (axis, end): (&str, f64),
+    axis: Axis,
     paper: Paper,
     draw: impl FnOnce(&mut Plane<'_, '_>) -> Result<(), DrawError>,
 ) -> Result<String, DrawError> {
@@ -301,13 +315,13 @@ fn lanes(
     const LEFT: i32 = 12;
     const ABOVE: i32 = 22;
     let count = u32::try_from(names.len().max(1)).unwrap_or(1);
-    svg((paper.width(), paper.lane() * count + 66), |area| {
+    svg(paper.width(), paper.lane() * count + 66, |area| {
         let mut chart = ChartBuilder::on(area)
             .margin(12)
             .margin_left(if paper.narrow { 12 } else { NAMES })
             .margin_right(EDGE)
             .x_label_area_size(44)
-            .build_cartesian_2d(0f64..end, f64::from(count)..0f64)?;
+            .build_cartesian_2d(0f64..axis.end, f64::from(count)..0f64)?;
         let mut mesh = chart.configure_mesh();
         mesh.axis_style(paper.palette.line)
             .bold_line_style(paper.palette.line)
@@ -316,7 +330,7 @@ fn lanes(
         mesh.label_style(paper.words(13))
             .axis_desc_style(paper.words(14))
             .x_labels(paper.marks())
-            .x_desc(axis);
+            .x_desc(axis.name);
         mesh.x_label_formatter(&|value| plain(*value)).draw()?;
         draw(&mut chart)?;
         for (row, name) in names.iter().enumerate() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pool_api::budget::BudgetStatus;
 use pool_api::control::PauseView;
 use pool_api::pool::{PoolStatus, RouteStatus};
-use pool_api::status::{ProgrammerState, ProgrammerStatus, programmer_status};
+use pool_api::status::{ProgrammerStatus, programmer_status};
 use pool_api::tasks::{TaskList, TaskView};
 use pool_broker::process::Process;
 use pool_core::config_hash::config_hash;
@@ -200,7 +200,10 @@ impl Reader {
                 .map(|(route, waiting)| load.route(fold, route, waiting))
                 .collect()
         });
-        let available = programmers.iter().filter(|p| is_available(p.state)).count();
+        let available = programmers
+            .iter()
+            .filter(|p| p.state.is_available())
+            .count();
         PoolStatus {
             detail: self.trouble(),
             pauses: self.pauses(),
@@ -223,12 +226,5 @@ impl Reader {
             routes,
             programmers,
         }
-    }
-}
-
-fn is_available(state: ProgrammerState) -> bool {
-    match state {
-        ProgrammerState::Idle | ProgrammerState::Busy => true,
-        ProgrammerState::Shut | ProgrammerState::Down => false,
     }
 }

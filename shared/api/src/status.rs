@@ -30,6 +30,14 @@ impl ProgrammerState {
     /// In the order in which tables list them.
     pub const ALL: [Self; 4] = [Self::Idle, Self::Busy, Self::Shut, Self::Down];
 
+    /// Whether it works for the pool now.
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Idle | Self::Busy => true,
+            Self::Shut | Self::Down => false,
+        }
+    }
+
     /// The word in messages, logs and metrics; the same as on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
