@@ -49,8 +49,8 @@ fn text(why: &Why) -> String {
 }
 
 fn word(state: Availability) -> String {
-    match state {
-        Availability::Unheard => "no heartbeat".to_owned(),
-        known => json!(known).as_str().unwrap_or_default().replace('_', " "),
+    if state == Availability::Unheard {
+        return "no heartbeat".to_owned();
     }
+    json!(state).as_str().unwrap_or_default().replace('_', " ")
 }

@@ -11,7 +11,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use pool_api::TOKEN_VARIABLE as VARIABLE;
+use pool_api::TOKEN_VARIABLE;
 use pool_config::Env;
 use sha2::{Digest, Sha256};
 
@@ -43,15 +43,15 @@ pub struct MayAct(pub bool);
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidAccess {
     #[error(
-        "other machines can reach {0}, and {VARIABLE} is not set: set it (or {VARIABLE}_FILE, the path of a file) to a secret of at \
+        "other machines can reach {0}, and {TOKEN_VARIABLE} is not set: set it (or {TOKEN_VARIABLE}_FILE, the path of a file) to a secret of at \
          least {SHORTEST} characters, or listen on 127.0.0.1 (`dispatcher.listen` in the pool file, or --listen)"
     )]
     Open(SocketAddr),
     #[error(
-        "{VARIABLE} has fewer than {SHORTEST} characters; generate one with `openssl rand -hex 16`"
+        "{TOKEN_VARIABLE} has fewer than {SHORTEST} characters; generate one with `openssl rand -hex 16`"
     )]
     Short,
-    #[error("{VARIABLE}_FILE {0}")]
+    #[error("{TOKEN_VARIABLE}_FILE {0}")]
     Unreadable(String),
 }
 
@@ -80,7 +80,10 @@ impl Access {
     /// # Errors
     /// When everybody on the network could use the API, or the token is too short.
     pub fn new(listen: SocketAddr, env: &Env) -> Result<Self, InvalidAccess> {
-        match env.secret(VARIABLE).map_err(InvalidAccess::Unreadable)? {
+        match env
+            .secret(TOKEN_VARIABLE)
+            .map_err(InvalidAccess::Unreadable)?
+        {
             Some(token) if token.len() < SHORTEST => Err(InvalidAccess::Short),
             Some(token) if is_local(listen.ip()) => Ok(Self::TokenToAct(ApiToken::new(&token))),
             Some(token) => Ok(Self::TokenForAll(ApiToken::new(&token))),
@@ -123,7 +126,7 @@ fn sent(headers: &HeaderMap) -> Option<&str> {
 
 fn refuse(what: &str) -> ApiError {
     let detail = format!(
-        "{what}: send `Authorization: Bearer …` (the command line does when {VARIABLE} is set)"
+        "{what}: send `Authorization: Bearer …` (the command line does when {TOKEN_VARIABLE} is set)"
     );
     ApiError::new(StatusCode::UNAUTHORIZED, detail)
 }
@@ -152,7 +155,10 @@ mod tests {
     const SECRET: &str = "0123456789abcdef";
 
     fn access(listen: &str, token: Option<&str>) -> Result<Access, InvalidAccess> {
-        let env = token.map(|token| (VARIABLE, token)).into_iter().collect();
+        let env = token
+            .map(|token| (TOKEN_VARIABLE, token))
+            .into_iter()
+            .collect();
         Access::new(listen.parse().expect("an address"), &env)
     }
 

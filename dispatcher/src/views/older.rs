@@ -118,11 +118,10 @@ struct Search<'a> {
 impl Search<'_> {
     fn read(&mut self, batch: &EventBatch) {
         self.fold.apply(batch, |_, decision, verdict| {
-            match decision {
-                Event::Started { task, attempt, .. } if task == self.task => {
-                    self.attempts.push(*attempt);
-                }
-                _ => {}
+            if let Event::Started { task, attempt, .. } = decision
+                && task == self.task
+            {
+                self.attempts.push(*attempt);
             }
             let is_its = |attempt: &AttemptId| self.attempts.contains(attempt);
             let task_of = |attempt: &AttemptId| is_its(attempt).then(|| self.task.clone());
