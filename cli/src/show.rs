@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use pool_api::format::{counted, duration, tokens};
-use pool_api::tasks::TaskView;
+use pool_api::tasks::{Stage, TaskView};
 use pool_api::why::Why;
 use pool_core::id::TaskId;
 use pool_core::result::{ResultMessage, Status, Usage};
@@ -36,7 +36,7 @@ pub(super) struct PatchArgs {
 pub(super) async fn run(args: ShowArgs) -> anyhow::Result<ExitCode> {
     let client = args.output.client()?;
     let view: TaskView = client.get(&format!("/tasks/{}", args.id)).await?;
-    if view.status == "queued" {
+    if view.status == Stage::Queued {
         let why: Why = client.get(&format!("/tasks/{}/why", args.id)).await?;
         eprintln!("{}: {}", args.id, plain(&why.sentence));
     }
@@ -56,7 +56,7 @@ pub(super) async fn patch(args: PatchArgs) -> anyhow::Result<ExitCode> {
 /// One line per fact, then the instruction and the output.
 fn text(view: &TaskView) -> String {
     let mut facts = vec![
-        ("status", Some(view.status.clone())),
+        ("status", Some(view.status.to_string())),
         ("route", Some(view.route.clone())),
         (
             "programmer",

@@ -8,6 +8,7 @@ use comfy_table::{
     CellAlignment, Color, ColumnConstraint, ContentArrangement, LineStyle, TableStyle, Width,
 };
 use pool_api::events::Tone;
+use pool_api::tasks::Stage;
 
 /// The last column shrinks on a narrow terminal, down to this width, or to its longest word.
 const LAST: u16 = 24;
@@ -21,13 +22,13 @@ const GAP: u16 = 2;
 const STYLE: TableStyle =
     TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 
-/// The tone of a task's state, by its word in the API.
-pub(crate) fn task_tone(status: &str) -> Tone {
+/// The tone of a task's state.
+pub(crate) fn task_tone(status: Stage) -> Tone {
     match status {
-        "succeeded" => Tone::Good,
-        "running" => Tone::Active,
-        "queued" | "cancelled" => Tone::Neutral,
-        _ => Tone::Bad,
+        Stage::Succeeded => Tone::Good,
+        Stage::Running => Tone::Active,
+        Stage::Queued | Stage::Cancelled => Tone::Neutral,
+        Stage::Failed | Stage::Rejected | Stage::Expired => Tone::Bad,
     }
 }
 

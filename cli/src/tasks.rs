@@ -78,7 +78,7 @@ fn row(task: &TaskView, now: Timestamp) -> [Cell; 6] {
     let old = since.map(|since| age(millis(since, now)));
     [
         task.id.to_string().into(),
-        Cell::toned(&task.status, task_tone(&task.status)),
+        Cell::toned(task.status.as_str(), task_tone(task.status)),
         or_blank(task.programmer.as_ref()).into(),
         or_blank(task.llm.as_ref()).into(),
         old.unwrap_or_default().into(),

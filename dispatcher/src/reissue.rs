@@ -76,10 +76,7 @@ pub async fn reissue(
     point(Point::RepairPublished);
     process
         .log
-        .append(Event::Published {
-            task: task.id.clone(),
-            generation,
-        })
+        .append(Event::published(task.id.clone(), generation))
         .await?;
     Ok(Reissued::Published(generation))
 }
@@ -115,12 +112,12 @@ fn step(state: Option<&TaskState>, carried: u32) -> Step {
     let Some(state) = state else {
         return Step::Publish(carried + 1);
     };
-    if state.outcome.is_some() {
+    if state.is_finished() {
         return Step::Finished;
     }
     // The process that reissued the task may have died before it published the message. Then this
     // message is the only one.
-    if state.generation > carried && state.published {
+    if state.generation > carried && state.is_published() {
         Step::Drop
     } else {
         Step::Publish(state.generation.max(carried) + 1)
@@ -174,7 +171,7 @@ pub async fn send_on(
     if let Some(task) = id {
         process
             .log
-            .append(Event::Published { task, generation })
+            .append(Event::published(task, generation))
             .await?;
     }
     Ok(Reissued::Published(generation))
@@ -226,7 +223,7 @@ async fn ask_again(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_core::event::{EmitterId, EventBatch};
+    use pool_core::event::{EmitterId, EventBatch, TaskCancelled};
     use pool_core::state::PoolState;
 
     fn id() -> TaskId {
@@ -255,10 +252,7 @@ mod tests {
             Step::Publish(3),
             "the newer message was never published: this is the only one"
         );
-        let published = Event::Published {
-            task: id(),
-            generation: 2,
-        };
+        let published = Event::published(id(), 2);
         assert_eq!(
             step_after(vec![reissued(), published.clone()], 1),
             Step::Drop,
@@ -270,7 +264,10 @@ mod tests {
             "this message was in its queue"
         );
         assert_eq!(
-            step_after(vec![reissued(), Event::Cancelled { task: id() }], 2),
+            step_after(
+                vec![reissued(), Event::from(TaskCancelled { task: id() })],
+                2
+            ),
             Step::Finished,
             "cancelled"
         );

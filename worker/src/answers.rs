@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pool_broker::process::Process;
-use pool_core::event::Event;
+use pool_core::event::{Event, LlmAnswered};
 use pool_core::id::ProgrammerId;
 use pool_core::llm::LlmKey;
 use pool_core::time::Timestamp;
@@ -130,11 +130,13 @@ impl Untold {
             .map(|(programmer, ended)| (programmer, ended.into_iter().map(age).collect()))
             .collect();
         let tells = asks || !ended.is_empty();
-        tells.then(|| Event::LlmAnswered {
-            key: key.clone(),
-            host: host.to_owned(),
-            ended,
-            asks,
+        tells.then(|| {
+            Event::from(LlmAnswered {
+                key: key.clone(),
+                host: host.to_owned(),
+                ended,
+                asks,
+            })
         })
     }
 }
@@ -142,6 +144,7 @@ impl Untold {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pool_core::event::BreakerEvent;
     use pool_core::id::LlmName;
 
     fn key() -> LlmKey {
@@ -149,7 +152,7 @@ mod tests {
     }
 
     fn count(told: &Event) -> usize {
-        let Event::LlmAnswered { ended, .. } = told else {
+        let Event::Breaker(BreakerEvent::LlmAnswered(LlmAnswered { ended, .. })) = told else {
             panic!("{told:?}")
         };
         ended.values().map(Vec::len).sum()

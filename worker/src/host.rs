@@ -10,7 +10,7 @@ use pool_broker::process::{Process, called};
 use pool_broker::{heartbeats, log_broker_error};
 use pool_core::config_hash::config_hash;
 use pool_core::eligibility::consumer_priority;
-use pool_core::event::Event;
+use pool_core::event::{Event, ProgrammerUp};
 use pool_core::heartbeat::{Gate, Heartbeat, ProgrammerBeat, ShutReason};
 use pool_core::id::ProgrammerId;
 use pool_core::pool::{self, Pool};
@@ -322,11 +322,11 @@ impl Host {
         for programmer in seen {
             let status = programmer.status.clone();
             let (log, host) = (self.process.log.clone(), self.process.host.clone());
-            let up = Event::Up {
+            let up = Event::from(ProgrammerUp {
                 programmer: programmer.id.clone(),
                 host,
                 again: true,
-            };
+            });
             let every = self.pool.events.restate_every();
             tokio::spawn(async move {
                 loop {

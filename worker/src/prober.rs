@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pool_broker::process::Process;
-use pool_core::event::Event;
+use pool_core::event::{BudgetReserved, BudgetSettled, Event, ProbeEnded, ProbeStarted};
 use pool_core::id::{AttemptId, ProgrammerId};
 use pool_core::llm::{Dialect, LlmKey, Scope};
 use pool_core::money::MicroUsd;
@@ -127,12 +127,12 @@ impl Prober {
             dialect,
         } = &due;
         let (key, scope, llm) = (key.clone(), scope.clone(), &due.key.llm);
-        let probing = Event::Probing {
+        let probing = Event::from(ProbeStarted {
             key: key.clone(),
             scope: scope.clone(),
             programmer: programmer.clone(),
             probe,
-        };
+        });
         match self.process.log.append(probing).await {
             Ok(Verdict::Accepted) => {}
             // Another process was first.
@@ -148,13 +148,13 @@ impl Prober {
         };
         tracing::info!(%llm, %scope, %programmer, ?dialect, fault = fault.map(|fault| fault.as_str()), "probed");
         let retry_after_ms = retry_after.and_then(|wait| u64::try_from(wait.as_millis()).ok());
-        let told = Event::Probed {
+        let told = Event::from(ProbeEnded {
             key,
             scope,
             probe,
             fault,
             retry_after_ms,
-        };
+        });
         if let Err(error) = self.process.log.append(told).await {
             tracing::warn!(%llm, %error, "the result of a probe is not in the log; another probe follows");
         }
@@ -164,11 +164,11 @@ impl Prober {
             let _ = self
                 .process
                 .log
-                .append(Event::Settled {
+                .append(Event::from(BudgetSettled {
                     attempt: probe,
                     cost_usd: cost,
                     by_llm,
-                })
+                }))
                 .await;
         }
     }
@@ -180,12 +180,12 @@ impl Prober {
         let worst = self.upstreams.probe_cost(llm, due.dialect)?;
         if worst > MicroUsd::ZERO {
             let programmer = due.programmer.clone();
-            let reserved = Event::Reserved {
+            let reserved = Event::from(BudgetReserved {
                 attempt: probe,
                 task: None,
                 programmer,
                 amount_usd: worst,
-            };
+            });
             if !matches!(
                 self.process.log.append(reserved).await,
                 Ok(Verdict::Accepted)

@@ -9,10 +9,10 @@ use std::time::Duration;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pool_api::format::{counted, duration};
-use pool_api::tasks::{TaskList, TaskView};
+use pool_api::tasks::{Stage, TaskList, TaskView};
 use pool_core::id::TaskId;
 use pool_core::money::MicroUsd;
-use pool_core::result::{CheckReport, Status};
+use pool_core::result::CheckReport;
 
 use crate::client::Client;
 use crate::output::{Format, exit_code};
@@ -37,14 +37,17 @@ pub(super) async fn wait(
     loop {
         let seen = look(client, &open, taken.len()).await?;
         for task in seen.iter().filter(|task| task.finished_at.is_some()) {
-            failed += usize::from(task.status != Status::Succeeded.as_str());
+            failed += usize::from(task.status != Stage::Succeeded);
             note(&bar, task);
             open.remove(&task.id);
         }
         if open.is_empty() {
             break;
         }
-        let running = seen.iter().filter(|task| task.status == "running").count();
+        let running = seen
+            .iter()
+            .filter(|task| task.status == Stage::Running)
+            .count();
         // Set the message first: setting the position draws the bar.
         bar.set_message(format!("{running} running, {failed} not succeeded"));
         bar.set_position((taken.len() - open.len()) as u64);
@@ -120,9 +123,7 @@ async fn report(client: &Client, taken: &[TaskView], format: Format) -> anyhow::
         &taken.iter().map(|task| &task.id).collect::<Vec<_>>(),
     )
     .await?;
-    let good = results
-        .iter()
-        .all(|task| task.status == Status::Succeeded.as_str());
+    let good = results.iter().all(|task| task.status == Stage::Succeeded);
     let printed = format.print(&results, |results| results_table(results))?;
     Ok(exit_code(printed, good))
 }
@@ -145,7 +146,7 @@ fn results_table(results: &[TaskView]) -> String {
         let passed = result.map_or(0, |r| r.acceptance.iter().filter(is_passed).count());
         rows.add_row([
             Cell::from(task.id.to_string()),
-            Cell::toned(&task.status, task_tone(&task.status)),
+            Cell::toned(task.status.as_str(), task_tone(task.status)),
             or_blank(task.programmer.as_ref()).into(),
             or_blank(result.and_then(|r| r.llm.as_ref())).into(),
             or_blank((checks > 0).then(|| format!("{passed}/{checks}"))).into(),
@@ -166,7 +167,7 @@ fn results_table(results: &[TaskView]) -> String {
     rows.spare(&[2, 4, 3, 5]);
     let succeeded = results
         .iter()
-        .filter(|task| task.status == Status::Succeeded.as_str())
+        .filter(|task| task.status == Stage::Succeeded)
         .count();
     let cost: MicroUsd = results.iter().filter_map(|task| task.cost_usd).sum();
     let count = counted(results.len(), "task", "tasks");

@@ -203,7 +203,7 @@ fn taken_table(taken: &[TaskView]) -> String {
     for task in taken {
         rows.add_row([
             task.id.to_string(),
-            task.status.clone(),
+            task.status.to_string(),
             format!("tasks.{}", task.route),
         ]);
     }

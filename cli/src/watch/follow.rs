@@ -6,9 +6,8 @@ use anyhow::bail;
 use pool_api::events::Live;
 use pool_api::pool::{BreakerState, BreakerStatus};
 use pool_api::status::{ProgrammerState, ProgrammerStatus};
-use pool_api::tasks::TaskView;
+use pool_api::tasks::{Stage, TaskView};
 use pool_core::id::{AttemptId, TaskId};
-use pool_core::result::Status;
 use serde::Serialize;
 
 use super::WatchFilter;
@@ -46,7 +45,7 @@ pub(super) enum Connection {
 }
 
 /// Tells whether a task has changed.
-type TaskVersion = (String, Option<AttemptId>);
+type TaskVersion = (Stage, Option<AttemptId>);
 
 /// The known state.
 pub(super) struct Follow {
@@ -182,7 +181,7 @@ impl Follow {
         if !self.is_followed(&task) {
             return None;
         }
-        let stage = (task.status.clone(), task.attempt);
+        let stage = (task.status, task.attempt);
         // An event older than the list may arrive after it.
         if self
             .tasks
@@ -192,7 +191,7 @@ impl Follow {
         {
             return None;
         }
-        if self.tasks.insert(task.id.clone(), stage.clone()).as_ref() == Some(&stage) {
+        if self.tasks.insert(task.id.clone(), stage).as_ref() == Some(&stage) {
             return None;
         }
         let has_ended = task.finished_at.is_some();
@@ -234,7 +233,7 @@ impl Follow {
 
     /// Whether all awaited tasks have succeeded; an open task has not.
     pub(super) fn all_succeeded(&self) -> Option<bool> {
-        let succeeded = |(status, _): &TaskVersion| status == Status::Succeeded.as_str();
+        let succeeded = |(status, _): &TaskVersion| *status == Stage::Succeeded;
         self.filter
             .ends()
             .then(|| self.listed && self.tasks.values().all(succeeded))
@@ -250,7 +249,7 @@ impl Follow {
 }
 
 fn is_open((status, _): &TaskVersion) -> bool {
-    status == "queued" || status == "running"
+    matches!(status, Stage::Queued | Stage::Running)
 }
 
 fn stage(

@@ -371,7 +371,7 @@ impl WatchView<'_> {
                 .unwrap_or_default();
             [
                 task.id.to_string().into(),
-                self.state(&task.status, task_tone(&task.status)),
+                self.state(task.status.as_str(), task_tone(task.status)),
                 ago.into(),
                 one_line(&format!("{} {}", details(task).trim(), task.summary)).into(),
             ]

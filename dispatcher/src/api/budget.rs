@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use pool_api::budget::{BudgetStatus, LimitPeriod, NewLimit};
-use pool_core::event::Event;
+use pool_core::event::{BudgetSet, Event};
 
 use super::app::App;
 use super::error::ApiError;
@@ -27,9 +27,9 @@ pub async fn set(
         return Err(ApiError::new(StatusCode::CONFLICT, detail));
     }
     let LimitPeriod::Today = new.span;
-    app.append_event(Event::BudgetSet {
+    app.append_event(Event::from(BudgetSet {
         limit_usd: new.limit_usd,
-    })
+    }))
     .await?;
     tracing::warn!(limit_usd = %new.limit_usd, "an operator set today's budget");
     Ok(show(State(app)).await)

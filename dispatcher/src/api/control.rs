@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use pool_api::control::{EndOfPause, NewPause, PauseList};
 use pool_api::tasks::TaskView;
-use pool_core::event::Event;
+use pool_core::event::{Event, TargetPaused, TargetResumed, TaskCancelled};
 use pool_core::id::TaskId;
 use pool_core::pause::{Pause, Target};
 use pool_core::result::Status;
@@ -36,11 +36,11 @@ pub async fn pause(
         let detail = "a route cannot be drained, only paused: drain the programmers that work on its tasks, or cancel the tasks";
         return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
     }
-    app.append_event(Event::Paused {
+    app.append_event(Event::from(TargetPaused {
         target: target.clone(),
         pause,
         since_ms: None,
-    })
+    }))
     .await?;
     tracing::warn!(%target, ?pause, "paused by an operator");
     Ok(pauses(State(app)).await)
@@ -58,9 +58,9 @@ pub async fn resume(
         );
         return Err(ApiError::new(StatusCode::CONFLICT, detail));
     }
-    app.append_event(Event::Resumed {
+    app.append_event(Event::from(TargetResumed {
         target: target.clone(),
-    })
+    }))
     .await?;
     tracing::warn!(%target, "resumed by an operator");
     Ok(pauses(State(app)).await)
@@ -73,9 +73,9 @@ pub async fn cancel(
 ) -> Result<Json<TaskView>, ApiError> {
     let view = known(&app, &id)?;
     match app
-        .append_event(Event::Cancelled {
+        .append_event(Event::from(TaskCancelled {
             task: view.id.clone(),
-        })
+        }))
         .await?
     {
         Verdict::Accepted => tracing::info!(task_id = %view.id, "cancelled by an operator"),
@@ -89,7 +89,7 @@ pub async fn cancel(
 }
 
 fn is_cancelled(app: &App, id: &TaskId) -> Result<(), ApiError> {
-    let outcome = |fold: &PoolState| fold.tasks.get(id)?.outcome.as_ref().map(|end| end.status);
+    let outcome = |fold: &PoolState| fold.tasks.get(id)?.outcome().map(|end| end.status);
     let status = app.reader.process.log.read(outcome);
     match status {
         None | Some(Status::Cancelled) => Ok(()),

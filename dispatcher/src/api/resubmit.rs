@@ -71,7 +71,7 @@ pub async fn retry(
     let force = force(&body)?;
     detached(async move {
         let (id, state) = state(&app, &id)?;
-        let outcome = may_retry(&id, state.outcome.as_ref(), force)?;
+        let outcome = may_retry(&id, state.outcome(), force)?;
         app.can_append()?;
         let task = message(&app, &id).await?;
         let before = before(&app, &id);
@@ -183,7 +183,7 @@ pub async fn requeue(
 
 /// Says what happens to the earlier attempt or message, or why the task cannot be requeued.
 fn may_requeue(id: &TaskId, state: &TaskState, force: bool) -> Result<String, ApiError> {
-    if let Some(outcome) = &state.outcome {
+    if let Some(outcome) = state.outcome() {
         let (flag, body) = match outcome.status {
             Status::Succeeded => ("--force ", " with {\"force\": true}"),
             Status::Failed | Status::Rejected | Status::Cancelled | Status::Expired => ("", ""),
@@ -193,7 +193,7 @@ fn may_requeue(id: &TaskId, state: &TaskState, force: bool) -> Result<String, Ap
             outcome.status.as_str()
         )));
     }
-    match &state.owner {
+    match state.owner() {
         Some(owner) if !force => Err(refused(format!(
             "{} has been working on task {id} since {}; use `pool requeue --force {id}` to let another programmer start it over ({FORCED})",
             owner.programmer.display_name(),
@@ -209,7 +209,7 @@ fn may_requeue(id: &TaskId, state: &TaskState, force: bool) -> Result<String, Ap
 
 #[cfg(test)]
 mod tests {
-    use pool_core::event::{EmitterId, Event, EventBatch};
+    use pool_core::event::{EmitterId, Event, EventBatch, TaskFinished, TaskSubmitted};
 
     use super::*;
 
@@ -222,20 +222,20 @@ mod tests {
         ] {
             let mut fold = pool_core::state::PoolState::new();
             let (llm, cost_usd, error) = (None, pool_core::money::MicroUsd::ZERO, None);
-            let finished = Event::Finished {
+            let finished = Event::from(TaskFinished {
                 task: id.clone(),
                 attempt: None,
                 status,
                 llm,
                 cost_usd,
                 error,
-            };
-            let submitted = Event::Submitted {
+            });
+            let submitted = Event::from(TaskSubmitted {
                 task: id.clone(),
                 body_hash: String::new(),
                 route: "fast".to_owned(),
                 deadline_ms: None,
-            };
+            });
             let batch = EventBatch {
                 v: 1,
                 emitter: EmitterId::new(),
@@ -249,7 +249,7 @@ mod tests {
             assert!(refused.0.detail.contains(retry), "{}", refused.0.detail);
             let forced = retry.contains("--force");
             assert!(
-                may_retry(&id, state.outcome.as_ref(), forced).is_ok(),
+                may_retry(&id, state.outcome(), forced).is_ok(),
                 "the command that the message names works: {retry}"
             );
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::http::StatusCode;
 use pool_api::format::counted;
-use pool_api::problem::TaskProblem;
+use pool_api::problem::{ProblemKind, TaskProblem};
 use pool_core::id::TaskId;
 use pool_core::task::{Task, TaskMessage};
 use pool_core::wrong::in_words;
@@ -44,14 +44,14 @@ pub(super) fn read_submission(body: &[u8]) -> Result<SubmittedTasks<'_>, String>
 
 pub(super) fn problem_of(index: usize, id: Option<TaskId>, error: &NotTaken) -> TaskProblem {
     let kind = match error {
-        NotTaken::Unroutable(_) => "unroutable",
-        NotTaken::IdConflict(_) => "id_conflict",
-        NotTaken::Broker(_) | NotTaken::Log(_) | NotTaken::NotTried => "unavailable",
+        NotTaken::Unroutable(_) => ProblemKind::Unroutable,
+        NotTaken::IdConflict(_) => ProblemKind::IdConflict,
+        NotTaken::Broker(_) | NotTaken::Log(_) | NotTaken::NotTried => ProblemKind::Unavailable,
     };
     TaskProblem {
         index,
         id,
-        kind: kind.to_owned(),
+        kind,
         message: error.to_string(),
     }
 }
@@ -70,7 +70,7 @@ pub(super) fn prepare(app: &App, submission: &SubmittedTasks<'_>) -> Result<Vec<
                 errors.push(TaskProblem {
                     index,
                     id: None,
-                    kind: "invalid_task".to_owned(),
+                    kind: ProblemKind::InvalidTask,
                     message,
                 });
             }
@@ -85,7 +85,9 @@ pub(super) fn prepare(app: &App, submission: &SubmittedTasks<'_>) -> Result<Vec<
         return Ok(tasks.into_iter().map(|(_, task)| task).collect());
     }
     errors.sort_by_key(|error| error.index);
-    let conflict = errors.iter().all(|error| error.kind == "id_conflict");
+    let conflict = errors
+        .iter()
+        .all(|error| error.kind == ProblemKind::IdConflict);
     let status = if conflict {
         StatusCode::CONFLICT
     } else {

@@ -6,10 +6,10 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use pool_api::tasks::{TaskList, TaskView};
+use pool_api::tasks::{Stage, TaskList, TaskView};
 use pool_api::why::Why;
 use pool_core::id::TaskId;
-use pool_core::result::{ResultMessage, Status};
+use pool_core::result::ResultMessage;
 
 use super::app::App;
 use super::error::ApiError;
@@ -47,7 +47,7 @@ async fn result_of(app: &App, view: &TaskView) -> Result<Option<ResultMessage>, 
     if view.finished_at.is_none() {
         return Ok(None);
     }
-    if view.status == Status::Cancelled.as_str() {
+    if view.status == Stage::Cancelled {
         let usage = app
             .reader
             .process

@@ -75,7 +75,7 @@ pub(crate) async fn retry(
         fold.tasks.get(&task.id).map(|state| {
             (
                 state.body_hash.clone(),
-                state.outcome.as_ref().map(|end| end.status),
+                state.outcome().map(|end| end.status),
             )
         })
     });

@@ -16,7 +16,7 @@ use pool_broker::headers::{Keeps, Reply, task_properties};
 use pool_broker::process::Process;
 use pool_broker::publisher::Message;
 use pool_broker::topology::TASKS;
-use pool_core::event::Event;
+use pool_core::event::{Event, TaskSubmitted};
 use pool_core::id::TaskId;
 use pool_core::routing::{Unroutable, routing_key};
 use pool_core::state::{Refusal, TaskState, Verdict};
@@ -89,7 +89,7 @@ impl Intake {
     /// # Errors
     /// [`QueueFull`].
     pub fn slot_again(&self, task: &Task) -> Result<Option<Slot>, QueueFull> {
-        let waits = |known: &TaskState| known.owner.is_none() && known.submitted_at.is_some();
+        let waits = |known: &TaskState| known.owner().is_none() && known.submitted_at.is_some();
         self.slots_unless(std::slice::from_ref(task), waits)
             .map(|mut slots| slots.pop().flatten())
     }
@@ -160,7 +160,7 @@ impl Intake {
         let known = self.process.log.read(|fold| {
             fold.tasks
                 .get(&task.id)
-                .map(|state| state.published || state.outcome.is_some())
+                .map(|state| state.is_published() || state.is_finished())
         });
         if known == Some(true) {
             return Ok(Taken {
@@ -172,12 +172,12 @@ impl Intake {
             .add(EntryKind::Task, Some(&task.id), &body)
             .await?;
         point(Point::TaskKept);
-        let submitted = Event::Submitted {
+        let submitted = Event::from(TaskSubmitted {
             task: task.id.clone(),
             body_hash: task.body_hash(),
             route,
             deadline_ms: task.message.limits.deadline.map(|deadline| deadline.0),
-        };
+        });
         match self.process.log.append(submitted).await? {
             Verdict::Accepted => {}
             // An earlier submission ended before the task was published: finish it.
@@ -241,10 +241,7 @@ impl Intake {
         point(Point::Queued);
         self.process
             .log
-            .append(Event::Published {
-                task: task.id.clone(),
-                generation: 0,
-            })
+            .append(Event::published(task.id.clone(), 0))
             .await?;
         point(Point::Published);
         tracing::debug!(task_id = %task.id, %key, "a task was submitted");

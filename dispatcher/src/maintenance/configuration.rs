@@ -17,7 +17,7 @@ use pool_broker::process::Process;
 use pool_broker::topology::Topology;
 use pool_broker::{BrokerError, log_broker_error, with_timeout};
 use pool_core::config_hash::config_hash;
-use pool_core::event::Event;
+use pool_core::event::{Configuration, Event};
 use pool_core::pool::Pool;
 use pool_core::rules::Rules;
 use pool_core::state::PoolState;
@@ -60,12 +60,12 @@ pub(crate) fn is_in_force(fold: &PoolState, pool: &Pool) -> bool {
 }
 
 fn configured(pool: &Pool, hash: String, again: bool) -> Event {
-    Event::Configured {
+    Event::from(Configuration {
         hash,
         capabilities: pool.capabilities(),
         rules: Rules::of(pool),
         again,
-    }
+    })
 }
 
 /// Declares missing queues again and binds the routes in force, if this pool file has them. Tried

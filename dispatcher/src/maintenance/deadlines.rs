@@ -41,7 +41,7 @@ pub async fn run(process: Process) {
             told.retain(|task, _| {
                 fold.tasks
                     .get(task)
-                    .is_some_and(|state| state.outcome.is_none())
+                    .is_some_and(|state| !state.is_finished())
             });
         });
         for (deadline, task) in overdue(&process, &told) {

@@ -146,10 +146,7 @@ async fn issue_task(
     point(Point::RetryIssued);
     if let Some(task) = id {
         // Nothing depends on this event: the message is in its queue.
-        let _ = process
-            .log
-            .append(Event::Published { task, generation })
-            .await;
+        let _ = process.log.append(Event::published(task, generation)).await;
     }
     Ok(())
 }

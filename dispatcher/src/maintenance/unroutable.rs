@@ -16,7 +16,7 @@ use pool_broker::process::Process;
 use pool_broker::publisher::Message;
 use pool_broker::topology::{REPLIES, RESULTS_KEY, TASKS, UNROUTABLE};
 use pool_broker::{BrokerError, with_timeout};
-use pool_core::event::Event;
+use pool_core::event::{Event, TaskStarted};
 use pool_core::id::{AttemptId, Capability, TaskId};
 use pool_core::pool::Pool;
 use pool_core::result::{
@@ -175,28 +175,22 @@ async fn inherit(
     task: Task,
 ) -> Result<Option<AttemptId>, BrokerError> {
     let owned = |fold: &PoolState| {
-        let state = fold
-            .tasks
-            .get(&task.id)
-            .filter(|state| state.outcome.is_none())?;
-        Some((
-            state.owner.as_ref()?.programmer.clone(),
-            state.route.clone(),
-        ))
+        let state = fold.tasks.get(&task.id)?;
+        Some((state.owner()?.programmer.clone(), state.route.clone()))
     };
     let Some((programmer, route)) = process.log.read(owned) else {
         return Ok(None);
     };
     let (attempt, token) = (AttemptId::new(), headers::token(&delivery.properties));
     let body_hash = task.body_hash();
-    let started = Event::Started {
+    let started = Event::from(TaskStarted {
         task: task.id,
         attempt,
         programmer,
         token,
         route,
         body_hash,
-    };
+    });
     match process.log.append(started).await {
         Ok(Verdict::Accepted) => Ok(Some(attempt)),
         // The owner has another message of the task, or an outcome.

@@ -2,7 +2,7 @@
 
 use pool_api::report::{By, Report, Since};
 use pool_core::id::TaskId;
-use pool_core::state::{PoolState, TaskState};
+use pool_core::state::{Phase, PoolState, TaskState};
 use pool_telemetry::clock::wall_clock;
 
 use super::tally::{self, FinishedTask};
@@ -14,21 +14,20 @@ pub(crate) fn report(reader: &Reader, since: Since, by: &By) -> Report {
     let since = since.at(until);
     // The fold stands still during this closure, so it copies only what the report counts.
     let ended: Vec<(TaskId, TaskState)> = reader.process.log.read(|fold| {
-        let counted = |state: &TaskState| {
-            state
-                .outcome
-                .as_ref()
-                .is_some_and(|outcome| outcome.at >= since)
-        };
+        let counted =
+            |state: &TaskState| state.outcome().is_some_and(|outcome| outcome.at >= since);
         let ended = fold.tasks.iter().filter(|(_, state)| counted(state));
         ended
             .map(|(id, state)| (id.clone(), state.clone()))
             .collect()
     });
     let details = |(id, state): (TaskId, TaskState)| {
+        let Phase::Finished(outcome) = state.phase else {
+            return None;
+        };
         let entry = reader.history.entry(&id).unwrap_or_default();
         Some(FinishedTask {
-            outcome: state.outcome?,
+            outcome,
             attempts: state.attempts,
             route: state.route,
             labels: entry.labels,

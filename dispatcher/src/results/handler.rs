@@ -21,7 +21,7 @@ use pool_broker::publisher::Message;
 use pool_broker::service::Service;
 use pool_broker::topology::{DEAD_EXCHANGE, RESULTS_QUEUE};
 use pool_broker::{BrokerError, log_broker_error};
-use pool_core::event::Event;
+use pool_core::event::{Event, PoolEvent};
 use pool_core::id::TaskId;
 use pool_core::result::{ResultMessage, Status};
 use pool_telemetry::clock::wall_clock;
@@ -241,7 +241,7 @@ async fn repeat(
     let known = process.log.read(|fold| {
         fold.tasks
             .get(&id)
-            .map(|state| state.outcome.as_ref().map(|end| end.status))
+            .map(|state| state.outcome().map(|end| end.status))
     });
     if known == Some(None) {
         let later = wall_clock().plus(ASKED_AGAIN_AFTER);
@@ -276,7 +276,7 @@ async fn repeat(
 /// attempt before it requests this result. Reading back an event of our own makes sure that the
 /// usage has been read too.
 async fn cancelled(process: &Process, task: &TaskId) -> Result<ResultMessage, LogError> {
-    process.log.append(Event::Tick).await?;
+    process.log.append(Event::Pool(PoolEvent::Tick)).await?;
     Ok(ResultMessage::cancelled(
         task.clone(),
         process.log.read(|fold| fold.tasks.usage(task)),

@@ -7,7 +7,7 @@ use std::collections::BinaryHeap;
 use pool_api::tasks::{Label, Stage};
 use pool_core::id::{LlmName, ProgrammerId, TaskId};
 use pool_core::pool::Pool;
-use pool_core::state::{PoolState, TaskState};
+use pool_core::state::{Phase, PoolState, TaskState};
 use pool_core::time::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -145,12 +145,12 @@ fn contains(id: &TaskId, entry: Option<&IndexEntry>, text: &str) -> bool {
 
 /// The LLM that made the result; for a running task, its programmer's primary LLM.
 fn llm<'a>(pool: &'a Pool, state: &'a TaskState) -> Option<&'a LlmName> {
-    match (&state.outcome, &state.owner) {
-        (Some(outcome), _) => outcome.llm.as_ref(),
-        (None, Some(owner)) => pool
+    match &state.phase {
+        Phase::Finished(outcome) => outcome.llm.as_ref(),
+        Phase::Running { owner, .. } => pool
             .programmer(&owner.programmer)
             .map(|programmer| programmer.primary()),
-        (None, None) => None,
+        Phase::Pending | Phase::Queued | Phase::RetryAt(_) => None,
     }
 }
 
@@ -158,25 +158,22 @@ fn llm<'a>(pool: &'a Pool, state: &'a TaskState) -> Option<&'a LlmName> {
 fn time(state: &TaskState) -> Option<Timestamp> {
     state
         .submitted_at
-        .or_else(|| state.outcome.as_ref().map(|outcome| outcome.at))
+        .or_else(|| state.outcome().map(|outcome| outcome.at))
 }
 
 /// Whether a programmer works on the task. A task whose programmer is lost waits for another one.
 pub(super) fn runs(fold: &PoolState, state: &TaskState, heard: &Snapshot) -> bool {
     state
-        .owner
-        .as_ref()
+        .owner()
         .is_some_and(|owner| !heard.has_lost(fold, owner))
 }
 
 /// The programmer that works on the task, or did.
 pub(super) fn programmer(state: &TaskState, runs: bool) -> Option<&ProgrammerId> {
-    let owner = state
-        .owner
-        .as_ref()
-        .filter(|_| runs)
-        .map(|owner| &owner.programmer);
-    owner.or_else(|| state.outcome.as_ref()?.programmer.as_ref())
+    let owner = state.owner().filter(|_| runs);
+    owner
+        .map(|owner| &owner.programmer)
+        .or_else(|| state.outcome()?.programmer.as_ref())
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pool_api::status::NoHeartbeat;
 use pool_config::{Env, load};
-use pool_core::event::{EmitterId, Event, EventBatch};
+use pool_core::event::{EmitterId, Event, EventBatch, TaskFinished, TaskStarted, TaskSubmitted};
 use pool_core::id::{AttemptId, Token};
 use pool_core::money::MicroUsd;
 use pool_core::result::Status;
@@ -24,22 +24,22 @@ fn fold() -> PoolState {
     let (mut fold, emitter, mut first) = (PoolState::new(), EmitterId::new(), 0);
     for n in 0..COUNT {
         let (body_hash, route) = (String::new(), "fast".to_owned());
-        let mut events = vec![Event::Submitted {
+        let mut events = vec![Event::from(TaskSubmitted {
             task: id(n),
             body_hash,
             route,
             deadline_ms: None,
-        }];
+        })];
         if n % 3 == 0 {
             let (llm, cost_usd, error) = (None, MicroUsd::ZERO, None);
-            events.push(Event::Finished {
+            events.push(Event::from(TaskFinished {
                 task: id(n),
                 attempt: None,
                 status: Status::Failed,
                 llm,
                 cost_usd,
                 error,
-            });
+            }));
         }
         let count = events.len() as u64;
         fold.apply(
@@ -109,14 +109,14 @@ fn a_task_whose_programmer_is_not_heard_of_any_more_is_queued_again() {
         },
     );
     let (route, body_hash) = ("fast".to_owned(), String::new());
-    let started = Event::Started {
+    let started = Event::from(TaskStarted {
         task: id(1),
         attempt,
         programmer,
         token,
         route,
         body_hash,
-    };
+    });
     fold.apply(
         &EventBatch {
             v: 1,

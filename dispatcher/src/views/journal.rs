@@ -10,7 +10,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use pool_broker::event_log::Observer;
-use pool_core::event::Event;
+use pool_core::event::{Event, TaskEvent};
 use pool_core::id::{AttemptId, TaskId};
 use pool_core::result::Status;
 use pool_core::state::Verdict;
@@ -148,7 +148,9 @@ impl Observer for Journal {
 
 impl Memory {
     fn hear(&mut self, entry: &JournalEntry) {
-        if let Event::Used { so_far: true, .. } = entry.decision {
+        if let Event::Task(TaskEvent::Used(used)) = &entry.decision
+            && used.so_far
+        {
             // There is one for each paid call, and the next one supersedes it.
             return;
         }
@@ -186,8 +188,8 @@ impl Memory {
     }
 
     fn count(&mut self, decision: &Event, task: &TaskId) {
-        if let Event::Started { attempt, .. } = decision {
-            self.attempts.insert(*attempt, task.clone());
+        if let Event::Task(TaskEvent::Started(started)) = decision {
+            self.attempts.insert(started.attempt, task.clone());
         }
         if let Some(status) = decision.ends_as() {
             *self.ended.entry(status).or_default() += 1;
@@ -203,8 +205,8 @@ impl Memory {
             self.forgotten.insert(hash(&oldest));
             self.events -= track.events;
             for entry in track.entries {
-                if let Event::Started { attempt, .. } = entry.decision {
-                    self.attempts.remove(&attempt);
+                if let Event::Task(TaskEvent::Started(started)) = entry.decision {
+                    self.attempts.remove(&started.attempt);
                 }
             }
         }
@@ -220,16 +222,17 @@ fn hash(task: &TaskId) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pool_core::event::{BudgetSettled, PoolEvent, TaskCancelled, TaskPublished, TaskStarted};
 
     fn task(n: usize) -> TaskId {
         TaskId::new(format!("t{n}")).expect("an id")
     }
 
     fn published(n: usize) -> Event {
-        Event::Published {
+        Event::from(TaskPublished {
             task: task(n),
             generation: 0,
-        }
+        })
     }
 
     fn hear(journal: &Journal, decision: &Event) {
@@ -242,7 +245,7 @@ mod tests {
         for n in [1, 2, 1] {
             hear(&journal, &published(n));
         }
-        hear(&journal, &Event::Tick);
+        hear(&journal, &Event::Pool(PoolEvent::Tick));
         assert_eq!(
             journal.changed_since(0),
             ChangedSince::These(vec![task(1), task(2)]),
@@ -323,7 +326,7 @@ mod tests {
     fn what_names_only_the_attempt_is_in_its_tasks_timeline() {
         let journal = Journal::default();
         let attempt = AttemptId::new();
-        let started = Event::Started {
+        let started = Event::from(TaskStarted {
             task: task(1),
             attempt,
             programmer: pool_core::id::ProgrammerId::new("001").expect("an id"),
@@ -333,18 +336,18 @@ mod tests {
             },
             route: "any".to_owned(),
             body_hash: String::new(),
-        };
+        });
         hear(&journal, &started);
         let cost_usd = pool_core::money::MicroUsd::ZERO;
         hear(
             &journal,
-            &Event::Settled {
+            &Event::from(BudgetSettled {
                 attempt,
                 cost_usd,
                 by_llm: std::collections::BTreeMap::new(),
-            },
+            }),
         );
-        hear(&journal, &Event::Cancelled { task: task(1) });
+        hear(&journal, &Event::from(TaskCancelled { task: task(1) }));
         assert_eq!(journal.entries(&task(1)).len(), 3, "all three");
         assert_eq!(
             journal.ended(),

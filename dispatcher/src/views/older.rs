@@ -9,7 +9,7 @@ use pool_broker::link::discard;
 use pool_broker::process::Process;
 use pool_broker::topology::EVENTS_STREAM;
 use pool_broker::{BrokerError, with_timeout};
-use pool_core::event::{Event, EventBatch};
+use pool_core::event::{Event, EventBatch, TaskEvent};
 use pool_core::id::{AttemptId, TaskId};
 use pool_core::state::PoolState;
 use pool_core::time::Timestamp;
@@ -118,10 +118,10 @@ struct Search<'a> {
 impl Search<'_> {
     fn read(&mut self, batch: &EventBatch) {
         self.fold.apply(batch, |_, decision, verdict| {
-            if let Event::Started { task, attempt, .. } = decision
-                && task == self.task
+            if let Event::Task(TaskEvent::Started(started)) = decision
+                && started.task == *self.task
             {
-                self.attempts.push(*attempt);
+                self.attempts.push(started.attempt);
             }
             let is_its = |attempt: &AttemptId| self.attempts.contains(attempt);
             let task_of = |attempt: &AttemptId| is_its(attempt).then(|| self.task.clone());

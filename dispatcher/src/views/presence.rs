@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use pool_api::status::{LastBeat, NoHeartbeat};
-use pool_broker::status::BrokerStatus;
+use pool_broker::status::{BrokerState, BrokerStatus};
 use pool_core::event::EmitterId;
 use pool_core::heartbeat::{Gate, Heartbeat, ProgrammerBeat, ShutReason};
 use pool_core::id::ProgrammerId;
@@ -185,9 +185,11 @@ impl Presence {
     /// How long it has listened without a break.
     fn listened(&self, broker: &BrokerStatus) -> Result<Duration, NoHeartbeat> {
         match broker.state {
-            "connected" => Ok(self.since.elapsed().min(wall_clock().since(broker.since))),
-            "blocked" => Err(NoHeartbeat::Deaf("takes no messages")),
-            _ => Err(NoHeartbeat::Deaf("is not reachable")),
+            BrokerState::Connected => {
+                Ok(self.since.elapsed().min(wall_clock().since(broker.since)))
+            }
+            BrokerState::Blocked => Err(NoHeartbeat::Deaf("takes no messages")),
+            BrokerState::Reconnecting => Err(NoHeartbeat::Deaf("is not reachable")),
         }
     }
 }

@@ -68,7 +68,7 @@ mod tests {
     use std::time::Duration;
 
     use pool_api::status::NoHeartbeat;
-    use pool_core::event::{EmitterId, Event, EventBatch};
+    use pool_core::event::{EmitterId, Event, EventBatch, TaskStarted, TaskSubmitted};
     use pool_core::id::{AttemptId, Capability, ProgrammerId, TaskId, Token};
     use pool_core::routing::Routes;
 
@@ -81,25 +81,25 @@ mod tests {
             ProgrammerId::new("006").expect("an id"),
         );
         let (route, body_hash) = ("any".to_owned(), String::new());
-        let submitted = Event::Submitted {
+        let submitted = Event::from(TaskSubmitted {
             task: task.clone(),
             body_hash: body_hash.clone(),
             route: route.clone(),
             deadline_ms: None,
-        };
+        });
         let token = Token {
             generation: 0,
             count: 0,
         };
         let attempt = AttemptId::from_u128(1);
-        let started = Event::Started {
+        let started = Event::from(TaskStarted {
             task,
             attempt,
             programmer: programmer.clone(),
             token,
             route: route.clone(),
             body_hash,
-        };
+        });
         let mut fold = PoolState::new();
         let batch = EventBatch {
             v: 1,

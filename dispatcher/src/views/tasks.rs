@@ -8,12 +8,12 @@ use super::filter::programmer;
 use crate::history::IndexEntry;
 
 pub(super) fn task_view(id: &TaskId, state: &TaskState, runs: bool, entry: IndexEntry) -> TaskView {
-    let outcome = state.outcome.as_ref();
+    let outcome = state.outcome();
     // If the programmer is lost, the task waits again, so its attempt is not shown.
-    let owner = state.owner.as_ref().filter(|_| runs);
+    let owner = state.owner().filter(|_| runs);
     TaskView {
         id: id.clone(),
-        status: Stage::of(state, runs).as_str().to_owned(),
+        status: Stage::of(state, runs),
         route: state.route.clone(),
         summary: entry.summary,
         labels: entry.labels,

@@ -16,7 +16,7 @@ use pool_core::id::{ProgrammerId, TaskId};
 use pool_core::pause::{Pause, Target};
 use pool_core::routing::Route;
 use pool_core::state::pauses::Paused;
-use pool_core::state::{Owner, TaskState};
+use pool_core::state::{Owner, Phase, TaskState};
 use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 
@@ -69,7 +69,7 @@ pub fn why(look: &WhyContext<'_>, id: &TaskId) -> Option<Why> {
             at: now,
         },
     );
-    if !look.fresh && state.outcome.is_none() {
+    if !look.fresh && !state.is_finished() {
         why.sentence = words::stale(fold.now(), &why.sentence, now);
         why.reason = Reason::ViewStale;
     }
@@ -80,42 +80,38 @@ pub fn why(look: &WhyContext<'_>, id: &TaskId) -> Option<Why> {
 impl WhyContext<'_> {
     fn answer(&self, state: &TaskState, why: Why) -> Why {
         let Eligibility { pool, fold, now } = *self.standing;
-        if let Some(outcome) = &state.outcome {
-            return Why {
+        let since = Some(state.issued_at);
+        match &state.phase {
+            Phase::Finished(outcome) => Why {
                 reason: Reason::Finished,
                 sentence: words::finished(outcome, now),
                 since: Some(outcome.at),
                 ..why
-            };
-        }
-        if let Some(owner) = &state.owner {
-            return match self.heard.has_lost(fold, owner) {
-                true => self.lost(state, owner, why),
-                false => self.running(owner, why),
-            };
-        }
-        let since = Some(state.issued_at);
-        if let Some(retry) = &state.retry {
-            return Why {
+            },
+            Phase::Running { owner, .. } if self.heard.has_lost(fold, owner) => {
+                self.lost(state, owner, why)
+            }
+            Phase::Running { owner, .. } => self.running(owner, why),
+            Phase::RetryAt(retry) => Why {
                 reason: Reason::Retry,
                 sentence: words::retry(retry, &why),
                 since,
                 until: Some(Timestamp(retry.at_ms)),
                 ..why
-            };
+            },
+            // The log has no publish event of a task that came straight over AMQP.
+            Phase::Pending if state.submitted_at.is_some() => {
+                let due = state.issued_at.plus(pool.dispatcher.repair_after);
+                Why {
+                    reason: Reason::NotPublished,
+                    sentence: words::not_published(state, due, now),
+                    since,
+                    until: Some(due),
+                    ..why
+                }
+            }
+            Phase::Pending | Phase::Queued => self.waiting(state, why),
         }
-        // The log has no publish event of a task that came straight over AMQP.
-        if !state.published && state.submitted_at.is_some() {
-            let due = state.issued_at.plus(pool.dispatcher.repair_after);
-            return Why {
-                reason: Reason::NotPublished,
-                sentence: words::not_published(state, due, now),
-                since,
-                until: Some(due),
-                ..why
-            };
-        }
-        self.waiting(state, why)
     }
 
     fn running(&self, owner: &Owner, why: Why) -> Why {
@@ -266,7 +262,7 @@ impl WhyContext<'_> {
         let own = (state.issued_at, id);
         let (mut before, mut of, mut listed) = (0, 0, false);
         for other in tasks.waiting_in(&state.route) {
-            let Some(published) = tasks.get(other).filter(|state| state.published) else {
+            let Some(published) = tasks.get(other).filter(|state| state.is_published()) else {
                 continue;
             };
             of += 1;

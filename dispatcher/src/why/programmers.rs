@@ -125,7 +125,7 @@ impl WhyContext<'_> {
             reason,
             detail,
             until,
-        } = self.obstacle(programmer)?;
+        } = self.blocker(programmer)?;
         match reason {
             ShutReason::Paused | ShutReason::Draining => {
                 let ordered = ProgrammerFinding {
@@ -162,13 +162,14 @@ impl WhyContext<'_> {
             reason,
             detail,
             until,
-        } = self.obstacle(programmer)?;
+        } = self.blocker(programmer)?;
         let (state, now) = (Availability::from(reason), self.standing.now);
         let its_turn_comes = || {
-            self.standing.room_for(programmer, |id| self.could_take(id))
+            self.standing
+                .budget_fit(programmer, |id| self.could_take(id))
                 == BudgetFit::ForOthersFirst
         };
-        Some(match self.standing.means(programmer) {
+        Some(match self.standing.llm_access(programmer) {
             LlmAccess::Nothing(shut) => {
                 let shut = ProgrammerFinding {
                     state,
@@ -248,13 +249,13 @@ impl WhyContext<'_> {
         }
     }
 
-    fn obstacle(&self, programmer: &Programmer) -> Option<Blocker> {
-        let obstacle = self
+    fn blocker(&self, programmer: &Programmer) -> Option<Blocker> {
+        let blocker = self
             .standing
-            .obstacle(programmer, |id| self.could_take(id))?;
+            .blocker(programmer, |id| self.could_take(id))?;
         Some(Blocker {
-            detail: with_clocks(&obstacle.detail, self.standing.now),
-            ..obstacle
+            detail: with_clocks(&blocker.detail, self.standing.now),
+            ..blocker
         })
     }
 

@@ -5,7 +5,10 @@ use std::time::Duration;
 use pool_api::status::{LastBeat, NoHeartbeat};
 use pool_api::why::ProgrammerWhy;
 use pool_config::parse;
-use pool_core::event::{EmitterId, Event, EventBatch, FailedCall};
+use pool_core::event::{
+    BudgetReserved, BudgetSet, Configuration, EmitterId, Event, EventBatch, FailedCall, LlmFailed,
+    ProgrammerUp, TargetPaused, TaskPublished, TaskStarted, TaskSubmitted,
+};
 use pool_core::heartbeat::{Gate, ShutReason};
 use pool_core::id::{AttemptId, LlmName, Token};
 use pool_core::llm::Fault;
@@ -73,19 +76,19 @@ impl World {
         };
         for programmer in world.pool.programmers.clone() {
             world.says(programmer.id.as_str(), Gate::Consuming);
-            world.append(Event::Up {
+            world.append(Event::from(ProgrammerUp {
                 programmer: programmer.id,
                 host: "h".to_owned(),
                 again: false,
-            });
+            }));
         }
         let rules = Rules::of(&world.pool);
-        world.append(Event::Configured {
+        world.append(Event::from(Configuration {
             hash: "h".to_owned(),
             capabilities: offers,
             rules,
             again: false,
-        });
+        }));
         world
     }
 
@@ -127,25 +130,25 @@ impl World {
 
     fn submit(&mut self, name: &str, route: &str) {
         let (task, route, body_hash) = (task(name), route.to_owned(), "h".to_owned());
-        self.append(Event::Submitted {
+        self.append(Event::from(TaskSubmitted {
             task,
             body_hash,
             route,
             deadline_ms: None,
-        });
+        }));
     }
 
     /// Submits `t`, the task that the tests ask about.
     fn wait(&mut self, name: &str, route: &str) {
         self.submit(name, route);
-        self.append(Event::Published {
+        self.append(Event::from(TaskPublished {
             task: task(name),
             generation: 0,
-        });
+        }));
     }
 
     fn start(&mut self, name: &str, programmer: &str, attempt: u128) {
-        self.append(Event::Started {
+        self.append(Event::from(TaskStarted {
             task: task(name),
             attempt: AttemptId::from_u128(attempt),
             programmer: id(programmer),
@@ -155,7 +158,7 @@ impl World {
             },
             route: "premium".to_owned(),
             body_hash: "h".to_owned(),
-        });
+        }));
     }
 
     fn reserve(&mut self, name: &str, programmer: &str, attempt: u128, dollars: &str) {
@@ -165,12 +168,12 @@ impl World {
             AttemptId::from_u128(attempt),
         );
         let amount_usd = dollars.parse().expect("an amount");
-        self.append(Event::Reserved {
+        self.append(Event::from(BudgetReserved {
             attempt,
             task,
             programmer,
             amount_usd,
-        });
+        }));
     }
 
     /// Three failed calls of three tasks.
@@ -194,7 +197,7 @@ impl World {
                 task(&format!("o{n}")),
             );
             let fault = Fault::Timeout;
-            self.append(Event::LlmFailed {
+            self.append(Event::from(LlmFailed {
                 key,
                 programmer,
                 host,
@@ -203,16 +206,16 @@ impl World {
                 epoch,
                 retry_after_ms: None,
                 call: FailedCall::default(),
-            });
+            }));
         }
     }
 
     fn pause(&mut self, target: Target, pause: Pause) {
-        self.append(Event::Paused {
+        self.append(Event::from(TargetPaused {
             target,
             pause,
             since_ms: None,
-        });
+        }));
     }
 
     fn why(&self, name: &str) -> Why {
@@ -421,9 +424,9 @@ fn an_idle_programmer_of_a_paused_route_says_what_keeps_it() {
 fn the_log_is_believed_before_an_older_heartbeat() {
     let mut world = World::new();
     // Enough budget for all at once.
-    world.append(Event::BudgetSet {
+    world.append(Event::from(BudgetSet {
         limit_usd: "100".parse().expect("an amount"),
-    });
+    }));
     world.wait("t", "premium");
     for (programmer, reason) in [
         ("006", ShutReason::Breaker),
@@ -530,11 +533,11 @@ fn an_owner_whose_programmer_is_held_by_another_process_does_not_make_it_busy() 
     let mut world = World::new();
     world.start("a", "006", 1);
     world.later(1);
-    let up = vec![Event::Up {
+    let up = vec![Event::from(ProgrammerUp {
         programmer: id("006"),
         host: "h".to_owned(),
         again: false,
-    }];
+    })];
     let batch = EventBatch {
         v: 1,
         emitter: EmitterId::from_u128(2),
@@ -567,10 +570,10 @@ fn places_in_the_queue_go_by_when_messages_came_into_it() {
         if name == "t" {
             world.submit(name, "premium");
         }
-        world.append(Event::Published {
+        world.append(Event::from(TaskPublished {
             task: task(name),
             generation: 0,
-        });
+        }));
     }
     let place = |world: &World, name| {
         world

@@ -23,6 +23,16 @@ pub struct Problem {
     pub retry_after_s: Option<u32>,
 }
 
+pool_core::words!(
+    /// The kind of a mistake in one task.
+    pub enum ProblemKind {
+        InvalidTask = "invalid_task",
+        Unroutable = "unroutable",
+        IdConflict = "id_conflict",
+        Unavailable = "unavailable",
+    }
+);
+
 /// The mistake in one task of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TaskProblem {
@@ -30,7 +40,8 @@ pub struct TaskProblem {
     pub index: usize,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<TaskId>,
-    pub kind: String,
+    #[schemars(with = "String")]
+    pub kind: ProblemKind,
     pub message: String,
 }
 

@@ -215,9 +215,9 @@ pub fn programmer_status(
         Gate::Shut { reason, detail } => {
             // Breakers and money change often: the log is newer than the heartbeat.
             let known = standing
-                .obstacle(programmer, |_| true)
-                .filter(|obstacle| obstacle.reason == reason);
-            let detail = known.map_or(detail, |obstacle| obstacle.detail);
+                .blocker(programmer, |_| true)
+                .filter(|blocker| blocker.reason == reason);
+            let detail = known.map_or(detail, |blocker| blocker.detail);
             ProgrammerStatus {
                 state: ProgrammerState::Shut,
                 reason: format!("{}: {detail}", reason.as_str()),

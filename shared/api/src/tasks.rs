@@ -17,8 +17,7 @@ use serde::{Deserialize, Serialize};
 pub struct TaskView {
     pub id: TaskId,
     /// `queued`, `running`, or the status of its result.
-    #[schemars(with = "Stage")]
-    pub status: String,
+    pub status: Stage,
     pub route: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub summary: String,
@@ -60,37 +59,25 @@ pub struct TaskList {
     pub tasks: Vec<TaskView>,
 }
 
-/// The values of a task's `status`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Stage {
-    Queued,
-    Running,
-    Succeeded,
-    Failed,
-    Rejected,
-    Cancelled,
-    Expired,
-}
+pool_core::words!(
+    /// The values of a task's `status`.
+    pub enum Stage {
+        Queued = "queued",
+        Running = "running",
+        Succeeded = "succeeded",
+        Failed = "failed",
+        Rejected = "rejected",
+        Cancelled = "cancelled",
+        Expired = "expired",
+    }
+);
 
 impl Stage {
     pub fn of(state: &TaskState, runs: bool) -> Self {
-        match (&state.outcome, runs) {
+        match (state.outcome(), runs) {
             (Some(outcome), _) => outcome.status.into(),
             (None, true) => Self::Running,
             (None, false) => Self::Queued,
-        }
-    }
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Running => "running",
-            Self::Succeeded => Status::Succeeded.as_str(),
-            Self::Failed => Status::Failed.as_str(),
-            Self::Rejected => Status::Rejected.as_str(),
-            Self::Cancelled => Status::Cancelled.as_str(),
-            Self::Expired => Status::Expired.as_str(),
         }
     }
 }

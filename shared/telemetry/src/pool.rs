@@ -182,7 +182,7 @@ impl BreakerChanged<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_core::event::{EmitterId, Event, EventBatch};
+    use pool_core::event::{BudgetReserved, Configuration, EmitterId, Event, EventBatch};
     use pool_core::id::{AttemptId, ProgrammerId};
     use pool_core::rules::{BudgetRules, Rules};
 
@@ -201,18 +201,18 @@ workspace: {dir: /tmp, roots: [/tmp]}
             budget,
             ..Rules::default()
         };
-        let configured = Event::Configured {
+        let configured = Event::from(Configuration {
             hash: "h".to_owned(),
             capabilities: BTreeMap::new(),
             rules,
             again: false,
-        };
-        let reserved = Event::Reserved {
+        });
+        let reserved = Event::from(BudgetReserved {
             attempt: AttemptId::from_u128(1),
             task: None,
             programmer: ProgrammerId::new("001").expect("an id"),
             amount_usd: MicroUsd(2_500_000),
-        };
+        });
         let mut fold = PoolState::new();
         let batch = EventBatch {
             v: 1,

@@ -113,7 +113,7 @@ pub fn examine(fold: &PoolState, envelope: &Envelope, offered: &CapabilitySet) -
     if let Some(conflict) = conflict(fold, envelope) {
         return conflict;
     }
-    if known.is_some_and(|state| state.outcome.is_some()) {
+    if known.is_some_and(TaskState::is_finished) {
         return Examination::Finished;
     }
     if envelope.token.generation < generation {
@@ -139,7 +139,7 @@ pub fn examine(fold: &PoolState, envelope: &Envelope, offered: &CapabilitySet) -
 /// A delivery whose generation is older than the log's. The process that reissued the task may have
 /// died before it published the new message. Then this message is the only one.
 fn older_than_the_log(known: Option<&TaskState>) -> Examination {
-    match known.is_some_and(|state| state.published) {
+    match known.is_some_and(TaskState::is_published) {
         true => Examination::Drop("the task has been published again since"),
         false => Examination::Divert {
             generation: known.map_or(0, |state| state.generation) + 1,
@@ -172,9 +172,7 @@ pub fn after_refusal(fold: &PoolState, envelope: &Envelope, refusal: Refusal) ->
         // The broker counts deliveries from the start when somebody moves a message by hand. If the
         // owner is not alive, no other programmer has the task.
         Refusal::Superseded
-            if known.is_some_and(|state| {
-                state.owner.as_ref().is_none_or(|owner| fold.is_gone(owner))
-            }) =>
+            if known.is_some_and(|state| state.owner().is_none_or(|owner| fold.is_gone(owner))) =>
         {
             Examination::Divert {
                 generation: known.map_or(0, |state| state.generation) + 1,
@@ -253,7 +251,9 @@ impl Claimed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_core::event::{EmitterId, Event, EventBatch};
+    use pool_core::event::{
+        EmitterId, Event, EventBatch, TaskFinished, TaskPublished, TaskReleased, TaskStarted,
+    };
     use pool_core::id::{Capability, ProgrammerId};
 
     const NOW: Timestamp = Timestamp(1_767_323_045_678);
@@ -285,7 +285,7 @@ mod tests {
     }
 
     fn started(count: u64, hash: &str) -> Event {
-        Event::Started {
+        Event::from(TaskStarted {
             task: TaskId::new("t").expect("an id"),
             attempt: AttemptId::from_u128(1),
             programmer: ProgrammerId::new("001").expect("an id"),
@@ -295,18 +295,18 @@ mod tests {
             },
             route: "any".to_owned(),
             body_hash: hash.to_owned(),
-        }
+        })
     }
 
     fn finished() -> Event {
-        Event::Finished {
+        Event::from(TaskFinished {
             task: TaskId::new("t").expect("an id"),
             attempt: Some(AttemptId::from_u128(1)),
             status: Status::Succeeded,
             llm: None,
             cost_usd: MicroUsd::ZERO,
             error: None,
-        }
+        })
     }
 
     fn offered() -> CapabilitySet {
@@ -353,10 +353,10 @@ mod tests {
             Examination::Divert { generation: 2 },
             "it was never published again"
         );
-        let published = Event::Published {
+        let published = Event::from(TaskPublished {
             task: TaskId::new("t").expect("an id"),
             generation: 1,
-        };
+        });
         let examination = examine(vec![reissued(), published]);
         assert_eq!(
             examination,
@@ -376,10 +376,10 @@ mod tests {
             Examination::Divert { generation: 2 },
             "this message is all there is"
         );
-        let published = Event::Published {
+        let published = Event::from(TaskPublished {
             task: id(),
             generation: 1,
-        };
+        });
         let dropped = Examination::Drop("the task has been published again since");
         assert_eq!(
             after(vec![reissued, published]),
@@ -391,11 +391,11 @@ mod tests {
     #[test]
     fn a_delivery_that_lost_to_nobody_is_sent_on_instead_of_dropped() {
         let envelope = envelope("", 0);
-        let released = Event::Released {
+        let released = Event::from(TaskReleased {
             task: TaskId::new("t").expect("an id"),
             attempt: AttemptId::from_u128(1),
             no_llm: false,
-        };
+        });
         let after = |events| after_refusal(&fold(events), &envelope, Refusal::Superseded);
         let owned = vec![started(5, &envelope.body_hash)];
         assert_eq!(

@@ -121,7 +121,7 @@ async fn settle(process: Process, scribes: Arc<OutcomeWriter>, concluded: Conclu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_core::event::{EmitterId, EventBatch};
+    use pool_core::event::{EmitterId, EventBatch, TaskCancelled, TaskStarted};
     use pool_core::id::Token;
     use pool_core::result::{ErrorKind, Status, TaskFailure};
 
@@ -142,16 +142,18 @@ mod tests {
     async fn the_outcome_of_the_last_task_is_unread_until_the_log_has_one_or_the_task_is_anothers()
     {
         let (task, mine) = (TaskId::new("t").expect("an id"), AttemptId::from_u128(1));
-        let started = |attempt, count| Event::Started {
-            task: task.clone(),
-            attempt,
-            programmer: ProgrammerId::new("001").expect("an id"),
-            token: Token {
-                generation: 0,
-                count,
-            },
-            route: "any".to_owned(),
-            body_hash: "b".to_owned(),
+        let started = |attempt, count| {
+            Event::from(TaskStarted {
+                task: task.clone(),
+                attempt,
+                programmer: ProgrammerId::new("001").expect("an id"),
+                token: Token {
+                    generation: 0,
+                    count,
+                },
+                route: "any".to_owned(),
+                body_hash: "b".to_owned(),
+            })
         };
         let failure = TaskFailure::new(ErrorKind::Cancelled, "any key will do");
         let result = ResultMessage::without_attempt(Some(task.clone()), Status::Failed, failure);
@@ -185,7 +187,10 @@ mod tests {
             "another attempt owns the task"
         );
         assert_eq!(
-            last.unread(&fold(vec![started(mine, 0), Event::Cancelled { task }])),
+            last.unread(&fold(vec![
+                started(mine, 0),
+                Event::from(TaskCancelled { task })
+            ])),
             None,
             "it was cancelled"
         );

@@ -16,11 +16,11 @@ use pool_broker::process::Process;
 use pool_broker::publisher::Message;
 use pool_broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_KEY, TASKS};
 use pool_broker::{BrokerError, log_broker_error, with_timeout};
-use pool_core::event::Event;
+use pool_core::event::{Event, PoolEvent, TaskReleased};
 use pool_core::id::{AttemptId, TaskId};
 use pool_core::result::{MAX_RESULT_BYTES, ResultMessage, Status, TaskFailure, lower_limit};
 use pool_core::routing::routing_key;
-use pool_core::state::{PoolState, Refusal, Verdict};
+use pool_core::state::{PoolState, Refusal, TaskState, Verdict};
 use pool_telemetry::clock::wall_clock;
 use tokio::time::Instant;
 
@@ -64,7 +64,13 @@ pub async fn publish_result(
         if !still_wanted() {
             return false;
         }
-        process.log.is_current() || process.log.append(Event::Tick).await.is_err() || still_wanted()
+        process.log.is_current()
+            || process
+                .log
+                .append(Event::Pool(PoolEvent::Tick))
+                .await
+                .is_err()
+            || still_wanted()
     };
     let (mut limit, mut backoff) = (MAX_RESULT_BYTES, Backoff::default());
     while wanted().await {
@@ -194,7 +200,7 @@ pub async fn let_go(
 
 /// Whether the log gives the task, or its outcome, to another attempt.
 fn is_lost(fold: &PoolState, id: &TaskId, attempt: AttemptId) -> bool {
-    let owner = fold.tasks.get(id).and_then(|state| state.owner.as_ref());
+    let owner = fold.tasks.get(id).and_then(TaskState::owner);
     fold.tasks
         .winner(id)
         .is_some_and(|winner| winner != Some(attempt))
@@ -209,11 +215,11 @@ pub async fn lost(process: &Process, id: &TaskId, (attempt, connection): (Attemp
     if process.consume.number() == connection {
         return;
     }
-    let released = Event::Released {
+    let released = Event::from(TaskReleased {
         task: id.clone(),
         attempt,
         no_llm: false,
-    };
+    });
     if let Err(error) = process.log.append(released).await {
         tracing::warn!(%error, "the attempt counts towards max_attempts although only its connection broke");
     }
@@ -343,7 +349,7 @@ pub async fn divert(
                 let unpublished = process.log.read(|fold| {
                     fold.tasks
                         .get(&task.id)
-                        .filter(|state| !state.published)
+                        .filter(|state| !state.is_published())
                         .map(|s| s.generation)
                 });
                 match unpublished {
@@ -367,10 +373,7 @@ pub async fn divert(
     // If this event is lost, nothing breaks: the message is in its queue.
     let _ = process
         .log
-        .append(Event::Published {
-            task: task.id.clone(),
-            generation,
-        })
+        .append(Event::published(task.id.clone(), generation))
         .await;
     point(Point::SentOnLogged);
     ack(process, delivery).await

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lapin::message::Delivery;
 use pool_broker::fault::{Point, point};
-use pool_core::event::{Event, Spent};
+use pool_core::event::{Event, Spent, TaskReleased, TaskStarted};
 use pool_core::heartbeat::Gate;
 use pool_core::id::AttemptId;
 use pool_core::result::{ErrorKind, ResultMessage, Usage};
@@ -128,14 +128,14 @@ impl Programmer {
             .process
             .routes
             .route(&envelope.task.message.capabilities);
-        Event::Started {
+        Event::from(TaskStarted {
             task: envelope.task.id.clone(),
             attempt,
             programmer: self.config.id.clone(),
             token: envelope.token,
             route: route.map(|route| route.name.clone()).unwrap_or_default(),
             body_hash: envelope.body_hash.clone(),
-        }
+        })
     }
 
     async fn refuse(
@@ -432,11 +432,11 @@ impl Programmer {
         let Claimed {
             envelope, attempt, ..
         } = &held.claimed;
-        let released = Event::Released {
+        let released = Event::from(TaskReleased {
             task: envelope.task.id.clone(),
             attempt: *attempt,
             no_llm: held.no_llm,
-        };
+        });
         match self.process.log.append(released).await {
             Ok(Verdict::Accepted) => match station.give_back(held.delivery).await {
                 Ok(()) => {

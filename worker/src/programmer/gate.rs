@@ -113,7 +113,7 @@ impl Watcher {
         }
     }
 
-    /// If the process is the obstacle, the same door for all programmers; otherwise one for each.
+    /// If the process is the blocker, the same door for all programmers; otherwise one for each.
     fn look(&self, programmers: &[pool::Programmer]) -> Vec<GateState> {
         let shut = look(
             &self.process,
@@ -152,7 +152,7 @@ impl Watcher {
             let door = |programmer: &pool::Programmer| {
                 let shut = |Blocker { reason, detail, .. }| Shut { reason, detail };
                 GateState {
-                    shut: standing.obstacle(programmer, alive).map(shut),
+                    shut: standing.blocker(programmer, alive).map(shut),
                     closed: standing.closed_routes(
                         programmer,
                         &self.process.routes.of(&programmer.id),

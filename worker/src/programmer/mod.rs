@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use lapin::message::Delivery;
 use pool_broker::process::Process;
-use pool_core::event::Event;
+use pool_core::event::{Event, ProgrammerUp};
 use pool_core::heartbeat::{Gate, ShutReason};
 use pool_core::pool::{self, Pool};
 use pool_core::routing::queue_name;
@@ -318,11 +318,11 @@ impl Programmer {
     /// Appends that this process holds the programmer. If this event is lost, nothing breaks.
     fn announce(&self) {
         let (log, host) = (self.process.log.clone(), self.process.host.clone());
-        let up = Event::Up {
+        let up = Event::from(ProgrammerUp {
             programmer: self.config.id.clone(),
             host,
             again: false,
-        };
+        });
         tokio::spawn(async move { log.append(up).await });
     }
 

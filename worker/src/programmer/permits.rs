@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures_util::future::{BoxFuture, FutureExt as _};
 use pool_broker::process::Process;
 use pool_core::eligibility::explain;
-use pool_core::event::{Event, Spent};
+use pool_core::event::{BudgetReserved, BudgetSettled, Event, LlmFailed, Spent, TaskUsed};
 use pool_core::id::{AttemptId, LlmName, ProgrammerId, TaskId};
 use pool_core::money::MicroUsd;
 use pool_core::pool::Pool;
@@ -74,11 +74,11 @@ impl TaskPermits {
             .iter()
             .map(|used| (used.llm.clone(), used.cost_usd))
             .collect();
-        let settled = Event::Settled {
+        let settled = Event::from(BudgetSettled {
             attempt: self.attempt,
             cost_usd,
             by_llm,
-        };
+        });
         if let Err(error) = self.process.log.append(settled).await {
             tracing::warn!(%cost_usd, %error, "the cost of an attempt is not in the log; its whole reservation counts as spent");
         }
@@ -96,12 +96,12 @@ impl TaskPermits {
     }
 
     fn used(&self, usage: Usage, so_far: bool) -> Event {
-        Event::Used {
+        Event::from(TaskUsed {
             task: self.task.clone(),
             attempt: self.attempt,
             spent: Spent::of(usage),
             so_far,
-        }
+        })
     }
 
     async fn ask_for_money(&self) -> Result<(), Unavailable> {
@@ -122,12 +122,12 @@ impl TaskPermits {
             ));
         }
         self.asked.store(true, Ordering::Relaxed);
-        let reserved = Event::Reserved {
+        let reserved = Event::from(BudgetReserved {
             attempt: self.attempt,
             task: Some(self.task.clone()),
             programmer: self.me.programmer.clone(),
             amount_usd: self.cap,
-        };
+        });
         match self.process.log.append(reserved).await {
             Ok(Verdict::Accepted) => {
                 *admitted = true;
@@ -204,7 +204,7 @@ impl Permits for TaskPermits {
         };
         let key = self.pool.llm_key(llm, &self.me.host);
         let told = self.answers.untold(&key, &self.me.host);
-        let failed = Event::LlmFailed {
+        let failed = Event::from(LlmFailed {
             key,
             programmer: self.me.programmer.clone(),
             host: self.me.host.clone(),
@@ -213,7 +213,7 @@ impl Permits for TaskPermits {
             epoch: failed.epoch.0,
             retry_after_ms: retry_after.and_then(|wait| u64::try_from(wait.as_millis()).ok()),
             call: failed.call(),
-        };
+        });
         let log = self.process.log.clone();
         // The call goes on to the next LLM meanwhile. If this event is lost, the next failure
         // reports the same.

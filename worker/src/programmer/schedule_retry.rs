@@ -11,7 +11,7 @@ use pool_broker::headers::retry_properties;
 use pool_broker::process::Process;
 use pool_broker::publisher::Message;
 use pool_broker::topology::{REPLIES, RETRIES_KEY};
-use pool_core::event::{Event, Retry, Spent};
+use pool_core::event::{Event, Retry, Spent, TaskReissued};
 use pool_core::result::{ErrorKind, ResultMessage};
 use pool_core::state::Verdict;
 use pool_core::time::Timestamp;
@@ -59,11 +59,11 @@ pub(super) async fn make_again(
     };
     match process
         .log
-        .append(Event::Reissued {
+        .append(Event::from(TaskReissued {
             task: id.clone(),
             generation,
             retry: Some(retry),
-        })
+        }))
         .await
     {
         Ok(Verdict::Accepted) => {}

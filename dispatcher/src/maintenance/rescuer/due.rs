@@ -10,7 +10,7 @@ use std::time::Duration;
 use pool_core::heartbeat::{Gate, Heartbeat, ShutReason};
 use pool_core::id::{ProgrammerId, TaskId};
 use pool_core::routing::Routes;
-use pool_core::state::{PoolState, TaskState};
+use pool_core::state::{Phase, PoolState, TaskState};
 use pool_core::time::Timestamp;
 
 /// A worker that was silent this long has lost its connection, and the broker has taken back its
@@ -127,9 +127,12 @@ pub(crate) fn due(
 
 /// When the message should have been in its queue.
 fn planned(state: &TaskState) -> Timestamp {
-    state.retry.as_ref().map_or(state.issued_at, |retry| {
-        state.issued_at.max(Timestamp(retry.at_ms))
-    })
+    match &state.phase {
+        Phase::RetryAt(retry) => state.issued_at.max(Timestamp(retry.at_ms)),
+        Phase::Pending | Phase::Queued | Phase::Running { .. } | Phase::Finished(_) => {
+            state.issued_at
+        }
+    }
 }
 
 fn lost<'a>(
@@ -167,7 +170,7 @@ fn lost<'a>(
         lost.extend(fold.tasks.waiting_in(name).filter(|id| {
             fold.tasks
                 .get(id)
-                .is_some_and(|state| state.published && gone(state, state.issued_at))
+                .is_some_and(|state| state.is_published() && gone(state, state.issued_at))
         }));
     }
     // A task that looks as if it was running may have a result that waits for a dispatcher.

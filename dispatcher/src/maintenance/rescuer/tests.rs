@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use pool_core::event::{EmitterId, Event, EventBatch, Retry};
+use pool_core::event::{
+    Configuration, EmitterId, Event, EventBatch, Retry, TaskPublished, TaskReissued, TaskStarted,
+    TaskSubmitted,
+};
 use pool_core::heartbeat::{Gate, Heartbeat, ProgrammerBeat, ShutReason};
 use pool_core::id::{AttemptId, Capability, LlmName, ProgrammerId, TaskId, Token};
 use pool_core::result::ErrorKind;
@@ -64,12 +67,12 @@ impl Scene {
         let (body_hash, route) = ("hash".to_owned(), "any".to_owned());
         self.at(
             second,
-            Event::Submitted {
+            Event::from(TaskSubmitted {
                 task: task(),
                 body_hash,
                 route,
                 deadline_ms: None,
-            },
+            }),
         );
     }
 
@@ -77,10 +80,10 @@ impl Scene {
         self.submitted(second);
         self.at(
             second,
-            Event::Published {
+            Event::from(TaskPublished {
                 task: task(),
                 generation: 0,
-            },
+            }),
         );
     }
 
@@ -90,14 +93,14 @@ impl Scene {
         let token = Token::default();
         self.at(
             second,
-            Event::Started {
+            Event::from(TaskStarted {
                 task: task(),
                 attempt,
                 programmer: programmer("001"),
                 token,
                 route,
                 body_hash,
-            },
+            }),
         );
         attempt
     }
@@ -174,10 +177,10 @@ fn what_was_submitted_and_not_published_is_due_after_a_minute() {
     );
     scene.at(
         161,
-        Event::Published {
+        Event::from(TaskPublished {
             task: task(),
             generation: 0,
-        },
+        }),
     );
     assert_eq!(scene.due(500), [], "it was published late");
 }
@@ -203,11 +206,11 @@ fn what_was_reissued_and_not_published_is_due_a_minute_after_its_time() {
     };
     scene.at(
         200,
-        Event::Reissued {
+        Event::from(TaskReissued {
             task: task(),
             generation: 1,
             retry: Some(retry),
-        },
+        }),
     );
     assert_eq!(scene.due(309), [], "the next attempt is planned for later");
     assert_eq!(
@@ -353,29 +356,29 @@ fn a_task_of_a_retired_route_is_due_when_every_queue_is_empty() {
     ]);
     scene.at(
         90,
-        Event::Configured {
+        Event::from(Configuration {
             hash: "h".to_owned(),
             capabilities,
             rules: Rules::default(),
             again: false,
-        },
+        }),
     );
     let (body_hash, route) = ("hash".to_owned(), "old".to_owned());
     scene.at(
         100,
-        Event::Submitted {
+        Event::from(TaskSubmitted {
             task: task(),
             body_hash,
             route,
             deadline_ms: None,
-        },
+        }),
     );
     scene.at(
         100,
-        Event::Published {
+        Event::from(TaskPublished {
             task: task(),
             generation: 0,
-        },
+        }),
     );
     scene.idle([110, 120, 165]);
     scene

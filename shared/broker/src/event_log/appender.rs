@@ -17,7 +17,7 @@ use crate::headers::json_properties;
 use crate::log_broker_error;
 use crate::publisher::{Message, Publisher};
 use crate::topology::{EVENTS_KEY, LOG};
-use pool_core::event::{EmitterId, Event, EventBatch};
+use pool_core::event::{EmitterId, Event, EventBatch, PoolEvent};
 use pool_core::time::Timestamp;
 use pool_telemetry::tasks::Written;
 
@@ -105,7 +105,7 @@ pub(super) fn mark(emitter: EmitterId) -> EventBatch {
         emitter,
         first: 0,
         at_ms: 0,
-        events: vec![Event::Tick],
+        events: vec![Event::Pool(PoolEvent::Tick)],
     }
 }
 

@@ -20,7 +20,7 @@ use crate::link::{Link, discard};
 use crate::publisher::Publisher;
 use crate::topology::EVENTS_STREAM;
 use crate::{BrokerError, log_broker_error, with_timeout};
-use pool_core::event::{EmitterId, Event, EventBatch, EventId};
+use pool_core::event::{EmitterId, Event, EventBatch, EventId, PoolEvent};
 use pool_core::state::{PoolState, Verdict};
 
 /// The most unacknowledged messages; a stream's consumer must set a limit.
@@ -206,11 +206,12 @@ fn apply(
             shared
                 .news
                 .tell(batch.events.iter().filter_map(Event::task));
-            if batch
-                .events
-                .iter()
-                .any(|event| matches!(event, Event::Paused { .. } | Event::Resumed { .. }))
-            {
+            if batch.events.iter().any(|event| {
+                matches!(
+                    event,
+                    Event::Pool(PoolEvent::Paused(_) | PoolEvent::Resumed(_))
+                )
+            }) {
                 shared.orders.notify_one();
             }
         }
