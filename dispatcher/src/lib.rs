@@ -7,7 +7,6 @@
 pub mod api;
 pub mod dashboard;
 pub mod dead;
-pub mod format;
 pub mod history;
 pub mod intake;
 pub mod maintenance;

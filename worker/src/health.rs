@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
-use pool_api::status::{ProgrammerStatus, Seen, programmer_status};
+use pool_api::status::{LastBeat, ProgrammerStatus, programmer_status};
 use pool_broker::process::Process;
 use pool_broker::status::BrokerStatus;
 use pool_core::eligibility::Eligibility;
@@ -172,7 +172,7 @@ fn status_of(trouble: Option<&String>) -> StatusCode {
 fn answer(health: &ProgrammerHealth, trouble: Option<String>) -> Response {
     let gate = health.status.borrow().clone();
     let process = &health.process;
-    let seen = Seen {
+    let seen = LastBeat {
         gate,
         port: health.port,
         worker: process.name.clone(),

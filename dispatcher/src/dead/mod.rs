@@ -1,7 +1,7 @@
 //! Dead letters: list, retry and drop messages that could not be handled; issue again what the
 //! broker dead-lettered by itself.
 //!
-//! `pool.dead` is a queue, so a look takes the messages and returns them. Only one look runs at a
+//! `pool.dead` is a queue, so a scan takes the messages and returns them. Only one scan runs at a
 //! time. It uses its own connection, whose end returns the messages in their order whatever
 //! happens.
 
@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use lapin::Channel;
 use lapin::message::Delivery;
+use pool_api::dead::DeadLetter;
 use pool_broker::acks::ack;
 use pool_broker::consumer::{ConsumerSettings, Deliveries};
 use pool_broker::link::Link;
@@ -23,14 +24,14 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
 
 use crate::queue_depths;
-use letter::DeadLetter;
+use letter::describe;
 
-/// An exclusive queue, held during a look.
+/// An exclusive queue, held during a scan.
 const LOCK: &str = "pool.dead.look";
-/// The most messages that one look shows.
+/// The most messages that one scan shows.
 pub(crate) const MOST: u16 = 1_000;
 const NO_MORE_AFTER: Duration = Duration::from_secs(2);
-/// Longer than another dispatcher's look takes.
+/// Longer than another dispatcher's scan takes.
 const TURN_WITHIN: Duration = Duration::from_secs(10);
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -58,8 +59,8 @@ impl DeadLetters {
     }
 
     /// Waits for its turn, then takes the first `most` messages.
-    pub(crate) async fn look(&self, most: u16) -> Result<Look, DeadError> {
-        // Fail early: otherwise the look would wait for its own connection.
+    pub(crate) async fn scan(&self, most: u16) -> Result<DeadLetterScan, DeadError> {
+        // Fail early: otherwise the scan would wait for its own connection.
         self.process.consume.is_there()?;
         let turn = tokio::time::timeout(TURN_WITHIN, Arc::clone(&self.turn).lock_owned());
         let turn = turn.await.map_err(|_| DeadError::Busy)?;
@@ -67,7 +68,7 @@ impl DeadLetters {
         match begin(&link, most).await {
             Ok((channel, deliveries, all)) => {
                 let left = all.min(usize::from(most));
-                Ok(Look {
+                Ok(DeadLetterScan {
                     link,
                     _channel: channel,
                     deliveries,
@@ -85,42 +86,45 @@ impl DeadLetters {
 
     /// The messages, oldest first, and their total number.
     pub(crate) async fn list(&self) -> Result<(Vec<DeadLetter>, usize), DeadError> {
-        let mut look = self.look(MOST).await?;
-        let all = look.all;
+        let mut scan = self.scan(MOST).await?;
+        let all = scan.all;
         let mut letters = Vec::new();
-        while let Some(delivery) = look.next().await? {
-            letters.push(DeadLetter::of(&delivery));
+        while let Some(delivery) = scan.next().await? {
+            letters.push(describe(&delivery));
         }
-        look.end().await;
+        scan.end().await;
         Ok((letters, all))
     }
 
-    /// The message with this id. The look stays open, so that the message can be removed.
-    pub(crate) async fn find(&self, id: &str) -> Result<Option<(Look, Delivery)>, DeadError> {
-        let mut look = self.look(MOST).await?;
-        while let Some(delivery) = look.next().await? {
-            if DeadLetter::of(&delivery).id == id {
-                return Ok(Some((look, delivery)));
+    /// The message with this id. The scan stays open, so that the message can be removed.
+    pub(crate) async fn find(
+        &self,
+        id: &str,
+    ) -> Result<Option<(DeadLetterScan, Delivery)>, DeadError> {
+        let mut scan = self.scan(MOST).await?;
+        while let Some(delivery) = scan.next().await? {
+            if describe(&delivery).id == id {
+                return Ok(Some((scan, delivery)));
             }
         }
-        look.end().await;
+        scan.end().await;
         Ok(None)
     }
 
     /// Drops the first messages; returns how many were dropped and how many are left.
     pub(crate) async fn drop_all(&self) -> Result<(usize, usize), DeadError> {
-        let mut look = self.look(MOST).await?;
-        let (all, mut dropped) = (look.all, 0);
-        while let Some(delivery) = look.next().await? {
-            look.take_out(&delivery).await?;
+        let mut scan = self.scan(MOST).await?;
+        let (all, mut dropped) = (scan.all, 0);
+        while let Some(delivery) = scan.next().await? {
+            scan.take_out(&delivery).await?;
             dropped += 1;
         }
-        look.end().await;
+        scan.end().await;
         Ok((dropped, all.saturating_sub(dropped)))
     }
 }
 
-/// The number of messages. None if it is unknown: the broker does not answer, or a look has taken
+/// The number of messages. None if it is unknown: the broker does not answer, or a scan has taken
 /// them.
 pub(crate) async fn count(process: &Process) -> Option<u32> {
     let queue = queue_depths::look(process, DEAD_QUEUE).await;
@@ -130,9 +134,9 @@ pub(crate) async fn count(process: &Process) -> Option<u32> {
         .map(|queue| queue.message_count())
 }
 
-/// Messages taken for a look. When it ends, those that were not removed are back in the queue, in
+/// Messages taken for a scan. When it ends, those that were not removed are back in the queue, in
 /// their old places.
-pub(crate) struct Look {
+pub(crate) struct DeadLetterScan {
     link: Link,
     _channel: Channel,
     deliveries: Deliveries,
@@ -161,7 +165,7 @@ async fn begin(link: &Link, most: u16) -> Result<(Channel, Deliveries, usize), D
     ))
 }
 
-/// Waits for the end of another dispatcher's look. The lock ends with the connection.
+/// Waits for the end of another dispatcher's scan. The lock ends with the connection.
 async fn lock(link: &Link, limit: Duration) -> Result<(), DeadError> {
     let until = Instant::now() + TURN_WITHIN;
     loop {
@@ -178,8 +182,8 @@ async fn lock(link: &Link, limit: Duration) -> Result<(), DeadError> {
     }
 }
 
-impl Look {
-    /// The next message, until the look has returned as many as there were at first or as it may
+impl DeadLetterScan {
+    /// The next message, until the scan has returned as many as there were at first or as it may
     /// take.
     pub(crate) async fn next(&mut self) -> Result<Option<Delivery>, DeadError> {
         if self.left == 0 {

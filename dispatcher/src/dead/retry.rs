@@ -2,50 +2,21 @@
 //! as a new one; a refused result is sent to its reply queue again. Any other message stays.
 
 use lapin::message::Delivery;
+use pool_api::problem::QueueFull;
+use pool_api::tasks::Retried;
 use pool_broker::BrokerError;
 use pool_broker::headers::{self, Reply};
 use pool_broker::process::Process;
 use pool_broker::steps::{ReissuePoints, Reissued, send_on};
 use pool_core::id::TaskId;
-use pool_core::result::Status;
 use pool_core::task::{Task, TaskMessage};
 use pool_core::time::Timestamp;
 use pool_core::wrong::id_in;
 use pool_telemetry::clock::wall_clock;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
-use crate::intake::queue_limits::QueueFull;
 use crate::intake::resubmit::resubmit;
 use crate::intake::{Intake, NotTaken};
 use crate::results::send_again;
-
-/// The result of a retry.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Retried {
-    /// The task that will run, or whose result is sent.
-    pub task_id: String,
-    /// The finished task that is repeated.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retry_of: Option<TaskId>,
-    /// A sentence for people.
-    pub detail: String,
-}
-
-impl Retried {
-    /// A finished task, submitted as a new one.
-    pub(crate) fn anew(old: TaskId, status: Status, new: &TaskId) -> Self {
-        let detail = format!(
-            "task {old} ({}) is submitted again as {new}",
-            status.as_str()
-        );
-        Self {
-            task_id: new.to_string(),
-            retry_of: Some(old),
-            detail,
-        }
-    }
-}
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NotRetried {

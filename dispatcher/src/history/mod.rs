@@ -34,19 +34,19 @@ use pool_core::result::ResultMessage;
 use pool_core::task::{Task, TaskMessage};
 use tokio::sync::watch;
 
-pub use self::index::Entry;
+pub use self::index::IndexEntry;
 use self::index::{Index, id_of, offset_of};
 pub use self::output::Outputs;
 use self::reader::{consumer, follow};
 
 /// The kind of a stream entry (AMQP property `type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum EntryKind {
     Task,
     Result,
 }
 
-impl Kind {
+impl EntryKind {
     fn as_str(self) -> &'static str {
         match self {
             Self::Task => "task",
@@ -111,7 +111,7 @@ impl History {
     /// When the broker does not confirm it. The entry may exist all the same, which is harmless.
     pub async fn add(
         &self,
-        kind: Kind,
+        kind: EntryKind,
         task: Option<&TaskId>,
         body: &[u8],
     ) -> Result<(), BrokerError> {
@@ -121,8 +121,8 @@ impl History {
             .with_message_id(id.into());
         let message = Message::new(LOG, HISTORY_KEY, body.to_vec(), properties);
         match kind {
-            Kind::Task => self.tasks.publish(message).await,
-            Kind::Result => self.results.publish(message).await,
+            EntryKind::Task => self.tasks.publish(message).await,
+            EntryKind::Result => self.results.publish(message).await,
         }
     }
 
@@ -139,7 +139,7 @@ impl History {
     }
 
     /// Reads the index of all tasks. Keep `look` short: the reader waits meanwhile.
-    pub fn look<T>(&self, look: impl FnOnce(&HashMap<TaskId, Entry>) -> T) -> T {
+    pub fn look<T>(&self, look: impl FnOnce(&HashMap<TaskId, IndexEntry>) -> T) -> T {
         self.with(|index| look(index.entries()))
     }
 
@@ -156,7 +156,7 @@ impl History {
         is_output
     }
 
-    pub fn entry(&self, task: &TaskId) -> Option<Entry> {
+    pub fn entry(&self, task: &TaskId) -> Option<IndexEntry> {
         self.with(|index| index.get(task).cloned())
     }
 
@@ -168,7 +168,7 @@ impl History {
         &self,
         task: &TaskId,
         limit: Duration,
-    ) -> Result<Option<Entry>, NotRead> {
+    ) -> Result<Option<IndexEntry>, NotRead> {
         found_within(limit, self.read.clone(), || self.entry(task)).await
     }
 
@@ -247,8 +247,8 @@ impl History {
 async fn found_within(
     limit: Duration,
     mut read: watch::Receiver<Read>,
-    look: impl Fn() -> Option<Entry>,
-) -> Result<Option<Entry>, NotRead> {
+    look: impl Fn() -> Option<IndexEntry>,
+) -> Result<Option<IndexEntry>, NotRead> {
     let found = async {
         loop {
             read.borrow_and_update();

@@ -50,7 +50,7 @@ async fn read_on(
     read: &watch::Sender<Read>,
 ) -> Result<(), BrokerError> {
     let stale = history.process.log.stale();
-    let mut reading = Reading::new();
+    let mut reading = IndexReading::new();
     let _marking = write_mark(history, &reading.mark);
     let mut pulse = Pulse::Felt(Instant::now());
     let mut chunks = deliveries.ready_chunks(100);
@@ -90,7 +90,7 @@ async fn read_on(
 }
 
 /// One reading of the stream.
-struct Reading {
+struct IndexReading {
     /// The index of this reading, hidden until it is complete. Then it becomes the index, and this
     /// is None.
     fresh: Option<Index>,
@@ -98,7 +98,7 @@ struct Reading {
     mark: String,
 }
 
-impl Reading {
+impl IndexReading {
     fn new() -> Self {
         Self {
             fresh: Some(Index::default()),
@@ -166,7 +166,7 @@ fn write_mark(history: &History, mark: &str) -> AbortOnDropHandle<Instant> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Kind;
+    use super::super::EntryKind;
     use super::*;
     use lapin::types::{AMQPValue, FieldTable};
     use pool_core::id::TaskId;
@@ -185,11 +185,11 @@ mod tests {
         delivery(
             offset,
             id,
-            json_properties().with_type(Kind::Result.as_str().into()),
+            json_properties().with_type(EntryKind::Result.as_str().into()),
         )
     }
 
-    fn mark(reading: &Reading) -> Delivery {
+    fn mark(reading: &IndexReading) -> Delivery {
         delivery(
             9,
             "",
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn a_new_reading_takes_the_place_of_the_last_one_when_it_is_complete() {
         let seen = RwLock::default();
-        let mut first = Reading::new();
+        let mut first = IndexReading::new();
         first.learn(&seen, &result(1, "kept"));
         assert_eq!(
             result_at(&seen, "kept"),
@@ -225,7 +225,7 @@ mod tests {
         );
 
         // The broker has lost the end of the stream, and another entry has taken the offset.
-        let mut second = Reading::new();
+        let mut second = IndexReading::new();
         second.learn(&seen, &mark(&first));
         second.learn(&seen, &result(1, "kept"));
         second.learn(&seen, &result(2, "other"));

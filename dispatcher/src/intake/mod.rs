@@ -7,6 +7,8 @@ pub(crate) mod resubmit;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::{StreamExt, stream};
+use pool_api::problem::QueueFull;
+use pool_api::tasks::new_id;
 use pool_broker::BrokerError;
 use pool_broker::event_log::LogError;
 use pool_broker::fault::{Point, point};
@@ -21,8 +23,8 @@ use pool_core::task::{Task, TaskMessage};
 use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 
-use crate::history::{History, Kind};
-use queue_limits::{QueueFull, QueueLimits, Slot, Wanted};
+use crate::history::{EntryKind, History};
+use queue_limits::{QueueLimits, Slot, Wanted};
 
 /// How many tasks are submitted at the same time.
 const AT_ONCE: usize = 64;
@@ -165,7 +167,9 @@ impl Intake {
                 repeated: true,
             });
         }
-        self.history.add(Kind::Task, Some(&task.id), &body).await?;
+        self.history
+            .add(EntryKind::Task, Some(&task.id), &body)
+            .await?;
         point(Point::TaskKept);
         let submitted = Event::from(TaskSubmitted {
             task: task.id.clone(),
@@ -241,11 +245,4 @@ impl Intake {
         tracing::debug!(task_id = %task.id, %key, "a task was submitted");
         Ok(())
     }
-}
-
-/// An id that sorts by its creation time.
-pub fn new_id() -> TaskId {
-    let text = format!("t-{}", uuid::Uuid::now_v7().simple());
-    // A UUID in hexadecimal after `t-` fits the pattern of task ids.
-    TaskId::new(text).unwrap_or_else(|_| unreachable!("a UUID is a task id"))
 }

@@ -14,7 +14,7 @@ use pool_broker::steps::{
 use pool_broker::topology::{DEAD_QUEUE, RESULTS_QUEUE, UNROUTABLE};
 use tokio::time::Instant;
 
-use crate::dead::letter::{DeadLetter, Death};
+use crate::dead::letter::{Death, describe};
 use crate::dead::{DeadError, DeadLetters};
 use crate::queue_depths::{Depth, depth};
 
@@ -57,7 +57,7 @@ pub(crate) async fn run(process: Process, dead: DeadLetters) {
 }
 
 async fn redrive(process: &Process, dead: &DeadLetters) -> Result<u32, DeadError> {
-    let mut look = dead.look(MOST).await?;
+    let mut look = dead.scan(MOST).await?;
     let mut redriven = 0;
     while let Some(delivery) = look.next().await? {
         let Some(death) = Death::of(&delivery.properties).filter(Death::is_of_returns) else {
@@ -65,7 +65,7 @@ async fn redrive(process: &Process, dead: &DeadLetters) -> Result<u32, DeadError
         };
         if issue_again(process, &delivery, &death.queue).await? {
             point(Point::RescueIssued);
-            let letter = DeadLetter::of(&delivery);
+            let letter = describe(&delivery);
             tracing::warn!(task_id = letter.task_id, queue = %death.queue, "issued a message again that had been returned too often");
             look.take_out(&delivery).await?;
             redriven += 1;

@@ -1,12 +1,11 @@
 //! Collects the tasks of a report: the log has their outcomes, the history their numbers.
 
+use pool_api::report::{By, Report, Since};
 use pool_core::id::TaskId;
 use pool_core::state::{Phase, PoolState, TaskState};
 use pool_telemetry::clock::wall_clock;
 
-use super::Report;
-use super::query::{By, Since};
-use super::tally::{self, Ended};
+use super::tally::{self, FinishedTask};
 use crate::views::Reader;
 
 /// Builds the report about the tasks that ended since then.
@@ -27,7 +26,7 @@ pub(crate) fn report(reader: &Reader, since: Since, by: &By) -> Report {
             return None;
         };
         let entry = reader.history.entry(&id).unwrap_or_default();
-        Some(Ended {
+        Some(FinishedTask {
             outcome,
             attempts: state.attempts,
             route: state.route,
@@ -35,6 +34,6 @@ pub(crate) fn report(reader: &Reader, since: Since, by: &By) -> Report {
             record: entry.record,
         })
     };
-    let ended: Vec<Ended> = ended.into_iter().filter_map(details).collect();
-    tally::report(&ended, by, (since, until))
+    let ended: Vec<FinishedTask> = ended.into_iter().filter_map(details).collect();
+    tally::report(&ended, by, since..=until)
 }

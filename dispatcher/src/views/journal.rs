@@ -23,7 +23,7 @@ const CHANGES: usize = 2_000;
 
 /// One event about a task.
 #[derive(Debug, Clone)]
-pub struct Entry {
+pub struct JournalEntry {
     pub at: Timestamp,
     pub decision: Event,
     pub verdict: Verdict,
@@ -31,7 +31,7 @@ pub struct Entry {
 
 #[derive(Debug, Default)]
 struct Track {
-    entries: Vec<Entry>,
+    entries: Vec<JournalEntry>,
     version: u64,
     /// Events since it is tracked.
     events: usize,
@@ -62,7 +62,7 @@ pub struct Journal(Arc<RwLock<Memory>>);
 
 /// The tasks that have changed since a version.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Changes {
+pub enum ChangedSince {
     These(Vec<TaskId>),
     /// More changes than the journal remembers.
     Many,
@@ -80,7 +80,7 @@ impl Journal {
     }
 
     /// The kept events of this task, oldest first.
-    pub fn entries(&self, task: &TaskId) -> Vec<Entry> {
+    pub fn entries(&self, task: &TaskId) -> Vec<JournalEntry> {
         self.look(|memory| {
             memory
                 .tracks
@@ -91,14 +91,14 @@ impl Journal {
     }
 
     /// The tasks that have changed since `version`, each once.
-    pub fn changed_since(&self, version: u64) -> Changes {
+    pub fn changed_since(&self, version: u64) -> ChangedSince {
         self.look(|memory| {
             let remembered = memory
                 .changes
                 .front()
                 .map_or(memory.version, |(oldest, _)| oldest - 1);
             if version < remembered || version > memory.version {
-                return Changes::Many;
+                return ChangedSince::Many;
             }
             let mut tasks: Vec<TaskId> = Vec::new();
             let newer = memory
@@ -110,7 +110,7 @@ impl Journal {
             newer
                 .filter(|(_, task)| seen.insert(task))
                 .for_each(|(_, task)| tasks.push(task.clone()));
-            Changes::These(tasks)
+            ChangedSince::These(tasks)
         })
     }
 
@@ -138,7 +138,7 @@ impl Observer for Journal {
 
     fn hears(&self, at: Timestamp, decision: &Event, verdict: Verdict) {
         let mut memory = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        memory.hear(&Entry {
+        memory.hear(&JournalEntry {
             at,
             decision: decision.clone(),
             verdict,
@@ -147,7 +147,7 @@ impl Observer for Journal {
 }
 
 impl Memory {
-    fn hear(&mut self, entry: &Entry) {
+    fn hear(&mut self, entry: &JournalEntry) {
         if let Event::Task(TaskEvent::Used(used)) = &entry.decision
             && used.so_far
         {
@@ -248,17 +248,17 @@ mod tests {
         hear(&journal, &Event::Pool(PoolEvent::Tick));
         assert_eq!(
             journal.changed_since(0),
-            Changes::These(vec![task(1), task(2)]),
+            ChangedSince::These(vec![task(1), task(2)]),
             "newest first, each once"
         );
         assert_eq!(
             journal.changed_since(2),
-            Changes::These(vec![task(1)]),
+            ChangedSince::These(vec![task(1)]),
             "since the version"
         );
         assert_eq!(
             journal.changed_since(3),
-            Changes::These(vec![]),
+            ChangedSince::These(vec![]),
             "a tick concerns no task"
         );
         for n in 0..CHANGES {
@@ -266,14 +266,14 @@ mod tests {
         }
         assert_eq!(
             journal.changed_since(2),
-            Changes::Many,
+            ChangedSince::Many,
             "more changes than are remembered"
         );
         let before = journal.version();
         journal.starts_over();
         assert_eq!(
             journal.changed_since(before),
-            Changes::Many,
+            ChangedSince::Many,
             "anything may have changed"
         );
         assert!(

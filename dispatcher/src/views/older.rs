@@ -14,7 +14,7 @@ use pool_core::state::PoolState;
 use pool_core::time::Timestamp;
 use tokio::sync::Semaphore;
 
-use super::journal::Entry;
+use super::journal::JournalEntry;
 
 /// Reading the stream is expensive for the broker and this process: one reader at a time.
 static ONE: Semaphore = Semaphore::const_new(1);
@@ -26,7 +26,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// When a task was submitted and when it ended, if known.
 #[derive(Debug, Clone, Copy)]
-pub struct Span {
+pub struct TimeRange {
     pub from: Option<Timestamp>,
     pub to: Timestamp,
 }
@@ -38,8 +38,8 @@ pub struct Span {
 pub async fn entries(
     process: &Process,
     task: &TaskId,
-    span: Span,
-) -> Result<Vec<Entry>, BrokerError> {
+    span: TimeRange,
+) -> Result<Vec<JournalEntry>, BrokerError> {
     let reading = async {
         let _one = ONE.acquire().await;
         process
@@ -57,8 +57,8 @@ async fn read(
     process: &Process,
     channel: &lapin::Channel,
     task: &TaskId,
-    span: Span,
-) -> Result<Vec<Entry>, BrokerError> {
+    span: TimeRange,
+) -> Result<Vec<JournalEntry>, BrokerError> {
     let limit = process.consume.endpoint().timeout();
     // A time stands for the chunk that contains it; earlier events in the chunk are skipped.
     // Verdicts about a task need no earlier events.
@@ -95,27 +95,21 @@ struct Search<'a> {
     task: &'a TaskId,
     fold: PoolState,
     attempts: Vec<AttemptId>,
-    found: Vec<Entry>,
+    found: Vec<JournalEntry>,
 }
 
 impl Search<'_> {
     fn read(&mut self, batch: &EventBatch) {
-        let Self {
-            task,
-            fold,
-            attempts,
-            found,
-        } = self;
-        fold.apply(batch, |_, decision, verdict| {
+        self.fold.apply(batch, |_, decision, verdict| {
             if let Event::Task(TaskEvent::Started(started)) = decision
-                && started.task == **task
+                && started.task == *self.task
             {
-                attempts.push(started.attempt);
+                self.attempts.push(started.attempt);
             }
-            let task_of =
-                |attempt: &AttemptId| attempts.contains(attempt).then(|| TaskId::clone(task));
-            if decision.part_of(task_of).as_ref() == Some(*task) {
-                found.push(Entry {
+            let is_its = |attempt: &AttemptId| self.attempts.contains(attempt);
+            let task_of = |attempt: &AttemptId| is_its(attempt).then(|| self.task.clone());
+            if decision.part_of(task_of).as_ref() == Some(self.task) {
+                self.found.push(JournalEntry {
                     at: batch.at(),
                     decision: decision.clone(),
                     verdict,

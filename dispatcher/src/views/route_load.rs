@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
+use pool_api::pool::RouteStatus;
 use pool_core::routing::Route;
 use pool_core::state::PoolState;
 use pool_core::time::Timestamp;
 
-use super::pool_status::RouteStatus;
 use super::presence::Snapshot;
 
 /// Open tasks, by their state.
@@ -67,7 +67,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::time::Duration;
 
-    use pool_api::status::Unseen;
+    use pool_api::status::NoHeartbeat;
     use pool_core::event::{EmitterId, Event, EventBatch, TaskStarted, TaskSubmitted};
     use pool_core::id::{AttemptId, Capability, ProgrammerId, TaskId, Token};
     use pool_core::routing::Routes;
@@ -122,12 +122,12 @@ mod tests {
             (status.running, status.waiting_tasks, status.oldest_waiting)
         };
         assert_eq!(
-            seen(Unseen::NotYet(Duration::ZERO)),
+            seen(NoHeartbeat::NotYet(Duration::ZERO)),
             (1, 0, None),
             "the dispatcher has not listened long enough to know"
         );
         assert_eq!(
-            seen(Unseen::Silent {
+            seen(NoHeartbeat::Silent {
                 since: Timestamp(1)
             }),
             (0, 1, Some(Timestamp(5))),

@@ -1,40 +1,17 @@
 //! Describes a task's events in words, for its page. Pure.
 
+use pool_api::events::{Line, Tone};
 use pool_core::event::{BreakerEvent, BudgetEvent, Event, Spent, TaskEvent, TaskFinished};
 use pool_core::id::{AttemptId, ProgrammerId};
 use pool_core::money::MicroUsd;
 use pool_core::result::Status;
 use pool_core::state::{Refusal, Verdict};
 use pool_core::time::Timestamp;
-use serde::Serialize;
 
-use super::journal::Entry;
-
-/// The colour of a line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Tone {
-    Neutral,
-    Active,
-    Good,
-    Bad,
-    Warning,
-}
-
-/// One line of a timeline.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
-pub struct Line {
-    pub at: Timestamp,
-    pub text: String,
-    pub tone: Tone,
-    /// False: the event came too late or was not allowed; the text says why.
-    pub accepted: bool,
-    pub programmer: Option<ProgrammerId>,
-    pub attempt: Option<AttemptId>,
-}
+use super::journal::JournalEntry;
 
 /// The timeline of a task.
-pub fn lines(entries: &[Entry]) -> Vec<Line> {
+pub fn lines(entries: &[JournalEntry]) -> Vec<Line> {
     let mut number = 0;
     entries
         .iter()
@@ -47,7 +24,7 @@ pub fn lines(entries: &[Entry]) -> Vec<Line> {
 
 /// The number of the next attempt after this event, as the fold counts: an attempt that was handed
 /// back does not count.
-fn number_of(entry: &Entry, before: u32) -> u32 {
+fn number_of(entry: &JournalEntry, before: u32) -> u32 {
     match (&entry.decision, entry.verdict) {
         (_, Verdict::Refused(_)) => before,
         (Event::Task(TaskEvent::Started(_)), Verdict::Accepted) => before + 1,
@@ -56,35 +33,24 @@ fn number_of(entry: &Entry, before: u32) -> u32 {
     }
 }
 
-fn line(entry: &Entry, number: u32) -> Line {
+fn line(entry: &JournalEntry, number: u32) -> Line {
+    let accepted = entry.verdict == Verdict::Accepted;
     // A refused event begins no attempt.
-    let number = (entry.verdict == Verdict::Accepted).then_some(number);
-    let Words {
+    let said = words(&entry.decision, accepted.then_some(number));
+    let (text, tone) = match entry.verdict {
+        Verdict::Accepted => (said.text, said.tone),
+        Verdict::Refused(refusal) => {
+            let text = format!("{} – refused: {}", said.text, why(refusal));
+            (text, Tone::Warning)
+        }
+    };
+    Line {
+        at: entry.at,
         text,
         tone,
-        programmer,
-        attempt,
-    } = words(&entry.decision, number);
-    match entry.verdict {
-        Verdict::Accepted => Line {
-            at: entry.at,
-            text,
-            tone,
-            accepted: true,
-            programmer,
-            attempt,
-        },
-        Verdict::Refused(refusal) => {
-            let text = format!("{text} – refused: {}", why(refusal));
-            Line {
-                at: entry.at,
-                text,
-                tone: Tone::Warning,
-                accepted: false,
-                programmer,
-                attempt,
-            }
-        }
+        accepted,
+        programmer: said.programmer,
+        attempt: said.attempt,
     }
 }
 
@@ -256,7 +222,7 @@ mod tests {
 
     fn said(decision: Event, verdict: Verdict) -> (String, Tone, bool) {
         let line = line(
-            &Entry {
+            &JournalEntry {
                 at: Timestamp(1),
                 decision,
                 verdict,
@@ -294,9 +260,9 @@ mod tests {
             (released, Verdict::Accepted),
             (started(2), Verdict::Accepted),
         ];
-        let entries: Vec<Entry> = events
+        let entries: Vec<JournalEntry> = events
             .into_iter()
-            .map(|(decision, verdict)| Entry {
+            .map(|(decision, verdict)| JournalEntry {
                 at: Timestamp(1),
                 decision,
                 verdict,

@@ -2,7 +2,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
-use pool_api::status::{Seen, Unseen};
+use pool_api::status::{LastBeat, NoHeartbeat};
+use pool_api::why::ProgrammerWhy;
 use pool_config::parse;
 use pool_core::event::{
     BudgetReserved, BudgetSet, Configuration, EmitterId, Event, EventBatch, FailedCall, LlmFailed,
@@ -63,7 +64,7 @@ impl World {
             .collect();
         let at = "2026-01-31T12:00:00Z".parse().expect("a time");
         let (fold, routes) = (PoolState::new(), Routes::new(&offers));
-        let heard = Snapshot::empty(Unseen::Silent { since: at });
+        let heard = Snapshot::empty(NoHeartbeat::Silent { since: at });
         let mut world = Self {
             pool,
             routes,
@@ -109,7 +110,7 @@ impl World {
     }
 
     fn says(&mut self, programmer: &str, gate: Gate) {
-        let seen = Seen {
+        let seen = LastBeat {
             gate,
             port: 0,
             worker: "worker h/1".to_owned(),
@@ -223,7 +224,7 @@ impl World {
             fold: &self.fold,
             now: self.at,
         };
-        let look = Look {
+        let look = WhyContext {
             standing: &standing,
             routes: &self.routes,
             heard: &self.heard,
@@ -326,7 +327,7 @@ fn everything_that_can_keep_a_programmer_is_told_with_its_detail() {
     }
     world.heard.seen.remove(&id("007"));
     seen.insert(world.state("007").state);
-    world.heard.unheard = Unseen::NotYet(Duration::from_secs(2));
+    world.heard.unheard = NoHeartbeat::NotYet(Duration::from_secs(2));
     seen.insert(world.state("007").state);
     let mut world = World::new();
     world.wait("t", "fast");
@@ -471,7 +472,7 @@ fn who_is_not_heard_of_says_since_when_and_that_its_worker_has_ended() {
     world
         .heard
         .missed
-        .insert(id("006"), Unseen::Left { at: world.at });
+        .insert(id("006"), NoHeartbeat::Left { at: world.at });
     let said = world.state("006");
     assert_eq!(
         said.state,
@@ -491,7 +492,7 @@ fn who_is_not_heard_of_says_since_when_and_that_its_worker_has_ended() {
     world
         .heard
         .missed
-        .insert(id("006"), Unseen::Deaf("is not reachable"));
+        .insert(id("006"), NoHeartbeat::Deaf("is not reachable"));
     assert_eq!(
         world.state("006").detail,
         "unknown: the broker is not reachable"
@@ -512,7 +513,7 @@ fn the_task_of_a_programmer_that_is_drained_says_when_it_is_given_back() {
     let why = world.why("t");
     let said = format!(
         "; its programmer is being drained: the task ends or is handed back by {}",
-        crate::format::clock(until, world.at)
+        pool_api::format::clock(until, world.at)
     );
     assert!(why.sentence.ends_with(&said), "{}", why.sentence);
     assert_eq!(why.until, Some(until), "when");

@@ -282,7 +282,7 @@ const CASES: [Case; 27] = [
         |world| {
             handed_back(world);
             world.heard.seen.clear();
-            world.heard.unheard = Unseen::NotYet(Duration::ZERO);
+            world.heard.unheard = NoHeartbeat::NotYet(Duration::ZERO);
         },
         "4 programmers offer `premium`: 4 without a heartbeat yet; it is 1 of 1 in the queue; it was handed back 1 time (1 of at most 10 because no LLM was available); it expires at 12:30 UTC unless it starts before",
     ),

@@ -7,17 +7,16 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use pool_api::status::{ProgrammerState, ProgrammerStatus};
+use pool_api::pool::PoolStatus;
+use pool_api::problem::{Problem, QueueFull};
+use pool_api::status::ProgrammerStatus;
 use pool_core::id::ProgrammerId;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::client::in_words;
-use super::{Client, status};
-use dispatcher::api::problem::Problem;
-use dispatcher::intake::queue_limits::QueueFull;
-use dispatcher::views::pool_status::PoolStatus;
+use crate::client::{Client, in_words};
 
 pub(super) const DEFAULT_WAIT_S: u32 = 2;
 /// The interval between two lines about waiting, where they do not replace each other.
@@ -70,12 +69,12 @@ impl Interrupt {
 }
 
 /// A status line: on a terminal one line that changes, elsewhere a line now and then.
-pub(super) struct Shown {
+pub(super) struct StatusLine {
     bar: ProgressBar,
     said: Cell<Option<Instant>>,
 }
 
-impl Shown {
+impl StatusLine {
     pub(super) fn new() -> Self {
         let target = if std::io::stderr().is_terminal() {
             ProgressDrawTarget::stderr()
@@ -114,7 +113,7 @@ impl Shown {
     }
 }
 
-impl Drop for Shown {
+impl Drop for StatusLine {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
@@ -154,17 +153,13 @@ pub(super) async fn stuck(client: &Client, no_room: &QueueFull) -> Option<String
 }
 
 fn nobody_takes(able: &[&ProgrammerStatus]) -> Option<String> {
-    let works = |programmer: &&&ProgrammerStatus| match programmer.state {
-        ProgrammerState::Idle | ProgrammerState::Busy => true,
-        ProgrammerState::Shut | ProgrammerState::Down => false,
-    };
-    if able.is_empty() || able.iter().any(|one| works(&one)) {
+    if able.is_empty() || able.iter().any(|one| one.state.is_available()) {
         return None;
     }
     let named = able
         .iter()
         .take(MOST_NAMES)
-        .map(|one| format!("{} is {}", one.agent, status::word(one.state)));
+        .map(|one| format!("{} is {}", one.agent, one.state.as_str()));
     let more = match able.len().saturating_sub(MOST_NAMES) {
         0 => String::new(),
         more => format!(", and {more} more"),
@@ -176,21 +171,21 @@ fn nobody_takes(able: &[&ProgrammerStatus]) -> Option<String> {
 }
 
 /// Sends requests that wait until there is room in the queue.
-pub(super) struct Room {
-    shown: Shown,
+pub(super) struct QueueWaiter {
+    status: StatusLine,
     pub(super) interrupt: Interrupt,
 }
 
-impl Default for Room {
+impl Default for QueueWaiter {
     fn default() -> Self {
         Self {
-            shown: Shown::new(),
+            status: StatusLine::new(),
             interrupt: Interrupt::listen(),
         }
     }
 }
 
-impl Room {
+impl QueueWaiter {
     /// `POST`, repeated while a queue is full.
     ///
     /// # Errors
@@ -199,10 +194,10 @@ impl Room {
         &self,
         client: &Client,
         path: &str,
-        body: Vec<u8>,
+        body: &impl Serialize,
     ) -> anyhow::Result<Result<T, Interrupted>> {
         loop {
-            let request = client.try_post::<T>(path, body.clone());
+            let request = client.try_post::<T>(path, body);
             let problem: Problem = match self.interrupt.answer(request).await {
                 Err(interrupted) => return Ok(Err(interrupted)),
                 Ok(answer) => match answer? {
@@ -216,7 +211,7 @@ impl Room {
             let why = stuck(client, no_room)
                 .await
                 .map_or(String::new(), |why| format!("; {why}"));
-            self.shown
+            self.status
                 .say(format!("{}; waiting for room{why}", full(no_room)));
             if let Err(interrupted) = self
                 .interrupt

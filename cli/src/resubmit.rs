@@ -5,16 +5,14 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use anyhow::bail;
+use pool_api::format::counted;
+use pool_api::tasks::{Force, Requeued, Retried, TaskList};
 use pool_core::id::TaskId;
 use pool_core::result::Status;
-use serde_json::json;
 
-use super::full::{Interrupted, Room, same_command};
-use super::{Client, Shown, complain};
-use dispatcher::api::resubmit::Requeued;
-use dispatcher::dead::retry::Retried;
-use dispatcher::format::counted;
-use dispatcher::views::tasks::TaskList;
+use crate::client::Client;
+use crate::output::{OutputArgs, complain, exit_code};
+use crate::queue_full::{Interrupted, QueueWaiter, same_command};
 
 /// The exit status that shells give to a process ended by SIGINT.
 const INTERRUPTED: u8 = 130;
@@ -41,7 +39,7 @@ pub(super) struct RetryArgs {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
-    shown: Shown,
+    output: OutputArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -56,24 +54,24 @@ pub(super) struct RequeueArgs {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
-    shown: Shown,
-}
-
-fn body(force: bool) -> Vec<u8> {
-    json!({"force": force}).to_string().into_bytes()
+    output: OutputArgs,
 }
 
 pub(super) async fn retry(args: RetryArgs) -> anyhow::Result<ExitCode> {
-    let client = args.shown.client()?;
+    let client = args.output.client()?;
     let ids = match args.failed {
         true => failed(&client, args.label.as_deref(), args.force).await?,
         false => args.ids.clone(),
     };
     let (mut retried, mut refused, mut rest) = (Vec::new(), 0, &ids[..]);
-    let room = Room::default();
+    let waiter = QueueWaiter::default();
     while let [id, others @ ..] = rest {
-        match room
-            .ask::<Retried>(&client, &format!("/tasks/{id}/retry"), body(args.force))
+        match waiter
+            .ask::<Retried>(
+                &client,
+                &format!("/tasks/{id}/retry"),
+                &Force { force: args.force },
+            )
             .await
         {
             Ok(Ok(one)) => retried.push(one),
@@ -85,17 +83,13 @@ pub(super) async fn retry(args: RetryArgs) -> anyhow::Result<ExitCode> {
         }
         rest = others;
     }
-    drop(room);
-    let printed = args.shown.print(&retried, |retried| text(retried))?;
+    drop(waiter);
+    let printed = args.output.print(&retried, |retried| text(retried))?;
     if !rest.is_empty() {
         eprintln!("interrupted; {}", go_on(&args, rest));
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    Ok(if refused == 0 {
-        printed
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(exit_code(printed, refused == 0))
 }
 
 /// The command that retries the rest later. With `--failed`, the same command finds the rest by
@@ -168,14 +162,22 @@ async fn page(
     offset: usize,
 ) -> anyhow::Result<TaskList> {
     let (limit, offset) = (MOST.to_string(), offset.to_string());
-    let mut query = vec![("limit", limit.as_str()), ("offset", &offset)];
-    query.extend(status.map(|status| ("status", status.as_str())));
-    query.extend(label.map(|label| ("label", label)));
+    let query = [
+        ("limit", Some(limit.as_str())),
+        ("offset", Some(&offset)),
+        ("status", status.map(Status::as_str)),
+        ("label", label),
+    ];
     client.get_with("/tasks", &query).await
 }
 
 pub(super) async fn requeue(args: RequeueArgs) -> anyhow::Result<ExitCode> {
     let path = format!("/tasks/{}/requeue", args.id);
-    let done: Requeued = args.shown.client()?.post(&path, body(args.force)).await?;
-    args.shown.print(&done, |done| format!("{}\n", done.detail))
+    let done: Requeued = args
+        .output
+        .client()?
+        .post(&path, &Force { force: args.force })
+        .await?;
+    args.output
+        .print(&done, |done| format!("{}\n", done.detail))
 }

@@ -8,17 +8,17 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use pool_api::MAX_REQUEST_BYTES;
+use pool_api::problem::Problem;
+use pool_api::tasks::TaskView;
 use pool_core::id::TaskId;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Client, print};
-use crate::client::in_words;
-use crate::full::{DEFAULT_WAIT_S, Interrupt, Interrupted, Shown, full, stuck};
-use dispatcher::api::extract::MAX_REQUEST_BYTES;
-use dispatcher::api::problem::Problem;
-use dispatcher::views::tasks::TaskView;
+use crate::client::{Client, in_words};
+use crate::output::print;
+use crate::queue_full::{DEFAULT_WAIT_S, Interrupt, Interrupted, StatusLine, full, stuck};
 
 /// At most this many tasks with the same requirements are offered at a time: the others wait behind
 /// them anyway.
@@ -32,7 +32,7 @@ const UNANSWERED: u32 = 150;
 const STUCK_FOR: Duration = Duration::from_secs(60);
 
 /// Options for submitting a batch.
-pub(super) struct Manner {
+pub(super) struct UploadOptions {
     /// Print the ids of a batch that is accepted in parts as they are accepted.
     pub(super) print_ids: bool,
     /// The command that submits the rest later, if this one ends early.
@@ -44,32 +44,32 @@ pub(super) struct Manner {
 
 /// Why a batch was not submitted in full.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Left {
+pub(super) enum UploadStop {
     Interrupted,
     /// The reason why it did not fit.
     GivenUp(String),
 }
 
 /// The outcome.
-pub(super) struct HandedIn {
+pub(super) struct UploadOutcome {
     /// The accepted tasks, in the order of the batch.
     pub(super) taken: Vec<TaskView>,
     /// The ids are on stdout already.
     pub(super) printed: bool,
     /// None: the whole batch was accepted.
-    pub(super) left: Option<Left>,
+    pub(super) stop: Option<UploadStop>,
 }
 
 /// A batch while it is submitted.
 struct Batch<'a> {
     client: &'a Client,
-    manner: &'a Manner,
+    options: &'a UploadOptions,
     tasks: &'a [Value],
     bodies: Vec<Box<RawValue>>,
     taken: Vec<Option<TaskView>>,
     /// Indexes of the tasks that are not accepted yet.
     open: Vec<usize>,
-    shown: Shown,
+    status: StatusLine,
     interrupt: Interrupt,
     printed: bool,
     hinted: bool,
@@ -81,14 +81,14 @@ struct Batch<'a> {
 }
 
 /// Submits the batch. Ends when all tasks are accepted, at Ctrl-C, or after too long without room.
-pub(super) async fn hand_in(
+pub(super) async fn upload(
     client: &Client,
     tasks: &[Value],
-    manner: &Manner,
-) -> anyhow::Result<HandedIn> {
+    options: &UploadOptions,
+) -> anyhow::Result<UploadOutcome> {
     let mut batch = Batch {
         client,
-        manner,
+        options,
         tasks,
         bodies: tasks
             .iter()
@@ -96,7 +96,7 @@ pub(super) async fn hand_in(
             .collect::<Result<_, _>>()?,
         taken: tasks.iter().map(|_| None).collect(),
         open: (0..tasks.len()).collect(),
-        shown: Shown::new(),
+        status: StatusLine::new(),
         interrupt: Interrupt::listen(),
         printed: false,
         hinted: false,
@@ -104,33 +104,28 @@ pub(super) async fn hand_in(
         since: Instant::now(),
         stuck_since: None,
     };
-    let left = batch.run().await?;
-    Ok(HandedIn {
+    let stop = batch.run().await?;
+    Ok(UploadOutcome {
         taken: batch.taken.into_iter().flatten().collect(),
         printed: batch.printed,
-        left,
+        stop,
     })
 }
 
 impl Batch<'_> {
-    async fn run(&mut self) -> anyhow::Result<Option<Left>> {
+    async fn run(&mut self) -> anyhow::Result<Option<UploadStop>> {
         let mut offer = self.open.clone();
         while !self.open.is_empty() {
             offer.truncate(in_one_request(
                 offer.iter().map(|&index| self.bodies[index].get().len()),
             ));
-            let body = serde_json::to_vec(
-                &offer
-                    .iter()
-                    .map(|&index| &self.bodies[index])
-                    .collect::<Vec<_>>(),
-            )?;
-            let request = self.client.try_post::<Vec<TaskView>>("/tasks", body);
+            let body: Vec<&RawValue> = offer.iter().map(|&index| &*self.bodies[index]).collect();
+            let request = self.client.try_post::<Vec<TaskView>>("/tasks", &body);
             let answer = match self.interrupt.answer(request).await {
                 Ok(answer) => answer,
-                Err(Interrupted) => return Ok(Some(Left::Interrupted)),
+                Err(Interrupted) => return Ok(Some(UploadStop::Interrupted)),
             };
-            let left = match answer {
+            let stop = match answer {
                 Ok(Ok(views)) => {
                     self.take(&offer, views);
                     offer = next_offer(self.tasks, &self.open);
@@ -138,9 +133,9 @@ impl Batch<'_> {
                 }
                 Ok(Err(problem)) => match fitting(&problem, &offer) {
                     fits if fits.is_empty() => {
-                        let left = self.wait(&problem).await?;
+                        let stop = self.wait(&problem).await?;
                         offer = next_offer(self.tasks, &self.open);
-                        left
+                        stop
                     }
                     fits => {
                         offer = fits;
@@ -149,17 +144,17 @@ impl Batch<'_> {
                 },
                 Err(error) => self.ask_again(error).await?,
             };
-            if left.is_some() {
-                return Ok(left);
+            if stop.is_some() {
+                return Ok(stop);
             }
         }
         Ok(None)
     }
 
     fn take(&mut self, offer: &[usize], views: Vec<TaskView>) {
-        if self.manner.print_ids && offer.len() < self.tasks.len() {
+        if self.options.print_ids && offer.len() < self.tasks.len() {
             let ids: String = views.iter().map(|task| format!("{}\n", task.id)).collect();
-            self.shown.beside(|| {
+            self.status.beside(|| {
                 print(&ids);
             });
             self.printed = true;
@@ -173,12 +168,12 @@ impl Batch<'_> {
 
     /// The dispatcher does not answer. The ids are made here, so tasks that were accepted without
     /// an answer are not accepted twice.
-    async fn ask_again(&mut self, error: anyhow::Error) -> anyhow::Result<Option<Left>> {
+    async fn ask_again(&mut self, error: anyhow::Error) -> anyhow::Result<Option<UploadStop>> {
         if self.open.len() == self.tasks.len() || self.unanswered >= UNANSWERED {
             return Err(error);
         }
         self.unanswered += 1;
-        self.shown.say(format!(
+        self.status.say(format!(
             "{error:#}; trying again, {} still to submit",
             self.open.len()
         ));
@@ -187,11 +182,11 @@ impl Batch<'_> {
             .sleep(DEFAULT_WAIT_S)
             .await
             .err()
-            .map(|Interrupted| Left::Interrupted))
+            .map(|Interrupted| UploadStop::Interrupted))
     }
 
     /// Waits until it is worth trying again. A problem that time does not cure is an error.
-    async fn wait(&mut self, problem: &Problem) -> anyhow::Result<Option<Left>> {
+    async fn wait(&mut self, problem: &Problem) -> anyhow::Result<Option<UploadStop>> {
         if problem.retry_after_s.is_none() && problem.no_room.is_none() {
             return Err(in_words(problem));
         }
@@ -209,15 +204,15 @@ impl Batch<'_> {
             }
             None => format!("{}; waiting, {open} still to submit", problem.detail),
         };
-        self.shown.say(words.clone());
-        let too_long = match self.manner.give_up_after {
+        self.status.say(words.clone());
+        let too_long = match self.options.give_up_after {
             Some(limit) => self.since.elapsed() >= limit,
             None => self
                 .stuck_since
                 .is_some_and(|since| since.elapsed() >= STUCK_FOR),
         };
         if too_long {
-            return Ok(Some(Left::GivenUp(words)));
+            return Ok(Some(UploadStop::GivenUp(words)));
         }
         let seconds = problem.retry_after_s.unwrap_or(DEFAULT_WAIT_S);
         Ok(self
@@ -225,7 +220,7 @@ impl Batch<'_> {
             .sleep(seconds)
             .await
             .err()
-            .map(|Interrupted| Left::Interrupted))
+            .map(|Interrupted| UploadStop::Interrupted))
     }
 
     /// Prints once how to continue after Ctrl-C.
@@ -233,13 +228,13 @@ impl Batch<'_> {
         if std::mem::replace(&mut self.hinted, true) {
             return;
         }
-        let taken = if self.manner.print_ids {
+        let taken = if self.options.print_ids {
             "the tasks printed so far are submitted"
         } else {
             "the tasks submitted so far continue"
         };
-        let go_on = &self.manner.go_on;
-        self.shown.beside(|| {
+        let go_on = &self.options.go_on;
+        self.status.beside(|| {
             eprintln!(
                 "the queues are full: the rest is submitted as tasks finish. After Ctrl-C, {taken}; to submit the \
                  rest later, run:\n  {go_on}"
@@ -312,9 +307,8 @@ pub(super) fn give_ids(tasks: &mut [Value], batch: &TaskId) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::http::StatusCode;
-    use dispatcher::intake::new_id;
-    use dispatcher::intake::queue_limits::QueueFull;
+    use pool_api::problem::QueueFull;
+    use pool_api::tasks::new_id;
 
     #[test]
     fn every_task_has_an_id_before_it_is_sent() {
@@ -367,7 +361,8 @@ mod tests {
 
     #[test]
     fn places_of_an_answer_are_places_of_the_offer() {
-        let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "full");
+        let problem = json!({"title": "Too Many Requests", "status": 429, "detail": "full"});
+        let problem: Problem = serde_json::from_value(problem).expect("a problem");
         assert!(
             fitting(&problem, &[4, 7, 9]).is_empty(),
             "the answer has no places"

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use reqwest::Url;
 use serde::Serialize;
 
-use super::Client;
+use crate::client::Client;
 
 /// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -37,14 +37,14 @@ fn http_url(text: &str) -> Result<Url, String> {
 
 /// The options of every command that prints an answer.
 #[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Shown {
+pub(crate) struct OutputArgs {
     #[arg(long, value_enum, default_value_t)]
     pub(super) format: Format,
     #[command(flatten)]
     pub(super) url: PoolUrl,
 }
 
-impl Shown {
+impl OutputArgs {
     pub(super) fn client(&self) -> anyhow::Result<Client> {
         Client::new(&self.url)
     }
@@ -80,10 +80,15 @@ pub(crate) fn print(text: &str) -> ExitCode {
     }
 }
 
+/// The exit status of a command that has printed its answer.
+pub(crate) fn exit_code(printed: ExitCode, good: bool) -> ExitCode {
+    if good { printed } else { ExitCode::FAILURE }
+}
+
 /// Prints an error on standard error.
 pub(crate) fn complain(error: &anyhow::Error) {
     let red = anstyle::AnsiColor::Red.on_default().bold();
-    let words = crate::tables::plain(&format!("{error:#}"));
+    let words = crate::table::plain(&format!("{error:#}"));
     // If standard error is closed, nobody reads the message.
     let _ = writeln!(anstream::stderr(), "{red}error:{red:#} {words}");
 }

@@ -3,14 +3,14 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use pool_api::format::counted;
 use pool_core::config_hash::config_hash;
 use pool_core::id::{Capability, LlmName};
 use pool_core::pool::{AgentKind, Pool, Programmer, SandboxLevel};
 use pool_core::routing::{Route, Routes};
 
 use crate::llm_probe::LlmReport;
-use crate::tables::{Rows, lines, table};
-use dispatcher::format::counted;
+use crate::table::{Rows, lines, table};
 
 /// How many routing keys of a queue are shown.
 const NAMED_KEYS: usize = 4;

@@ -1,14 +1,22 @@
 //! Formats counts, durations and times for people: one form for the command line, the report and
 //! `why`. JSON and CSV have all digits.
 
+use std::fmt::Display;
+
 use pool_core::money::MicroUsd;
 use pool_core::time::Timestamp;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// `1 task`, `2 tasks`.
-pub fn counted(count: usize, one: &str, many: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { many })
+pub fn counted<N: Copy + Display + TryInto<u64>>(count: N, one: &str, many: &str) -> String {
+    let is_one = count.try_into().is_ok_and(|count| count == 1);
+    format!("{count} {}", if is_one { one } else { many })
+}
+
+/// The milliseconds between two moments.
+pub fn millis(from: Timestamp, to: Timestamp) -> u64 {
+    to.0.saturating_sub(from.0)
 }
 
 /// Tokens in short: `9999`, `10.9k`, `12.3M`.

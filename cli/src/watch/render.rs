@@ -1,6 +1,11 @@
 //! Draws the view. Pure: takes the known state and the time, returns cells.
 
+use pool_api::control::PauseView;
+use pool_api::events::{Live, Tone};
+use pool_api::format::{age, counted, millis, with_clocks};
+use pool_api::pool::{BreakerStatus, PoolStatus, RouteStatus};
 use pool_api::status::ProgrammerStatus;
+use pool_api::tasks::TaskView;
 use pool_core::time::Timestamp;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -10,13 +15,8 @@ use ratatui::widgets::{Paragraph, Row, Table};
 
 use super::follow::Follow;
 use super::lines::details;
-use crate::status::{breaker_word, budget, tone, word};
-use crate::tables::{Tone, plain};
-use dispatcher::dashboard::hub::Live;
-use dispatcher::format::{age, counted, with_clocks};
-use dispatcher::views::llms::BreakerState;
-use dispatcher::views::pool_status::PoolStatus;
-use dispatcher::views::tasks::TaskView;
+use crate::status::{breaker_word, budget, tone};
+use crate::table::{plain, task_tone};
 
 /// Lines for the title, tasks, money, and a blank.
 const HEAD: u16 = 4;
@@ -29,7 +29,7 @@ const GAP: u16 = 2;
 /// `10 min 06 s`.
 const SPAN: Constraint = Constraint::Length(11);
 
-pub(super) struct Picture<'a> {
+pub(super) struct WatchView<'a> {
     pub(super) url: &'a str,
     pub(super) follow: &'a Follow,
     pub(super) now: Timestamp,
@@ -38,8 +38,8 @@ pub(super) struct Picture<'a> {
     pub(super) scrolled: usize,
 }
 
-pub(super) fn draw(frame: &mut Frame<'_>, picture: &Picture<'_>) {
-    let live = picture.follow.live.as_ref();
+pub(super) fn render(frame: &mut Frame<'_>, view: &WatchView<'_>) {
+    let live = view.follow.live.as_ref();
     let heights = live
         .map(|live| Heights::of(live, frame.area().height))
         .unwrap_or_default();
@@ -53,16 +53,16 @@ pub(super) fn draw(frame: &mut Frame<'_>, picture: &Picture<'_>) {
         Constraint::Length(FOOT),
     ])
     .areas(frame.area());
-    frame.render_widget(Paragraph::new(picture.head()), head);
+    frame.render_widget(Paragraph::new(view.head()), head);
     if let Some(live) = live {
-        frame.render_widget(Paragraph::new(picture.pauses(live)), pauses);
-        frame.render_widget(picture.programmers(live, team), team);
-        frame.render_widget(picture.routes(live, queues), queues);
-        frame.render_widget(picture.breakers(live, shut), shut);
+        frame.render_widget(Paragraph::new(view.pauses(live)), pauses);
+        frame.render_widget(view.programmers(live, team), team);
+        frame.render_widget(view.routes(live, queues), queues);
+        frame.render_widget(view.breakers(live, shut), shut);
     }
-    frame.render_widget(picture.ended(ended), ended);
+    frame.render_widget(view.ended(ended), ended);
     frame.render_widget(
-        Paragraph::new("q quit · ↑ ↓ scroll").style(picture.muted()),
+        Paragraph::new("q quit · ↑ ↓ scroll").style(view.muted()),
         foot,
     );
 }
@@ -81,7 +81,7 @@ impl Heights {
         let pauses = u16::try_from(live.status.pauses.len())
             .unwrap_or(u16::MAX)
             .min(MOST_PAUSES);
-        let breakers = rows(open_breakers(live));
+        let breakers = rows(live.status.open_breakers().count());
         let left = height.saturating_sub(HEAD + pauses + breakers + ENDED + FOOT);
         let (programmers, routes) = (
             rows(live.status.programmers.len()),
@@ -110,36 +110,28 @@ fn rows(count: usize) -> u16 {
     }
 }
 
-fn open_breakers(live: &Live) -> usize {
-    live.status
-        .breakers
-        .iter()
-        .filter(|breaker| breaker.state != BreakerState::Closed)
-        .count()
-}
-
-impl Picture<'_> {
+impl WatchView<'_> {
     fn style(&self, tone: Tone) -> Style {
         let color = match tone {
-            Tone::Plain => return Style::new(),
             Tone::Good => Color::Green,
             Tone::Active => Color::Cyan,
             Tone::Warning => Color::Yellow,
             Tone::Bad => Color::Red,
+            Tone::Neutral => return Style::new(),
         };
-        if self.colors {
-            Style::new().fg(color)
-        } else {
-            Style::new()
-        }
+        self.style_or_plain(Style::new().fg(color))
+    }
+
+    fn style_if(&self, applies: bool, tone: Tone) -> Style {
+        self.style(if applies { tone } else { Tone::Neutral })
     }
 
     fn muted(&self) -> Style {
-        if self.colors {
-            Style::new().add_modifier(Modifier::DIM)
-        } else {
-            Style::new()
-        }
+        self.style_or_plain(Style::new().add_modifier(Modifier::DIM))
+    }
+
+    fn style_or_plain(&self, style: Style) -> Style {
+        if self.colors { style } else { Style::new() }
     }
 
     fn bold() -> Style {
@@ -199,26 +191,15 @@ impl Picture<'_> {
                 self.style(Tone::Good),
             ),
             Span::raw(" · "),
-            Span::styled(
-                words,
-                self.style(if bad.is_empty() {
-                    Tone::Plain
-                } else {
-                    Tone::Bad
-                }),
-            ),
+            Span::styled(words, self.style_if(!bad.is_empty(), Tone::Bad)),
         ]);
-        let tone = if status.budget.alert {
-            Tone::Warning
-        } else {
-            Tone::Plain
-        };
-        let money = Line::styled(budget(&status.budget), self.style(tone));
+        let style = self.style_if(status.budget.alert, Tone::Warning);
+        let money = Line::styled(budget(&status.budget), style);
         vec![title, numbers, money]
     }
 
     fn pauses(&self, live: &Live) -> Vec<Line<'static>> {
-        let pause = |pause: &dispatcher::views::pauses::PauseView| {
+        let pause = |pause: &PauseView| {
             let words = format!(
                 "paused: {} for {}",
                 pause.target,
@@ -233,7 +214,7 @@ impl Picture<'_> {
     fn table<const N: usize>(
         &self,
         head: [&'static str; N],
-        rows: impl IntoIterator<Item = [Part; N]>,
+        rows: impl IntoIterator<Item = [Span<'static>; N]>,
         widths: [Constraint; N],
         area: Rect,
     ) -> Table<'static> {
@@ -241,7 +222,7 @@ impl Picture<'_> {
         let columns = Layout::horizontal(widths)
             .spacing(GAP)
             .areas::<N>(Rect { height: 1, ..area });
-        let row = |mut parts: [Part; N]| {
+        let row = |mut parts: [Span<'static>; N]| {
             for (part, column) in parts.iter_mut().zip(columns) {
                 part.content = cut(&part.content, column.width.into()).into();
             }
@@ -252,8 +233,8 @@ impl Picture<'_> {
             .column_spacing(GAP)
     }
 
-    fn state(&self, word: &str, tone: Tone) -> Part {
-        Part::styled(word.to_owned(), self.style(tone))
+    fn state(&self, word: &str, tone: Tone) -> Span<'static> {
+        Span::styled(word.to_owned(), self.style(tone))
     }
 
     fn programmers(&self, live: &Live, area: Rect) -> Table<'static> {
@@ -267,15 +248,11 @@ impl Picture<'_> {
             .map(|one| self.programmer(live, one));
         let below = all.len().saturating_sub(from + fit);
         let more = (below > 0).then(|| {
-            [
-                format!("↓ {below} more"),
-                String::new(),
-                String::new(),
-                String::new(),
-                String::new(),
-            ]
+            let blank = || Span::raw("");
+            let words = Span::styled(format!("↓ {below} more"), self.muted());
+            [words, blank(), blank(), blank(), blank()]
         });
-        let rows = rows.chain(more.map(|more| more.map(|text| Part::styled(text, self.muted()))));
+        let rows = rows.chain(more);
         let llm = widest(all.iter().map(|one| one.current_llm.as_str()), 34);
         let widths = [
             Constraint::Length(10),
@@ -292,7 +269,7 @@ impl Picture<'_> {
         )
     }
 
-    fn programmer(&self, live: &Live, one: &ProgrammerStatus) -> [Part; 5] {
+    fn programmer(&self, live: &Live, one: &ProgrammerStatus) -> [Span<'static>; 5] {
         let since = one
             .since
             .map(|since| span(self.now, since))
@@ -303,26 +280,24 @@ impl Picture<'_> {
                 None => task.to_string(),
             }
         });
-        let llm_tone = if one.using_backup {
-            Tone::Warning
-        } else {
-            Tone::Plain
-        };
         [
             one.agent.clone().into(),
             if one.unknown {
                 "?".into()
             } else {
-                self.state(word(one.state), tone(one.state))
+                self.state(one.state.as_str(), tone(one.state))
             },
             since.into(),
-            Part::styled(one.current_llm.clone(), self.style(llm_tone)),
+            Span::styled(
+                one.current_llm.clone(),
+                self.style_if(one.using_backup, Tone::Warning),
+            ),
             one_line(&words.unwrap_or_else(|| with_clocks(&one.reason, self.now))).into(),
         ]
     }
 
     fn routes(&self, live: &Live, area: Rect) -> Table<'static> {
-        let row = |route: &dispatcher::views::pool_status::RouteStatus| {
+        let row = |route: &RouteStatus| {
             let oldest = route
                 .oldest_waiting
                 .map(|since| span(self.now, since))
@@ -335,7 +310,7 @@ impl Picture<'_> {
                 route.running.to_string(),
                 served,
             ]
-            .map(Part::from)
+            .map(Span::from)
         };
         let name = widest(
             live.status.routes.iter().map(|route| route.name.as_str()),
@@ -352,12 +327,7 @@ impl Picture<'_> {
     }
 
     fn breakers(&self, live: &Live, area: Rect) -> Table<'static> {
-        let shut = live
-            .status
-            .breakers
-            .iter()
-            .filter(|breaker| breaker.state != BreakerState::Closed);
-        let row = |breaker: &dispatcher::views::llms::BreakerStatus| {
+        let row = |breaker: &BreakerStatus| {
             let why = breaker
                 .reason
                 .map(|fault| format!("{} × {}", breaker.failures, fault.as_str()));
@@ -387,7 +357,7 @@ impl Picture<'_> {
         ];
         self.table(
             ["breaker", "state", "probe", "why"],
-            shut.map(row),
+            live.status.open_breakers().map(row),
             widths,
             area,
         )
@@ -401,7 +371,7 @@ impl Picture<'_> {
                 .unwrap_or_default();
             [
                 task.id.to_string().into(),
-                self.state(task.status.as_str(), Tone::of_task(task.status)),
+                self.state(task.status.as_str(), task_tone(task.status)),
                 ago.into(),
                 one_line(&format!("{} {}", details(task).trim(), task.summary)).into(),
             ]
@@ -416,9 +386,6 @@ impl Picture<'_> {
         )
     }
 }
-
-/// The content of a cell.
-type Part = Span<'static>;
 
 fn cut(text: &str, width: usize) -> String {
     match text.char_indices().nth(width) {
@@ -446,9 +413,9 @@ fn widest<'a>(texts: impl Iterator<Item = &'a str>, most: u16) -> Constraint {
 }
 
 fn span(to: Timestamp, from: Timestamp) -> String {
-    age(u64::try_from(to.since(from).as_millis()).unwrap_or(u64::MAX))
+    age(millis(from, to))
 }
 
 #[cfg(test)]
-#[path = "picture_tests.rs"]
+#[path = "render_tests.rs"]
 pub(in crate::watch) mod tests;

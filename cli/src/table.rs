@@ -7,7 +7,8 @@ use anstream::ColorChoice;
 use comfy_table::{
     CellAlignment, Color, ColumnConstraint, ContentArrangement, LineStyle, TableStyle, Width,
 };
-use dispatcher::views::filter::Stage;
+use pool_api::events::Tone;
+use pool_api::tasks::Stage;
 
 /// The last column shrinks on a narrow terminal, down to this width, or to its longest word.
 const LAST: u16 = 24;
@@ -21,25 +22,13 @@ const GAP: u16 = 2;
 const STYLE: TableStyle =
     TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 
-/// The meaning of a text, shown as its colour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Tone {
-    Plain,
-    Good,
-    Active,
-    Warning,
-    Bad,
-}
-
-impl Tone {
-    /// The tone of a task's state.
-    pub(crate) fn of_task(status: Stage) -> Self {
-        match status {
-            Stage::Succeeded => Self::Good,
-            Stage::Running => Self::Active,
-            Stage::Queued | Stage::Cancelled => Self::Plain,
-            Stage::Failed | Stage::Rejected | Stage::Expired => Self::Bad,
-        }
+/// The tone of a task's state.
+pub(crate) fn task_tone(status: Stage) -> Tone {
+    match status {
+        Stage::Succeeded => Tone::Good,
+        Stage::Running => Tone::Active,
+        Stage::Queued | Stage::Cancelled => Tone::Neutral,
+        Stage::Failed | Stage::Rejected | Stage::Expired => Tone::Bad,
     }
 }
 
@@ -60,13 +49,13 @@ impl Cell {
 
 impl From<String> for Cell {
     fn from(text: String) -> Self {
-        Self::toned(&text, Tone::Plain)
+        Self::toned(&text, Tone::Neutral)
     }
 }
 
 impl From<&str> for Cell {
     fn from(text: &str) -> Self {
-        Self::toned(text, Tone::Plain)
+        Self::toned(text, Tone::Neutral)
     }
 }
 
@@ -174,6 +163,11 @@ impl Rows {
     }
 }
 
+/// The text of a cell that may be empty.
+pub(crate) fn or_blank(value: Option<impl ToString>) -> String {
+    value.map_or(String::new(), |value| value.to_string())
+}
+
 /// Decides by `--color`, `NO_COLOR` and the kind of standard output, in this order.
 fn colors() -> bool {
     anstream::AutoStream::choice(&std::io::stdout()) != ColorChoice::Never
@@ -181,7 +175,7 @@ fn colors() -> bool {
 
 fn color(tone: Tone) -> Option<Color> {
     match tone {
-        Tone::Plain => None,
+        Tone::Neutral => None,
         Tone::Good => Some(Color::Green),
         Tone::Active => Some(Color::Cyan),
         Tone::Warning => Some(Color::Yellow),

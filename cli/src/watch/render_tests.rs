@@ -2,8 +2,8 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use serde_json::{Value, json};
 
-use super::super::Which;
-use super::super::feed::Heard;
+use super::super::WatchFilter;
+use super::super::feed::FeedMessage;
 use super::super::follow::tests::task;
 use super::*;
 
@@ -35,16 +35,16 @@ pub(in crate::watch) fn live(programmers: usize) -> Live {
 
 /// The lines of the view.
 fn seen(programmers: usize, (width, height): (u16, u16), scrolled: usize) -> Vec<String> {
-    let mut follow = Follow::new(Which::default());
+    let mut follow = Follow::new(WatchFilter::default());
     for heard in [
-        Heard::Connected,
-        Heard::State(Box::new(live(programmers))),
-        Heard::Tasks(vec![task("done", "failed", 1)]),
+        FeedMessage::Connected,
+        FeedMessage::State(Box::new(live(programmers))),
+        FeedMessage::Tasks(vec![task("done", "failed", 1)]),
     ] {
         follow.hear(heard).expect("it goes on");
     }
     let now = "2026-01-31T12:01:05Z".parse().expect("a time");
-    let picture = Picture {
+    let view = WatchView {
         url: "http://pool",
         follow: &follow,
         now,
@@ -52,9 +52,7 @@ fn seen(programmers: usize, (width, height): (u16, u16), scrolled: usize) -> Vec
         scrolled,
     };
     let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a terminal");
-    terminal
-        .draw(|frame| draw(frame, &picture))
-        .expect("a picture");
+    terminal.draw(|frame| render(frame, &view)).expect("a view");
     let buffer = terminal.backend().buffer();
     let line = |y| {
         (0..width)
