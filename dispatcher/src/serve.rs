@@ -11,7 +11,7 @@ use pool_broker::process::{Process, called};
 use pool_broker::service::Services;
 use pool_config::{Env, load};
 use pool_core::pool::Pool;
-use pool_telemetry::clock::wall_clock;
+use pool_telemetry::clock::{new_id, wall_clock};
 use pool_telemetry::{self, LogFormat, init_logs, install_metrics};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -145,7 +145,7 @@ async fn serve(
     let (reader, outputs, dead) = start_services(base, &mut services);
     let app = App {
         intake: intake(&reader),
-        hub: Hub::new(uuid::Uuid::now_v7().simple().to_string()),
+        hub: Hub::new(new_id::<uuid::Uuid>().simple().to_string()),
         streams: Arc::new(Semaphore::new(events::STREAMS)),
         ending: told.clone(),
         access: api_listener.access,

@@ -18,7 +18,7 @@ use pool_core::money::MicroUsd;
 use pool_core::pool::{self, Pool};
 use pool_core::rules::LEASE_MARGIN;
 use pool_core::state::Verdict;
-use pool_telemetry::clock::wall_clock;
+use pool_telemetry::clock::{new_id, wall_clock};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -119,7 +119,7 @@ impl Prober {
     async fn probe(&self, due: DueProbe) {
         // Before the lease is taken, so that another process may probe until then.
         let _place = self.upstreams.place_for_probe(&due.key.llm).await;
-        let (probe, began) = (AttemptId::new(), Instant::now());
+        let (probe, began) = (new_id::<AttemptId>(), Instant::now());
         let DueProbe {
             key,
             scope,

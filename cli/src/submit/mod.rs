@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use pool_api::format::counted;
-use pool_api::tasks::{TaskView, new_id};
+use pool_api::tasks::TaskView;
 use pool_core::id::TaskId;
+use pool_telemetry::clock::new_id;
 use serde_json::{Map, Value, json};
 
 use crate::check::PoolFileArgs;

@@ -308,7 +308,7 @@ pub(super) fn give_ids(tasks: &mut [Value], batch: &TaskId) -> bool {
 mod tests {
     use super::*;
     use pool_api::problem::QueueFull;
-    use pool_api::tasks::new_id;
+    use pool_telemetry::clock::new_id;
 
     #[test]
     fn every_task_has_an_id_before_it_is_sent() {

@@ -4,14 +4,14 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use pool_api::tasks::{Force, Requeued, Retried, new_id};
+use pool_api::tasks::{Force, Requeued, Retried};
 use pool_broker::headers::Reply;
 use pool_broker::steps::{Reissued, reissue};
 use pool_core::id::TaskId;
 use pool_core::result::Status;
 use pool_core::state::{Outcome, TaskState};
 use pool_core::task::Task;
-use pool_telemetry::clock::wall_clock;
+use pool_telemetry::clock::{new_id, wall_clock};
 
 use super::app::{App, detached};
 use super::error::ApiError;
@@ -238,7 +238,7 @@ mod tests {
             });
             let batch = EventBatch {
                 v: 1,
-                emitter: EmitterId::new(),
+                emitter: new_id::<EmitterId>(),
                 first: 0,
                 at_ms: 1,
                 events: vec![submitted, finished],

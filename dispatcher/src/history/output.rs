@@ -171,6 +171,7 @@ impl KeptOutputs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pool_telemetry::clock::new_id;
 
     fn progress(attempt: AttemptId, check: Option<&str>, text: &str) -> Progress {
         let programmer = ProgrammerId::new("001").expect("an id");
@@ -197,7 +198,7 @@ mod tests {
         let (outputs, task, first) = (
             Outputs::default(),
             TaskId::new("t").expect("an id"),
-            AttemptId::new(),
+            new_id::<AttemptId>(),
         );
         outputs.hear(&task, progress(first, None, "one\n"));
         let version = outputs.version_of(&task);
@@ -210,7 +211,7 @@ mod tests {
             (BYTES, 4),
             "the oldest bytes are gone, and counted"
         );
-        let second = AttemptId::new();
+        let second = new_id::<AttemptId>();
         outputs.hear(&task, progress(second, None, "two\n"));
         let output = outputs.of(&task).expect("an output");
         assert_eq!(
@@ -236,7 +237,7 @@ mod tests {
         let (outputs, task, attempt) = (
             Outputs::default(),
             TaskId::new("t").expect("an id"),
-            AttemptId::new(),
+            new_id::<AttemptId>(),
         );
         let mut seen: Vec<Section> = Vec::new();
         let mut known: Option<AttemptOutput> = None;
@@ -293,7 +294,7 @@ mod tests {
         let (outputs, task, attempt) = (
             Outputs::default(),
             TaskId::new("t").expect("an id"),
-            AttemptId::new(),
+            new_id::<AttemptId>(),
         );
         outputs.hear(
             &task,
@@ -330,7 +331,7 @@ mod tests {
         let (outputs, task, attempt) = (
             Outputs::default(),
             TaskId::new("t").expect("an id"),
-            AttemptId::new(),
+            new_id::<AttemptId>(),
         );
         for n in 0..3 * SECTIONS {
             outputs.hear(&task, progress(attempt, Some(&n.to_string()), ""));

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::{StreamExt, stream};
 use pool_api::problem::QueueFull;
-use pool_api::tasks::new_id;
 use pool_broker::BrokerError;
 use pool_broker::event_log::LogError;
 use pool_broker::fault::{Point, point};
@@ -21,7 +20,7 @@ use pool_core::routing::{Unroutable, routing_key};
 use pool_core::state::{Refusal, TaskState, Verdict};
 use pool_core::task::{Task, TaskMessage};
 use pool_core::time::Timestamp;
-use pool_telemetry::clock::wall_clock;
+use pool_telemetry::clock::{new_id, wall_clock};
 
 use crate::history::{EntryKind, History};
 use queue_limits::{QueueLimits, Slot, Wanted};

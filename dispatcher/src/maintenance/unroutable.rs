@@ -22,6 +22,7 @@ use pool_core::routing::{CapabilitySet, Routes, parse_routing_key, queue_name, r
 use pool_core::state::{PoolState, Verdict};
 use pool_core::task::{Task, TaskMessage};
 use pool_core::time::Timestamp;
+use pool_telemetry::clock::new_id;
 use tokio::time::Instant;
 
 use super::configuration;
@@ -166,7 +167,7 @@ async fn inherit(
     let Some((programmer, route)) = process.log.read(owned) else {
         return Ok(None);
     };
-    let (attempt, token) = (AttemptId::new(), headers::token(&delivery.properties));
+    let (attempt, token) = (new_id::<AttemptId>(), headers::token(&delivery.properties));
     let body_hash = task.body_hash();
     let started = Event::from(TaskStarted {
         task: task.id,

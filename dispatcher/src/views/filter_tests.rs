@@ -10,6 +10,7 @@ use pool_core::money::MicroUsd;
 use pool_core::result::Status;
 use pool_core::state::PoolState;
 use pool_core::time::Timestamp;
+use pool_telemetry::clock::new_id;
 
 use super::*;
 
@@ -21,7 +22,7 @@ fn id(n: u64) -> TaskId {
 
 /// Tasks that were submitted one after another; every third has failed.
 fn fold() -> PoolState {
-    let (mut fold, emitter, mut first) = (PoolState::new(), EmitterId::new(), 0);
+    let (mut fold, emitter, mut first) = (PoolState::new(), new_id::<EmitterId>(), 0);
     for n in 0..COUNT {
         let (body_hash, route) = (String::new(), "fast".to_owned());
         let mut events = vec![Event::from(TaskSubmitted {
@@ -120,7 +121,7 @@ fn a_task_whose_programmer_is_not_heard_of_any_more_is_queued_again() {
     fold.apply(
         &EventBatch {
             v: 1,
-            emitter: EmitterId::new(),
+            emitter: new_id::<EmitterId>(),
             first: 0,
             at_ms: 9_000,
             events: vec![started],

@@ -223,6 +223,7 @@ fn hash(task: &TaskId) -> u64 {
 mod tests {
     use super::*;
     use pool_core::event::{BudgetSettled, PoolEvent, TaskCancelled, TaskPublished, TaskStarted};
+    use pool_telemetry::clock::new_id;
 
     fn task(n: usize) -> TaskId {
         TaskId::new(format!("t{n}")).expect("an id")
@@ -325,7 +326,7 @@ mod tests {
     #[test]
     fn what_names_only_the_attempt_is_in_its_tasks_timeline() {
         let journal = Journal::default();
-        let attempt = AttemptId::new();
+        let attempt = new_id::<AttemptId>();
         let started = Event::from(TaskStarted {
             task: task(1),
             attempt,

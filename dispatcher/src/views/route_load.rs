@@ -73,6 +73,7 @@ mod tests {
     use pool_core::routing::Routes;
 
     use super::*;
+    use pool_telemetry::clock::new_id;
 
     #[test]
     fn a_task_whose_programmer_is_not_heard_of_any_more_waits_with_its_age() {
@@ -103,7 +104,7 @@ mod tests {
         let mut fold = PoolState::new();
         let batch = EventBatch {
             v: 1,
-            emitter: EmitterId::new(),
+            emitter: new_id::<EmitterId>(),
             first: 0,
             at_ms: 5,
             events: vec![submitted, started],

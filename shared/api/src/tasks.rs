@@ -188,10 +188,3 @@ impl Retried {
         }
     }
 }
-
-/// An id that sorts by its creation time.
-pub fn new_id() -> TaskId {
-    let text = format!("t-{}", uuid::Uuid::now_v7().simple());
-    // A UUID in hexadecimal after `t-` fits the pattern of task ids.
-    TaskId::new(text).unwrap_or_else(|_| unreachable!("a UUID is a task id"))
-}

@@ -8,6 +8,7 @@ use super::topology::REPLY_PREFIX;
 use pool_core::id::Token;
 use pool_core::task::TaskMessage;
 use pool_core::time::Timestamp;
+use pool_telemetry::clock::new_id;
 
 const GENERATION: &str = "pool-generation";
 const SUBMITTED_MS: &str = "pool-submitted-ms";
@@ -203,7 +204,7 @@ impl DeadLetterInfo {
             reason.push('…');
         }
         Self {
-            id: uuid::Uuid::now_v7().simple().to_string(),
+            id: new_id::<uuid::Uuid>().simple().to_string(),
             reason,
             at,
             from: from.into(),

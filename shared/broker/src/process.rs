@@ -23,7 +23,7 @@ use pool_core::event::EmitterId;
 use pool_core::heartbeat::Heartbeat;
 use pool_core::pool::{Events, Pool};
 use pool_core::routing::Routes;
-use pool_telemetry::clock::wall_clock;
+use pool_telemetry::clock::{new_id, wall_clock};
 
 /// About how often a process without news from the event log checks whether the stream still exists.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -71,7 +71,7 @@ impl Process {
         let routes = Arc::new(Routes::new(&pool.capabilities()));
         declare(&consume, &routes, pool).await?;
         let clock = Arc::new(Clock::new());
-        let id = EmitterId::new();
+        let id = new_id::<EmitterId>();
         let (log, of_log) = Log::new(
             consume.clone(),
             publisher.clone(),

@@ -104,13 +104,13 @@ macro_rules! uuid_id {
         #[serde(transparent)]
         pub struct $type(uuid::Uuid);
 
-        impl $type {
-            /// A new id. Ids sort by the time when they were made (UUID version 7).
-            #[expect(clippy::new_without_default, reason = "an id that is made by accident is a bug")]
-            pub fn new() -> Self {
-                Self(uuid::Uuid::now_v7())
+        impl From<uuid::Uuid> for $type {
+            fn from(id: uuid::Uuid) -> Self {
+                Self(id)
             }
+        }
 
+        impl $type {
             /// An id with a fixed value, for tests.
             pub fn from_u128(value: u128) -> Self {
                 Self(uuid::Uuid::from_u128(value))
@@ -149,6 +149,13 @@ name!(
     "1 to 64 characters of A-Z a-z 0-9 _ -, not beginning with -",
     |text| is_word(text, 64, word_byte) && !text.starts_with('-')
 );
+
+impl From<uuid::Uuid> for TaskId {
+    /// The id of a task whose submitter chose none: `t-` and the UUID in hexadecimal.
+    fn from(id: uuid::Uuid) -> Self {
+        Self(format!("t-{}", id.simple()))
+    }
+}
 
 name!(
     /// The id of a programmer: `001` in the sample pool. Tables and pages show it as `Prog-001`.

@@ -19,7 +19,7 @@ use pool_core::event::{
 use pool_core::result::ResultMessage;
 use pool_core::routing::Routes;
 use pool_core::state::{PoolState, Verdict};
-use pool_telemetry::clock::wall_clock;
+use pool_telemetry::clock::{new_id, wall_clock};
 use serde_json::json;
 
 use super::checker::{Answer, Outcome};
@@ -68,7 +68,7 @@ impl Record {
 /// # Errors
 /// When the broker does not give it.
 pub async fn read_log(connection: &Connection) -> anyhow::Result<Record> {
-    let mark = EmitterId::new();
+    let mark = new_id::<EmitterId>();
     let batch = json!({"v": 1, "emitter": mark, "first": 0, "at_ms": wall_clock().0, "events": [{"kind": "unknown"}]});
     let properties = BasicProperties::default();
     let is_mark = |delivery: &Delivery| {
@@ -103,7 +103,7 @@ pub async fn read_log(connection: &Connection) -> anyhow::Result<Record> {
 /// # Errors
 /// When the broker does not give them.
 pub async fn read_history(connection: &Connection) -> anyhow::Result<Vec<Answer>> {
-    let kind = format!("mark-{:?}", EmitterId::new());
+    let kind = format!("mark-{:?}", new_id::<EmitterId>());
     let properties = BasicProperties::default().with_type(kind.as_str().into());
     let is = |delivery: &Delivery, kind: &str| {
         delivery

@@ -7,7 +7,7 @@ use pool_core::id::{AttemptId, ProgrammerId};
 use pool_core::money::MicroUsd;
 use pool_core::result::Status;
 use pool_core::time::Timestamp;
-use pool_telemetry::clock::wall_clock;
+use pool_telemetry::clock::{new_id, wall_clock};
 use serde_json::json;
 
 use crate::support::clock::{FakeClock, zone_whose_day_ends_in};
@@ -37,7 +37,7 @@ async fn paid_llm() -> Llm {
 
 /// Records that this much was spent before.
 async fn spend(log: &mut EventLog, amount_usd: &str) {
-    let attempt = AttemptId::new();
+    let attempt = new_id::<AttemptId>();
     let reserved = json!({"kind": "reserved", "attempt": attempt, "programmer": "001", "amount_usd": amount_usd});
     let settled =
         json!({"kind": "settled", "attempt": attempt, "cost_usd": amount_usd, "by_llm": {}});

@@ -9,6 +9,7 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Connection};
 use pool_core::id::AttemptId;
 use pool_core::result::{ErrorKind, Status};
+use pool_telemetry::clock::new_id;
 use serde_json::json;
 
 use crate::support::amqp::channel;
@@ -279,7 +280,7 @@ async fn a_late_start_of_an_earlier_delivery_takes_nothing_back() {
     // Appends a start as if the first worker's had been on its way all the time, for an unknown
     // attempt.
     let mut delayed = first.clone();
-    delayed["attempt"] = serde_json::to_value(AttemptId::new()).expect("an id");
+    delayed["attempt"] = serde_json::to_value(new_id::<AttemptId>()).expect("an id");
     let entries = log.append(&[delayed]).await;
     let last = entries
         .iter()

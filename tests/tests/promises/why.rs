@@ -1,6 +1,8 @@
 //! For every waiting task the pool says why it waits, and the reason is true.
 
+use pool_core::id::AttemptId;
 use pool_core::time::Timestamp;
+use pool_telemetry::clock::new_id;
 use serde_json::{Value, json};
 
 use crate::support::bench::Bench;
@@ -186,7 +188,7 @@ async fn a_task_that_no_money_is_left_for_says_so_and_until_when() {
     let llm = Llm::start_with_usage(100, 100).await;
     let pool = Pool::start(&paid(&llm)).await;
     let mut log: EventLog = pool.event_log().await;
-    let attempt = pool_core::id::AttemptId::new();
+    let attempt = new_id::<AttemptId>();
     let reserved =
         json!({"kind": "reserved", "attempt": attempt, "programmer": "001", "amount_usd": "0.99"});
     log.append(&[reserved]).await;

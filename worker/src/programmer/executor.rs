@@ -12,7 +12,7 @@ use pool_core::id::AttemptId;
 use pool_core::result::{ResultMessage, Usage};
 use pool_core::state::Verdict;
 use pool_core::time::Timestamp;
-use pool_telemetry::clock::wall_clock;
+use pool_telemetry::clock::{new_id, wall_clock};
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::{AttemptEnd, AttemptOutcome, HandBack};
@@ -75,7 +75,7 @@ impl ProgrammerRunner {
         if examination != Examination::Claim {
             return self.refuse(&delivery, &delivered, examination).await;
         }
-        let attempt = AttemptId::new();
+        let attempt = new_id::<AttemptId>();
         point(Point::Claiming);
         let unread = self.process.log.read(|fold| self.completer.unread(fold));
         match self

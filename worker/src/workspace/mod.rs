@@ -33,7 +33,7 @@ use pool_core::pool;
 use pool_core::result::{ErrorKind, TaskFailure};
 use pool_core::source::{GitRef, Repository};
 use pool_core::task::Task;
-use pool_telemetry::clock::wall_clock;
+use pool_telemetry::clock::{new_id, wall_clock};
 
 pub(crate) use bounds::bound_git;
 pub use changes::WorktreeChanges;
@@ -81,7 +81,7 @@ impl Workspaces {
         env: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> io::Result<Self> {
         let git = Git::new(path, env);
-        let lock = WorkspaceLock::begin(&config.dir, &AttemptId::new().to_string())?;
+        let lock = WorkspaceLock::begin(&config.dir, &new_id::<AttemptId>().to_string())?;
         let mirrors = Mirrors::new(
             git.clone(),
             config.dir.join("mirrors"),

@@ -11,6 +11,7 @@ use pool_core::id::AttemptId;
 use pool_core::pool::{self, AgentKind, Secret};
 use pool_core::result::{ErrorKind, TaskFailure};
 use pool_core::source::RelativePath;
+use pool_telemetry::clock::new_id;
 use tokio_util::sync::CancellationToken;
 use worker::agent::{AgentEvidence, AgentRun, Edit, Job, from_config, judge};
 use worker::sandbox::{Exit, Watch};
@@ -76,7 +77,7 @@ async fn a_command_agent_gets_its_words_its_environment_and_no_more() {
     let bench = Bench::new();
     let workspaces = bench.workspaces();
     let worktree = workspaces
-        .prepare(&task(), AttemptId::new())
+        .prepare(&task(), new_id::<AttemptId>())
         .await
         .expect("a worktree");
     let kind = shell_agent(
@@ -116,7 +117,7 @@ async fn a_command_agent_gets_the_variables_of_the_pool_file_filled_in() {
     let bench = Bench::new();
     let workspaces = bench.workspaces();
     let worktree = workspaces
-        .prepare(&task(), AttemptId::new())
+        .prepare(&task(), new_id::<AttemptId>())
         .await
         .expect("a worktree");
     let argv = [
@@ -158,7 +159,7 @@ async fn a_program_that_is_missing_is_a_mistake_of_the_configuration() {
     let bench = Bench::new();
     let workspaces = bench.workspaces();
     let worktree = workspaces
-        .prepare(&task(), AttemptId::new())
+        .prepare(&task(), new_id::<AttemptId>())
         .await
         .expect("a worktree");
     write(&worktree.path().join("no-such-agent"), "#!/bin/sh\n");
@@ -184,7 +185,7 @@ async fn noop_does_nothing_and_succeeds() {
     let bench = Bench::new();
     let workspaces = bench.workspaces();
     let worktree = workspaces
-        .prepare(&task(), AttemptId::new())
+        .prepare(&task(), new_id::<AttemptId>())
         .await
         .expect("a worktree");
     let run = run(&AgentKind::Noop, &job(&worktree, &[]))
@@ -233,7 +234,7 @@ async fn aider_sees_no_configuration_of_the_repository_and_leaves_none() {
     );
     let workspaces = bench.workspaces();
     let worktree = workspaces
-        .prepare(&task(), AttemptId::new())
+        .prepare(&task(), new_id::<AttemptId>())
         .await
         .expect("a worktree");
     let kind = AgentKind::Aider {
@@ -299,7 +300,7 @@ async fn aiders_own_configuration_cannot_be_a_file_of_the_task() {
     let bench = Bench::new();
     let workspaces = bench.workspaces();
     let worktree = workspaces
-        .prepare(&task(), AttemptId::new())
+        .prepare(&task(), new_id::<AttemptId>())
         .await
         .expect("a worktree");
     let kind = AgentKind::Aider {
@@ -321,7 +322,7 @@ async fn an_aider_that_did_nothing_it_should_is_a_mistake_of_the_configuration()
     let bench = Bench::new();
     let workspaces = bench.workspaces();
     let worktree = workspaces
-        .prepare(&task(), AttemptId::new())
+        .prepare(&task(), new_id::<AttemptId>())
         .await
         .expect("a worktree");
     let kind = AgentKind::Aider {

@@ -11,6 +11,7 @@ use llm_gateway::record::RunRecord;
 use pool_core::id::AttemptId;
 use pool_core::pool::AgentKind;
 use pool_core::result::{ErrorKind, TaskFailure};
+use pool_telemetry::clock::new_id;
 use serde_json::{Value, json};
 use worker::agent::{AgentRun, Edit, judge};
 use worker::workspace::WorktreeChanges;
@@ -72,7 +73,7 @@ async fn aider(
     };
     let workspaces = bench.workspaces();
     let worktree = workspaces
-        .prepare(&task(), AttemptId::new())
+        .prepare(&task(), new_id::<AttemptId>())
         .await
         .expect("a worktree");
     let mut job = job(&worktree, &["calc.py"]);

@@ -10,6 +10,7 @@ use pool_core::id::AttemptId;
 use pool_core::money::MicroUsd;
 use pool_core::result::{ErrorKind, ResultMessage, Status, Usage};
 use pool_core::time::Timestamp;
+use pool_telemetry::clock::new_id;
 use pool_tests::scripted_llm::{Answer, Fail, Rule, Script, ScriptedLlm};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -95,7 +96,7 @@ impl Rig {
             read(task.to_string().as_bytes(), &BasicProperties::default()).expect("a task");
         let claimed = Claimed {
             delivered,
-            attempt: AttemptId::new(),
+            attempt: new_id::<AttemptId>(),
             number: 1,
             spent: Default::default(),
             since: Timestamp(0),

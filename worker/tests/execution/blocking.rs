@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use pool_core::id::AttemptId;
+use pool_telemetry::clock::new_id;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -82,7 +83,7 @@ async fn aider_finds_its_papers_whatever_lies_in_their_places() {
     let stand_in = program(&bench, "aider", script);
     let workspaces = bench.workspaces();
     let worktree = workspaces
-        .prepare(&task(), AttemptId::new())
+        .prepare(&task(), new_id::<AttemptId>())
         .await
         .expect("a worktree");
     let kind = pool_core::pool::AgentKind::Aider {
@@ -196,7 +197,7 @@ async fn a_git_that_nobody_waits_for_may_remove_its_locks() {
         Workspaces::open_with(&bench.config(), path.into(), []).expect("a workspace directory");
     let task = task();
     tokio::select! {
-        prepared = workspaces.prepare(&task, AttemptId::new()) => panic!("this git never ends: {prepared:?}"),
+        prepared = workspaces.prepare(&task, new_id::<AttemptId>()) => panic!("this git never ends: {prepared:?}"),
         held = eventually(|| lock.exists()) => assert!(held, "git holds its lock"),
     }
     assert!(

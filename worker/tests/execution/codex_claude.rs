@@ -13,6 +13,7 @@ use llm_gateway::{CallPlan, Gateway, Upstreams};
 use pool_core::id::AttemptId;
 use pool_core::pool::{AgentKind, Failover, Pool, Secret};
 use pool_core::result::{ErrorKind, TaskFailure, Usage};
+use pool_telemetry::clock::new_id;
 use pool_tests::scripted_llm::{Script, ScriptedLlm};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -101,7 +102,7 @@ impl Kind {
         let bench = Bench::new();
         let workspaces = bench.workspaces();
         let worktree = workspaces
-            .prepare(&task(), AttemptId::new())
+            .prepare(&task(), new_id::<AttemptId>())
             .await
             .expect("a worktree");
         let job = Job {

@@ -4,6 +4,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use pool_core::id::AttemptId;
+use pool_telemetry::clock::new_id;
 use serde_json::json;
 
 use crate::agents::{job, run, shell_agent};
@@ -104,7 +105,7 @@ async fn variables_that_name_a_repository_do_not_reach_an_agent() {
     let before = state(&outer);
     let workspaces = bench.workspaces();
     let worktree = workspaces
-        .prepare(&task(), AttemptId::new())
+        .prepare(&task(), new_id::<AttemptId>())
         .await
         .expect("a worktree");
     let mut job = job(&worktree, &[]);

@@ -13,6 +13,7 @@ use llm_gateway::permits::Unlimited;
 use pool_core::id::AttemptId;
 use pool_core::result::{ErrorKind, ResultMessage, Status};
 use pool_core::time::Timestamp;
+use pool_telemetry::clock::new_id;
 use pool_tests::scripted_llm::{Answer, Behave, Fail, Rule, Script, ScriptedLlm};
 use serde_json::json;
 use tokio::net::TcpSocket;
@@ -204,7 +205,7 @@ impl Ward {
             read(task.to_string().as_bytes(), &BasicProperties::default()).expect("a task");
         let claimed = Claimed {
             delivered,
-            attempt: AttemptId::new(),
+            attempt: new_id::<AttemptId>(),
             number: 1,
             spent: Default::default(),
             since: Timestamp(0),

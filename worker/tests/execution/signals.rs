@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::{SigSet, Signal};
 use pool_core::id::AttemptId;
 use pool_core::pool;
+use pool_telemetry::clock::new_id;
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -124,7 +125,7 @@ async fn stands_in_for_a_worker() {
     let workspaces = Workspaces::open_with(&config, path.into(), [])
         .expect("the workspace directory is writable");
     workspaces
-        .prepare(&task(), AttemptId::new())
+        .prepare(&task(), new_id::<AttemptId>())
         .await
         .expect("a worktree");
 }

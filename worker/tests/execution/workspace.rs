@@ -8,6 +8,7 @@ use std::path::Path;
 use futures_util::future::join_all;
 use pool_core::id::AttemptId;
 use pool_core::result::ErrorKind;
+use pool_telemetry::clock::new_id;
 use worker::workspace::{Workspaces, WorktreeChanges};
 
 use crate::repo::{Bench, credit, git, llm, programmer, task, task_on, write};
@@ -33,7 +34,7 @@ async fn a_change_becomes_a_patch_a_commit_and_a_branch() {
     let bench = Bench::new();
     bench.write("gone.txt", "x\n");
     let base = bench.commit("second");
-    let (workspaces, task, attempt) = (bench.workspaces(), task(), AttemptId::new());
+    let (workspaces, task, attempt) = (bench.workspaces(), task(), new_id::<AttemptId>());
     let worktree = workspaces
         .prepare(&task, attempt)
         .await
@@ -115,7 +116,7 @@ async fn ten_attempts_at_once_on_one_repository_do_not_meet() {
     let attempts = (0..10).map(|number| {
         let (workspaces, task, programmer, llm) = (&workspaces, &task, &programmer, &llm);
         async move {
-            let attempt = AttemptId::new();
+            let attempt = new_id::<AttemptId>();
             let worktree = workspaces.prepare(task, attempt).await.expect("a worktree");
             write(
                 &worktree.path().join("calc.py"),
@@ -205,7 +206,7 @@ async fn nothing_that_stands_in_a_repository_runs() {
     let (workspaces, task) = (bench.workspaces(), task());
     let _ = std::fs::remove_file(&trap);
     let worktree = workspaces
-        .prepare(&task, AttemptId::new())
+        .prepare(&task, new_id::<AttemptId>())
         .await
         .expect("a worktree");
     // The agent's own repository is hostile to the worker, too.
@@ -277,7 +278,7 @@ async fn a_half_applied_edit_is_gone_after_a_reset() {
     bench.commit("ignore");
     let workspaces = bench.workspaces();
     let worktree = workspaces
-        .prepare(&task(), AttemptId::new())
+        .prepare(&task(), new_id::<AttemptId>())
         .await
         .expect("a worktree");
     let tree = worktree.path();
@@ -311,7 +312,7 @@ async fn checks_see_what_the_patch_holds_and_no_ignored_file() {
     bench.commit("ignore");
     let workspaces = bench.workspaces();
     let worktree = workspaces
-        .prepare(&task(), AttemptId::new())
+        .prepare(&task(), new_id::<AttemptId>())
         .await
         .expect("a worktree");
     write(&worktree.path().join("calc.py"), "changed\n");
@@ -359,7 +360,7 @@ async fn changes_that_reach_out_of_the_repository_are_refused() {
     let workspaces = bench.workspaces();
     for (problem, deed) in deeds {
         let worktree = workspaces
-            .prepare(&task(), AttemptId::new())
+            .prepare(&task(), new_id::<AttemptId>())
             .await
             .expect("a worktree");
         deed(&worktree.path());
@@ -390,7 +391,7 @@ async fn links_that_lead_out_of_the_repository_are_out_of_sight_and_stay_in_it()
     bench.commit("links");
     let workspaces = bench.workspaces();
     let worktree = workspaces
-        .prepare(&task(), AttemptId::new())
+        .prepare(&task(), new_id::<AttemptId>())
         .await
         .expect("a worktree");
     for link in ["absolute", "up", "winding"] {
@@ -423,7 +424,7 @@ async fn a_restored_worktree_is_what_was_collected() {
     bench.commit("links");
     let workspaces = bench.workspaces();
     let worktree = workspaces
-        .prepare(&task(), AttemptId::new())
+        .prepare(&task(), new_id::<AttemptId>())
         .await
         .expect("a worktree");
     let tree = worktree.path();
@@ -467,7 +468,7 @@ async fn bytes_that_are_no_text_survive_in_the_patch() {
     let bench = Bench::new();
     let workspaces = bench.workspaces();
     let worktree = workspaces
-        .prepare(&task(), AttemptId::new())
+        .prepare(&task(), new_id::<AttemptId>())
         .await
         .expect("a worktree");
     write(&worktree.path().join("latin1.txt"), b"caf\xe9\n");
@@ -502,7 +503,7 @@ async fn a_patch_that_is_too_large_for_a_result_is_left_out() {
     let bench = Bench::new();
     let workspaces = bench.workspaces();
     let worktree = workspaces
-        .prepare(&task(), AttemptId::new())
+        .prepare(&task(), new_id::<AttemptId>())
         .await
         .expect("a worktree");
     write(
@@ -557,7 +558,7 @@ async fn mistakes_in_repository_and_base_are_named() {
             format!(r#", "base": "{base}""#)
         };
         let prepared = workspaces
-            .prepare(&task_on(repository, &more), AttemptId::new())
+            .prepare(&task_on(repository, &more), new_id::<AttemptId>())
             .await;
         let error = prepared.expect_err("it must be refused");
         assert_eq!(error.kind, ErrorKind::Repository, "its kind");
@@ -595,7 +596,7 @@ async fn branches_tags_commits_and_other_forms_of_repositories_are_found() {
     ] {
         let task = task_on(repository, &format!(r#", "base": "{base}""#));
         let worktree = workspaces
-            .prepare(&task, AttemptId::new())
+            .prepare(&task, new_id::<AttemptId>())
             .await
             .expect("a worktree");
         assert_eq!(worktree.base(), expected, "{base} of {repository}");
@@ -607,12 +608,12 @@ async fn a_crashed_workers_attempts_are_removed_and_a_live_ones_are_not() {
     let bench = Bench::new();
     let live = bench.workspaces();
     let kept = live
-        .prepare(&task(), AttemptId::new())
+        .prepare(&task(), new_id::<AttemptId>())
         .await
         .expect("a worktree");
     let crashed = bench.workspaces();
     let left = crashed
-        .prepare(&task(), AttemptId::new())
+        .prepare(&task(), new_id::<AttemptId>())
         .await
         .expect("a worktree")
         .path();
@@ -659,7 +660,7 @@ async fn a_dropped_worktree_is_removed_too() {
     let bench = Bench::new();
     let workspaces = bench.workspaces();
     let worktree = workspaces
-        .prepare(&task(), AttemptId::new())
+        .prepare(&task(), new_id::<AttemptId>())
         .await
         .expect("a worktree");
     let dir = worktree.path().parent().expect("a parent").to_owned();
@@ -693,7 +694,7 @@ async fn a_remote_repository_is_mirrored_once_for_all() {
     let first = bench.git(&["rev-parse", "HEAD"]);
     let prepared = join_all((0..10).map(|_| async {
         workspaces
-            .prepare(&task_on(&url, r#", "base": "main""#), AttemptId::new())
+            .prepare(&task_on(&url, r#", "base": "main""#), new_id::<AttemptId>())
             .await
             .expect("a worktree")
     }));
@@ -712,7 +713,7 @@ async fn a_remote_repository_is_mirrored_once_for_all() {
 
     bench.write("calc.py", "second\n");
     let second = bench.commit("second");
-    let (task, attempt) = (task_on(&url, ""), AttemptId::new());
+    let (task, attempt) = (task_on(&url, ""), new_id::<AttemptId>());
     let worktree = workspaces
         .prepare(&task, attempt)
         .await
@@ -739,7 +740,7 @@ async fn a_remote_repository_is_mirrored_once_for_all() {
         .expect("a branch");
     let follow_up = task_on(&url, r#", "base": "pool/task-1""#);
     let worktree = workspaces
-        .prepare(&follow_up, AttemptId::new())
+        .prepare(&follow_up, new_id::<AttemptId>())
         .await
         .expect("a worktree");
     assert_eq!(
@@ -762,7 +763,7 @@ async fn a_remote_that_does_not_answer_is_given_up() {
     let workspaces = Workspaces::open_with(&config, path.into(), [])
         .expect("the workspace directory is writable");
     let error = workspaces
-        .prepare(&task_on("ssh://localhost/x", ""), AttemptId::new())
+        .prepare(&task_on("ssh://localhost/x", ""), new_id::<AttemptId>())
         .await
         .expect_err("no answer");
     assert_eq!(error.kind, ErrorKind::Repository, "its kind");

@@ -120,7 +120,7 @@ mod tests {
     use super::*;
     use futures_util::FutureExt;
     use pool_core::heartbeat::Heartbeat;
-    use pool_telemetry::clock::wall_clock;
+    use pool_telemetry::clock::{new_id, wall_clock};
 
     #[test]
     fn nobody_writes_before_his_clock_was_compared_with_others() {
@@ -130,7 +130,7 @@ mod tests {
             "no other process has sent its time yet"
         );
         clock.heard(&Heartbeat::greeting(
-            EmitterId::new(),
+            new_id::<EmitterId>(),
             "another",
             wall_clock(),
             false,

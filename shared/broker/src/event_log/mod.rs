@@ -29,6 +29,7 @@ use pool_core::id::TaskId;
 use pool_core::pool::Events;
 use pool_core::state::{PoolState, Verdict};
 use pool_telemetry::catalog::LOG_APPEND;
+use pool_telemetry::clock::new_id;
 use pool_telemetry::tasks::Written;
 
 /// How long [`Log::append`] waits until its event is read back.
@@ -130,7 +131,7 @@ impl Log {
             heard: Instant::now(),
         });
         let shared = Arc::new(Shared {
-            emitter: EmitterId::new(),
+            emitter: new_id::<EmitterId>(),
             waiters: Waiters::default(),
             news: News::default(),
             fold: RwLock::default(),

@@ -20,6 +20,7 @@ use crate::topology::EVENTS_STREAM;
 use crate::{BrokerError, log_broker_error};
 use pool_core::event::{EmitterId, Event, EventBatch, EventId, PoolEvent};
 use pool_core::state::{PoolState, Verdict};
+use pool_telemetry::clock::new_id;
 
 /// The most unacknowledged messages; a stream's consumer must set a limit.
 const PREFETCH: u16 = 1000;
@@ -57,7 +58,7 @@ async fn follow(
     publisher: &Publisher,
     stale: Duration,
 ) -> Result<(), BrokerError> {
-    let mark = EmitterId::new();
+    let mark = new_id::<EmitterId>();
     let publisher = publisher.clone();
     let marking = async move { appender::publish(&publisher, &appender::mark(mark)).await };
     let _marking = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(marking));

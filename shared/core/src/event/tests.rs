@@ -63,7 +63,7 @@ fn what_a_newer_version_wrote_is_skipped_and_still_counted() {
 fn a_started_event_is_well_under_a_kilobyte() {
     let batch = batch_of(Event::from(TaskStarted {
         task: TaskId::new("t".repeat(64)).expect("an id"),
-        attempt: AttemptId::new(),
+        attempt: AttemptId::from_u128(u128::MAX),
         programmer: ProgrammerId::new("001").expect("an id"),
         token: Token {
             generation: 1,

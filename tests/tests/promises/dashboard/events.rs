@@ -8,7 +8,7 @@ use lapin::BasicProperties;
 use lapin::options::BasicPublishOptions;
 use pool_core::event::{EmitterId, EventBatch, TaskPublished};
 use pool_core::id::TaskId;
-use pool_telemetry::clock::wall_clock;
+use pool_telemetry::clock::{new_id, wall_clock};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -175,7 +175,7 @@ async fn two_hundred_open_pages_hear_of_a_change_and_do_not_keep_a_dispatcher_fr
 /// More events of other tasks than a dispatcher keeps.
 async fn drive_out(pool: &Pool) {
     let (_connection, channel) = crate::support::amqp::channel(&pool.amqp_url()).await;
-    let emitter = EmitterId::new();
+    let emitter = new_id::<EmitterId>();
     for first in (0..61_000).step_by(500) {
         let other = |n: u64| {
             let task = TaskId::new(format!("other-{n}")).expect("an id");

@@ -12,7 +12,7 @@ use pool_core::money::MicroUsd;
 use pool_core::result::Status;
 use pool_core::state::{PoolState, Verdict};
 use pool_core::time::Timestamp;
-use pool_telemetry::clock::wall_clock;
+use pool_telemetry::clock::{new_id, wall_clock};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -109,7 +109,7 @@ impl EventLog {
 
     /// Appends events, as any process of the pool could, and reads up to them.
     pub(crate) async fn append(&mut self, events: &[Value]) -> &[Entry] {
-        let mark = EmitterId::new();
+        let mark = new_id::<EmitterId>();
         let batch =
             json!({"v": 1, "emitter": mark, "first": 0, "at_ms": wall_clock().0, "events": events});
         let body = batch.to_string();

@@ -20,7 +20,10 @@ impl Log {
 
     /// The breaker of this scope is probed at once.
     fn probe_of(&mut self, programmer: u32, scope: &Scope, fault: Option<Fault>) -> Verdict {
-        let (scope, probe) = (scope.clone(), AttemptId::new());
+        let (scope, probe) = (
+            scope.clone(),
+            AttemptId::from_u128(u128::from(programmer) + 1000),
+        );
         let probing = Event::from(ProbeStarted {
             key: key(),
             scope: scope.clone(),
