@@ -1,4 +1,5 @@
-//! `dispatcher serve` and `dispatcher topology`.
+//! `dispatcher serve` starts the parts of a dispatcher in order, and ends them after the last answer.
+//! `dispatcher topology` declares the topology, puts the pool file into force, and ends.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Puts this dispatcher's pool file into force: binds its routes and appends `configured` to the
-//! event log.
+//! Puts this dispatcher's pool file into force: appends `configured` to the event log, and then binds
+//! its routes.
 //!
 //! Only one process may change bindings at a time: it holds the exclusive queue `pool.topology`
 //! meanwhile.

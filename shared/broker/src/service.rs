@@ -1,7 +1,7 @@
 //! Runs the services of a process under their names. A service runs as long as the process.
 //!
 //! If a service returned or panicked early and the process went on, tasks would wait for it unnoticed. So the process ends
-//! with the service, and its supervisor starts another one.
+//! with the service. Something outside of it, for example systemd or docker, must start another one.
 
 use std::any::Any;
 use std::collections::HashMap;

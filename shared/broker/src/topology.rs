@@ -1,8 +1,8 @@
 //! The exchanges, queues and streams of the pool, declared idempotently.
 //!
-//! A process whose user has the right declares all of them; another process checks that they exist. Only the dispatcher
-//! binds routes. Arguments contain only what never changes, because every process with a changed argument fails at its start
-//! (406). Everything else belongs into policies.
+//! A process whose user has the right declares all of them; another process checks that the queues of all routes exist. Only
+//! the dispatcher binds routes. Arguments contain only what never changes, because every process with a changed argument fails at
+//! its start (406). Everything else belongs into policies.
 
 use std::collections::BTreeSet;
 

@@ -9,8 +9,9 @@ use crate::money::MicroUsd;
 use crate::result::{ErrorKind, Status, Usage};
 use crate::time::{Timestamp, millis, optional_millis};
 
-/// The state of one task: in full while it has no outcome and for the newest finished ones
-/// ([`crate::state::tasks::DETAILED_OUTCOMES`]).
+/// The state of one task. It is complete while the task is open, and for the newest finished tasks
+/// ([`crate::state::tasks::DETAILED_OUTCOMES`]). Of older ones only `body_hash` and the outcome are left, without its
+/// programmer and LLM.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskState {
     /// When `submitted` was appended; None for a task that came straight to the broker.
@@ -55,7 +56,8 @@ pub struct TaskState {
     pub releases: u32,
     /// Those of `releases` for which no LLM was available.
     pub hand_backs: u32,
-    /// The sum of `used`. A snapshot has it without the details, because versions without `used` read it.
+    /// The sum of `used`. Older versions do not know `used`; they read this sum from the snapshot, where it
+    /// has no details.
     #[serde(default, serialize_with = "without_details")]
     pub spent: Spent,
     /// The usage of each attempt, by its last `used` event.

@@ -1,7 +1,8 @@
-//! Steps 7 and 8 of the life of a task (ARCHITECTURE.md): read the delivery, ask the fold, claim the
-//! task in the log.
+//! Step 7 of the life of a task (ARCHITECTURE.md): [`read`] reads a delivery, and [`examine`] decides
+//! by the fold what to do with it.
 //!
-//! [`examine`] decides and needs no broker; [`super::ProgrammerRunner`] acts on the decision.
+//! This module only decides and needs no broker. [`super::ProgrammerRunner`] acts on the decision:
+//! its function `claim` in `executor.rs` does step 8.
 
 use pool_broker::headers::{self, Keeps, Reply};
 use pool_broker::topology::REPLY_PREFIX;

@@ -56,7 +56,7 @@ impl TaskInHand {
 }
 
 impl ProgrammerRunner {
-    /// Steps 7 and 8.
+    /// Steps 7 and 8 of the life of a task (ARCHITECTURE.md).
     pub(super) async fn claim(&self, delivery: Delivery) -> In {
         point(Point::Delivered);
         let connection = self.process.consume.number();

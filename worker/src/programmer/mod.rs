@@ -1,8 +1,9 @@
 //! One programmer: takes a task, works on it, publishes the result, and starts over.
 //!
 //! [`session`] decides the next action, and this shell performs it. [`consumer`] talks to the
-//! broker; [`executor`] handles a task in hand ([`claim`] for steps 7 and 8, [`attempt`] for step 9,
-//! [`conclude`] for steps 10 and 11). [`completer`] runs beside the next task.
+//! broker; [`executor`] handles a task in hand. ARCHITECTURE.md, "The life of a task", numbers the
+//! steps: [`claim`] decides in step 7, [`executor`] does step 8, [`attempt`] step 9, [`conclude`]
+//! steps 10 and 11. [`completer`] does steps 12 and 13 beside the next task.
 
 pub mod attempt;
 pub mod claim;
@@ -52,7 +53,7 @@ use crate::answers::AnsweredCalls;
 /// How long to wait before the next try when another process holds the id or the broker is gone.
 const REOPEN_AFTER: Duration = Duration::from_secs(2);
 
-/// How a process ends.
+/// Signals that tell programmers to stop.
 #[derive(Debug, Clone, Default)]
 pub struct EndSignals {
     /// No more tasks are taken.

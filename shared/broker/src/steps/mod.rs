@@ -1,7 +1,8 @@
 //! The steps of a task over the broker, each written once: the exchange, the key, the properties and the confirm.
 //!
 //! Dispatchers and workers use the same steps, so that a message means the same whoever publishes it. A step publishes a
-//! mandatory message and waits for its confirm. After an error the message may still arrive, so the caller repeats the step.
+//! mandatory message and waits for its confirm. After an error nobody knows whether it arrived. The caller repeats the step
+//! with the same id, and the double is dropped.
 
 mod dead_letter;
 mod publish_result;

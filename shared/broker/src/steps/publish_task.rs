@@ -13,7 +13,7 @@ use crate::topology::{REPLIES, RETRIES_KEY, TASKS};
 pub struct OutgoingTask<'a> {
     /// The task's id; empty when the message has none.
     pub id: &'a str,
-    /// Deliveries of lower generations are dropped.
+    /// A programmer drops a delivery of a lower generation once the newer message is known to be published.
     pub generation: u32,
     /// What every copy of the message keeps.
     pub keeps: Keeps,

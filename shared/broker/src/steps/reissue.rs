@@ -1,5 +1,6 @@
 //! Publishes a task again in three steps: append `reissued` with the next generation, publish the message, append
-//! `published`. If several processes try, the log accepts one. Deliveries of a lower generation are dropped.
+//! `published`. If several processes try, the log accepts one. A programmer drops a delivery of a lower generation, or sends
+//! it on if the newer message is not known to be published.
 
 use lapin::BasicProperties;
 use pool_core::event::Event;

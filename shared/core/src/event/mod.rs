@@ -1,10 +1,10 @@
-//! The events of the stream `pool.events`: every decision that all processes must remember.
+//! The events of the stream `pool.events`: every decision that all processes must know.
 //!
 //! One message of the stream is a [`EventBatch`]: events of one emitter with consecutive sequence numbers. The id
 //! of an event is (emitter, sequence number). A batch that the broker did not confirm is published again with
 //! the same ids, and the fold skips the events that it has seen. Unknown kinds and fields are skipped too.
 //!
-//! `task`, `budget`, `breaker` and `pool` have one struct for each kind of event.
+//! `task`, `budget`, `breaker` and `pool` have one struct for each kind of event; only `tick` has no values and no struct.
 
 mod batch;
 mod breaker;
