@@ -1,0 +1,111 @@
+//! Starts the first stage, and hands the plan on from stage to stage.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use nix::unistd::Pid;
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+use crate::message::{At as _, Message, Refused, Step, send};
+use crate::plan::{Level, Plan};
+use crate::spawn::{Spawn, spawn};
+use crate::word;
+
+/// A stage is this process's own executable, also after the file was replaced.
+const SELF: &str = "/proc/self/exe";
+/// The number of the descriptor with the plan.
+const PLAN: i32 = 3;
+
+/// A program behind its layers, or on the way there.
+#[derive(Debug)]
+pub struct Launched {
+    /// The first stage. With `files` it becomes the program.
+    pub pid: Pid,
+    /// The messages of the stages. With `files` the end of the messages means that the program
+    /// runs.
+    pub messages: OwnedFd,
+}
+
+/// Starts `argv` behind the layers of the plan. The program gets the environment and the output of
+/// this process, and no input.
+///
+/// # Errors
+/// If the first stage does not start. What fails later is a message.
+pub fn launch(plan: &Plan, argv: &[OsString]) -> io::Result<Launched> {
+    let (messages, inside) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    let mut file = File::from(memfd_create("plan", MemfdFlags::CLOEXEC)?);
+    file.write_all(&serde_json::to_vec(plan)?)?;
+    let stage = match plan.layers.level {
+        Level::Strict => word::ROOM,
+        Level::Files => word::ENTER,
+    };
+    let pid = start_stage(stage, argv, inside.as_fd(), file.as_fd())?;
+    Ok(Launched { pid, messages })
+}
+
+fn start_stage(
+    stage: &str,
+    argv: &[OsString],
+    messages: BorrowedFd<'_>,
+    plan: BorrowedFd<'_>,
+) -> io::Result<Pid> {
+    let mut words: Vec<OsString> = vec![SELF.into(), stage.into()];
+    words.extend(argv.iter().cloned());
+    spawn(Spawn {
+        program: OsStr::new(SELF),
+        argv: &words,
+        files: &[(messages, 0), (plan, PLAN)],
+    })
+}
+
+/// What a stage was started with.
+pub(crate) struct Stage {
+    pub(crate) plan: Plan,
+    pub(crate) messages: OwnedFd,
+    file: File,
+}
+
+impl Stage {
+    /// Takes over what [`launch()`] handed to this process.
+    pub(crate) fn begin() -> Result<Self, Refused> {
+        let messages = io::stdin().as_fd().try_clone_to_owned().at(Step::Plan)?;
+        // Opened anew: a stage reads it from the beginning.
+        let file = File::open(format!("/proc/self/fd/{PLAN}")).at(Step::Plan)?;
+        let plan = serde_json::from_reader(&file).at(Step::Plan)?;
+        nix::unistd::close(PLAN).at(Step::Plan)?;
+        let nothing = File::open("/dev/null").at(Step::Plan)?;
+        rustix::stdio::dup2_stdin(nothing).at(Step::Plan)?;
+        Ok(Self {
+            plan,
+            messages,
+            file,
+        })
+    }
+
+    pub(crate) fn next(&self, stage: &str, argv: &[OsString]) -> io::Result<Pid> {
+        start_stage(stage, argv, self.messages.as_fd(), self.file.as_fd())
+    }
+
+    pub(crate) fn tell(&self, message: &Message) {
+        // Without a listener for the message nobody waits for the program either.
+        let _ = send(&self.messages, message, None);
+    }
+}
+
+/// Ends a stage that could not do its work.
+pub(crate) fn refuse(stage: Option<&Stage>, refused: Refused) -> ! {
+    let message = Message::Refused(refused);
+    match stage {
+        Some(stage) => stage.tell(&message),
+        None => drop(send(io::stdin(), &message, None)),
+    }
+    std::process::exit(1)
+}
