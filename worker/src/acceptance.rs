@@ -3,7 +3,7 @@
 //! They run code that an agent wrote, so they run in the sandbox, like the agent.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pool_core::pool;
@@ -11,7 +11,7 @@ use pool_core::result::{CheckReport, ErrorKind, TaskFailure};
 use pool_core::task::AcceptanceCheck;
 
 use crate::agent::absolute_path_entries;
-use crate::sandbox::{Command, Exit, Finished, LaunchError, Sandbox, Watch};
+use crate::sandbox::{Access, Command, Exit, Finished, LaunchError, Sandbox, Watch};
 use crate::workspace::{bound_git, make_directory, off_the_runtime, remove_tree};
 
 /// How much of the end of each check's output is kept.
@@ -71,7 +71,8 @@ pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
             )
         })?;
         let timeout = check.timeout_s.map_or(config.timeout, Duration::from_secs);
-        let command = place.command(check, timeout);
+        let argv = check.run.iter().map(OsString::from).collect();
+        let command = place.command(argv, timeout);
         let finished = place.sandbox.run(command, &watch(&check.name)).await;
         let finished = finished.as_ref();
         checked.duration += finished.map_or(Duration::ZERO, |finished| finished.duration);
@@ -93,11 +94,14 @@ pub struct Place<'a> {
     /// The worker's own `PATH`, so that checks use the same compilers and test runners as the
     /// people here.
     pub path: OsString,
+    /// What the checks may read besides their directories.
+    pub read: Vec<PathBuf>,
     pub sandbox: &'a Sandbox,
 }
 
 impl Place<'_> {
-    fn command(&self, check: &AcceptanceCheck, timeout: Duration) -> Command {
+    /// A command that runs like a check.
+    pub(crate) fn command(&self, argv: Vec<OsString>, timeout: Duration) -> Command {
         let env = [
             ("PATH", absolute_path_entries(&self.path)),
             ("HOME", self.scratch.into()),
@@ -108,14 +112,20 @@ impl Place<'_> {
         let mut env = env
             .into_iter()
             .map(|(name, value)| (name.into(), value))
+            .chain(self.sandbox.variables())
             .collect();
         bound_git(&mut env, self.worktree);
         Command {
-            argv: check.run.iter().map(OsString::from).collect(),
+            argv,
             cwd: self.worktree.to_owned(),
             env,
             timeout,
             silence: None,
+            access: Access {
+                read: self.read.clone(),
+                write: vec![self.scratch.to_owned()],
+                gateway: None,
+            },
         }
     }
 }

@@ -104,7 +104,10 @@ fn follow(path: &Path, how: &Entry, kind: &dyn Fn(&Path) -> Option<Kind>) -> Vec
                 }
             }
         }
-        links.push((at, how.clone()));
+        // The root itself is never shown as a whole.
+        if at.parent().is_some() {
+            links.push((at, how.clone()));
+        }
         return links;
     }
     Vec::new()

@@ -55,8 +55,11 @@ enum Node {
 pub(crate) fn enter(plan: &Plan, shown: &Entries) -> Result<(), Refused> {
     change_propagation().at(Step::View)?;
     let nodes = open(shown).at(Step::View)?;
-    // The new root stands on this directory until it becomes the root. It exists for certain.
-    let root = fs::canonicalize(&plan.directory).at(Step::View)?;
+    // The new root stands on this directory until it becomes the root.
+    let root = match fs::canonicalize(&plan.directory).at(Step::View)? {
+        root if root.parent().is_none() => PathBuf::from("/usr"),
+        directory => directory,
+    };
     temporary(&root, "mode=755,size=4m,nr_inodes=50k").at(Step::View)?;
     let rules = place(&root, nodes).at(Step::View)?;
     restrict_mounts(&root, &rules).at(Step::View)?;

@@ -2,7 +2,7 @@
 //! passes through a shell.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use futures_util::future::{BoxFuture, FutureExt};
 use pool_core::result::{ErrorKind, TaskFailure};
@@ -45,8 +45,13 @@ impl CommandAgent {
             Some(first) => *first = program.into_os_string(),
             None => argv.push(program.into_os_string()),
         }
+        let mut command = job.command(argv, env(job, &self.env, &values));
+        // Files that the pool file names belong to the agent.
+        let named = self.template.iter().map(PathBuf::from);
+        let files = named.filter(|path| path.is_absolute() && path.is_file());
+        command.access.read.extend(files);
         let finished = sandbox
-            .run(job.command(argv, env(job, &self.env, &values)), watch)
+            .run(command, watch)
             .await
             .map_err(|error| launch_failure(&error))?;
         let (exit, output, duration) = (finished.exit, finished.output, finished.duration);

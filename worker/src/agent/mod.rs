@@ -22,7 +22,7 @@ use pool_core::pool::{self, AgentKind, Secret};
 use pool_core::result::{ErrorKind, TaskFailure};
 use pool_core::source::RelativePath;
 
-use crate::sandbox::{Command, Exit, LaunchError, Output, Sandbox, Watch};
+use crate::sandbox::{Access, Command, Exit, LaunchError, Output, Sandbox, Watch};
 use crate::workspace::{bound_git, make_directory, off_the_runtime, write_new};
 
 pub use evidence::AiderEvidence;
@@ -54,8 +54,10 @@ pub struct Job {
     /// The limit in wall-clock time.
     pub timeout: Duration,
     pub no_output_timeout: Duration,
-    /// The worker's variables that the agent may see: [`allowed_env`].
+    /// Variables of the sandbox, and the worker's own that the agent may see: [`allowed_env`].
     pub env: Vec<(OsString, OsString)>,
+    /// What the agent may use besides its worktree.
+    pub access: Access,
 }
 
 /// The facts about a run that is over.
@@ -144,6 +146,7 @@ impl Job {
             env,
             timeout: self.timeout,
             silence: Some(self.no_output_timeout),
+            access: self.access.clone(),
         }
     }
 

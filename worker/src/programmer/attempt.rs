@@ -101,7 +101,7 @@ impl Workshop {
     /// # Errors
     /// When the workspace directory or the providers cannot be used. The message names the culprit.
     pub fn open(pool: Arc<Pool>) -> anyhow::Result<Self> {
-        let sandbox = Sandbox::new(&pool.sandbox);
+        let sandbox = Sandbox::new(&pool);
         Self::open_with(pool, sandbox)
     }
 

@@ -18,7 +18,7 @@ use super::runs::{Bounds, End, Next, Run, next_run, repair_prompt};
 use super::telemetry::RunEnded;
 use crate::acceptance::{Place, run_checks};
 use crate::agent::{AgentRun, Edit, Job, judge, no_llm_left, silent};
-use crate::sandbox::{Exit, LastWords, Watch};
+use crate::sandbox::{Access, Exit, GatewayServer, LastWords, Watch};
 use crate::workspace::{Changes, Credit, KEPT_DAYS, RepositoryHandle, Worktree};
 use llm_gateway::permits::Permits;
 use llm_gateway::record::{Call, CallClass, Record, llm_time, usage};
@@ -247,6 +247,16 @@ impl Work<'_> {
 
     fn job(&self, assignment: &Assignment, model: LlmName, session: &Session) -> Job {
         let (workshop, limits) = (&self.attempts.workshop, &self.attempts.programmer.limits);
+        let mut env = workshop.sandbox.variables();
+        env.extend(workshop.env.iter().cloned());
+        let access = Access {
+            read: self.worktree.objects(),
+            write: vec![self.worktree.scratch()],
+            gateway: Some(GatewayServer {
+                port: session.port(),
+                serve: Arc::new(session.server()),
+            }),
+        };
         Job {
             worktree: self.worktree.path(),
             scratch: self.worktree.scratch(),
@@ -258,7 +268,8 @@ impl Work<'_> {
             context_limit: limits.context_limit,
             timeout: limits.agent_timeout,
             no_output_timeout: workshop.pool.agent.no_output_timeout,
-            env: workshop.env.clone(),
+            env,
+            access,
         }
     }
 
@@ -344,6 +355,7 @@ impl Work<'_> {
             worktree: &checkout.tree,
             scratch: &checkout.scratch,
             path: workshop.path.clone(),
+            read: self.worktree.objects(),
             sandbox: &workshop.sandbox,
         };
         let watch = |check: &str| {

@@ -21,7 +21,7 @@ use super::changes::lexically_outside;
 use super::commit::{Credit, RepositoryHandle, attempt_ref};
 use super::disk::{empty_directory, off_the_runtime, private_directory, remove_any, remove_tree};
 use super::git::{Call, Git, GitError, path_of};
-use super::layout::{repository_settings, write_git_dir, write_own_repository};
+use super::layout::{object_directories, repository_settings, write_git_dir, write_own_repository};
 
 /// The source of a worktree.
 #[derive(Debug, Clone)]
@@ -76,6 +76,11 @@ impl Worktree {
     /// worktree.
     pub fn scratch(&self) -> PathBuf {
         self.dir.join("scratch")
+    }
+
+    /// The directories with the repository's objects, which a checkout reads.
+    pub fn objects(&self) -> Vec<PathBuf> {
+        object_directories(&self.origin.repository.join("objects"))
     }
 
     /// The base commit.
