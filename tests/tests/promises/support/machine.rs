@@ -5,10 +5,11 @@
 
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pool_tests::bench::process::cpu_ms;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -109,6 +110,36 @@ pub(crate) struct Cores {
     _place: Option<Arc<SemaphorePermit<'static>>>,
     #[expect(dead_code, reason = "the lock goes with the file")]
     file: File,
+    _time: TestTime,
+}
+
+/// Appends the name of its test and its seconds to the file that POOL_TEST_TIMES names, when it is dropped.
+#[derive(Debug)]
+struct TestTime {
+    test: String,
+    since: Instant,
+}
+
+impl TestTime {
+    fn start() -> Self {
+        let thread = std::thread::current();
+        Self {
+            test: thread.name().unwrap_or_default().to_owned(),
+            since: Instant::now(),
+        }
+    }
+}
+
+impl Drop for TestTime {
+    fn drop(&mut self) {
+        let Some(path) = std::env::var_os("POOL_TEST_TIMES") else {
+            return;
+        };
+        let line = format!("{:.1}\t{}\n", self.since.elapsed().as_secs_f64(), self.test);
+        let file = OpenOptions::new().create(true).append(true).open(path);
+        // A test's time is no promise: a file that cannot be written fails no test.
+        let _ = file.and_then(|mut file| file.write_all(line.as_bytes()));
+    }
 }
 
 /// Tests that run at once on each core. They mostly wait for processes, brokers and time-outs.
@@ -155,6 +186,7 @@ pub(crate) async fn share_cores_as(tests: usize) -> Cores {
     Cores {
         _place: Some(place),
         file: locked(File::lock_shared).await,
+        _time: TestTime::start(),
     }
 }
 
@@ -163,6 +195,7 @@ pub(crate) async fn all_cores() -> Cores {
     Cores {
         _place: None,
         file: locked(File::lock).await,
+        _time: TestTime::start(),
     }
 }
 
