@@ -49,7 +49,8 @@ impl Checked {
 /// of each check when it begins.
 ///
 /// # Errors
-/// [`ErrorKind::Workspace`] if the home directory cannot be made; also the errors of `renew`.
+/// [`ErrorKind::Workspace`] if the home directory or the sandbox cannot be made; also the errors of
+/// `renew`.
 pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
     checks: &[AcceptanceCheck],
     config: &pool::Acceptance,
@@ -74,6 +75,12 @@ pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
         let argv = check.run.iter().map(OsString::from).collect();
         let command = place.command(argv, timeout);
         let finished = place.sandbox.run(command, &watch(&check.name)).await;
+        if let Err(LaunchError::Sandbox(refused)) = &finished {
+            return Err(TaskFailure::new(
+                ErrorKind::Workspace,
+                format!("the checks did not start: {refused}"),
+            ));
+        }
         let finished = finished.as_ref();
         checked.duration += finished.map_or(Duration::ZERO, |finished| finished.duration);
         checked.cancelled |= finished.is_ok_and(|finished| finished.exit == Exit::Cancelled);

@@ -54,7 +54,7 @@ pub(super) struct RawSandbox {
 impl Default for RawSandbox {
     fn default() -> Self {
         Self {
-            level: SandboxLevel::Off,
+            level: SandboxLevel::Auto,
             network: SandboxNetwork::Gateway,
             read: Vec::new(),
             write: Vec::new(),

@@ -171,8 +171,12 @@ impl Job {
 }
 
 fn launch_failure(error: &LaunchError) -> TaskFailure {
-    TaskFailure::new(
-        ErrorKind::AgentConfig,
-        format!("the agent did not start: {error}"),
-    )
+    let kind = match error {
+        // The machine's fault, and another machine may do better.
+        LaunchError::Sandbox(_) => ErrorKind::Workspace,
+        LaunchError::Program { .. } | LaunchError::Helper { .. } | LaunchError::NoReport(_) => {
+            ErrorKind::AgentConfig
+        }
+    };
+    TaskFailure::new(kind, format!("the agent did not start: {error}"))
 }

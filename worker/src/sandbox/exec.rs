@@ -220,7 +220,9 @@ struct Family {
     line: OwnedFd,
     /// The program or, with a file system of its own, the first stage of its sandbox.
     program: Option<Pid>,
-    /// The messages of the stages that stay around the program.
+    /// Whether `program` is a stage.
+    in_room: bool,
+    /// The messages of the stages that stay around the program, as long as some come.
     stages: Option<OwnedFd>,
     /// The limit of the run that was exceeded.
     limit: Option<String>,
@@ -247,6 +249,7 @@ impl Family {
             signals,
             line: line().map_err(ExecError::Start)?,
             program: None,
+            in_room: false,
             stages: None,
             limit: None,
             ended: None,
@@ -280,15 +283,16 @@ impl Family {
         // A stage that hangs in the kernel must not hold this process up.
         set_socket_timeout(&messages, Timeout::Recv, Some(KILL_LIMIT))
             .map_err(|error| ExecError::Start(error.into()))?;
-        self.stages = (plan.layers.level == Level::Strict).then_some(messages);
+        self.in_room = plan.layers.level == Level::Strict;
+        self.stages = self.in_room.then_some(messages);
         Ok(())
     }
 
     /// All descendants that are not stages of the sandbox.
     fn others(&self) -> Vec<Pid> {
-        match (&self.stages, self.program) {
-            (Some(_), Some(first)) => others_than_stages(first),
-            (Some(_), None) | (None, _) => descendants(),
+        match self.program {
+            Some(first) if self.in_room => others_than_stages(first),
+            Some(_) | None => descendants(),
         }
     }
 
@@ -376,7 +380,9 @@ impl Family {
     /// How the program ended, if a stage has said that before the first stage ended. A sandbox that
     /// ends without a message was killed.
     fn said_by_stages(&mut self) -> Option<(Option<i32>, Option<i32>)> {
-        self.stages.as_ref()?;
+        if !self.in_room {
+            return None;
+        }
         while self.stages.is_some() && self.ended.is_none() {
             self.hear_stages();
         }

@@ -212,8 +212,6 @@ pub struct Finished {
     pub duration: Duration,
     /// The number of processes that outlived the program and were killed.
     pub stragglers: usize,
-    /// The limit of the whole run that ended it, in words.
-    pub limit: Option<String>,
 }
 
 /// Why a command never ran.

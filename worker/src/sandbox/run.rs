@@ -64,10 +64,14 @@ pub(super) async fn run(
     drain(&mut pipe, &mut output, watch).await;
     let status = timeout(HELPER_MARGIN, helper.wait()).await;
     let stopped = listener.stopped;
-    let limit = match &report {
-        Some(Report::Ended { limit, .. }) => limit.clone(),
-        Some(Report::Listening | Report::Failed(_) | Report::Refused(_)) | None => None,
-    };
+    if let Some(Report::Ended {
+        limit: Some(limit), ..
+    }) = &report
+    {
+        let note = format!("\n[ended by the sandbox: {limit}]\n");
+        output.push(note.as_bytes());
+        (watch.listen)(note.as_bytes());
+    }
     let (exit, stragglers) = match (stopped, report) {
         (_, Some(Report::Failed(problem))) => {
             return Err(LaunchError::Program {
@@ -104,7 +108,6 @@ pub(super) async fn run(
         output,
         duration: begin.elapsed(),
         stragglers,
-        limit,
     })
 }
 

@@ -43,11 +43,7 @@ pub fn run(pool: &Pool, directory: &Path, command: Vec<OsString>) -> anyhow::Res
         .build()?;
     let finished = runtime.block_on(sandbox.run(command, &watch));
     remove_tree(&scratch).context("cannot remove the temporary home")?;
-    let finished = finished?;
-    if let Some(limit) = &finished.limit {
-        eprintln!("the command was ended: {limit}");
-    }
-    Ok(match finished.exit {
+    Ok(match finished?.exit {
         Exit::Status(status) => ExitCode::from(u8::try_from(status).unwrap_or(1)),
         other => {
             eprintln!("the command {other}");

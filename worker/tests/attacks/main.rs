@@ -13,9 +13,11 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use agent_sandbox::{Layers, Level, Plan, RunLimits, landlock_abi};
-use nix::unistd::{Uid, getuid};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, Uid, getuid};
 use serde_json::Value;
 
 const PYTHON: &str = "/usr/bin/python3";
@@ -114,8 +116,19 @@ impl World {
         }
     }
 
-    /// Runs a program in the worktree. Returns its status and what it printed.
+    /// The last report about a program, or null if the helper could not send one.
+    fn run_to_any_end(&self, plan: &Plan, argv: &[&str]) -> Value {
+        self.start(Some(plan), argv).0
+    }
+
+    /// Runs a program in the worktree. Returns its report and what it printed.
     fn run(&self, plan: Option<&Plan>, argv: &[&str]) -> (Value, String) {
+        let (report, printed) = self.start(plan, argv);
+        assert!(!report.is_null(), "a report comes: {printed}");
+        (report, printed)
+    }
+
+    fn start(&self, plan: Option<&Plan>, argv: &[&str]) -> (Value, String) {
         let plan = plan.map_or_else(Vec::new, |plan| serde_json::to_vec(plan).expect("JSON"));
         let (mut line, helper_line) = UnixStream::pair().expect("a line");
         line.write_all(&plan).expect("the helper has room for it");
@@ -146,7 +159,7 @@ impl World {
         }
         helper.wait().expect("it ended");
         let last = report.lines().last().unwrap_or_default();
-        (serde_json::from_str(last).expect("a report"), printed)
+        (serde_json::from_str(last).unwrap_or_default(), printed)
     }
 
     fn attack(&self, plan: Option<&Plan>, name: &str) -> (Outcome, String) {
@@ -379,6 +392,62 @@ fn a_run_that_exceeds_a_limit_is_ended_and_told_which() {
                 said.contains(limit),
                 "{limit} as {user}: {report} {printed}"
             );
+        }
+    }
+}
+
+/// The processes whose command line contains `marker`.
+fn alive(marker: &str) -> Vec<i32> {
+    let entries = std::fs::read_dir("/proc").expect("/proc");
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains(marker)
+        })
+        .collect()
+}
+
+fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    for _ in 0..1000 {
+        if done() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{what}");
+}
+
+#[test]
+fn nothing_survives_a_stage_that_was_killed() {
+    for user in users() {
+        for (number, stage) in ["sandbox-exec", "sandbox-room", "sandbox-init"]
+            .into_iter()
+            .enumerate()
+        {
+            let world = World::new(user);
+            let plan = world.plan(layers(Level::Strict));
+            let marker = format!("marker {}.{number}.{user}", std::process::id());
+            let script = format!(
+                "import subprocess, sys, time
+subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)  # {marker}'], start_new_session=True)
+time.sleep(600)  # {marker}"
+            );
+            std::thread::scope(|scope| {
+                let running = scope.spawn(|| world.run_to_any_end(&plan, &[PYTHON, "-c", &script]));
+                // The helper, the two other stages, the program and its child.
+                eventually("it is up", || alive(&marker).len() == 5);
+                let stages = alive(stage);
+                let victim = stages.iter().find(|pid| alive(&marker).contains(pid));
+                let victim = Pid::from_raw(*victim.expect("the stage"));
+                kill(victim, Signal::SIGKILL).expect("it is killed");
+                eventually("nothing is left", || alive(&marker).is_empty());
+                let report = running.join().expect("no panic");
+                assert!(
+                    report["ended"]["status"].is_null(),
+                    "{stage} as {user}: no success: {report}"
+                );
+            });
         }
     }
 }
