@@ -11,7 +11,7 @@ use pool_core::result::{CheckReport, ErrorKind, TaskFailure};
 use pool_core::task::AcceptanceCheck;
 
 use crate::agent::absolute_path_entries;
-use crate::sandbox::{Access, Command, Exit, Finished, LaunchError, Sandbox, Watch};
+use crate::sandbox::{Command, CommandAccess, Exit, Finished, LaunchError, Sandbox, Watch};
 use crate::workspace::{bound_git, make_directory, off_the_runtime, remove_tree};
 
 /// How much of the end of each check's output is kept.
@@ -128,7 +128,7 @@ impl Place<'_> {
             env,
             timeout,
             silence: None,
-            access: Access {
+            access: CommandAccess {
                 read: self.read.clone(),
                 write: vec![self.scratch.to_owned()],
                 gateway: None,

@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use worker::host::{self, Choice, Shown};
 use worker::programmer::Ending;
-use worker::sandbox::access::{Settled, settle};
+use worker::sandbox::access::{SettledLevel, settle};
 use worker::sandbox::trial;
 
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -179,6 +179,9 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    // Without kernel layers an agent could otherwise read the keys from this process's memory. If
+    // the kernel refuses, the layers still hold.
+    let _ = agent_sandbox::hide_process();
     let choice = args.which.choice();
     let worked = worker::signals::unblock_all()
         .map_err(Into::into)
@@ -235,7 +238,7 @@ fn try_sandbox(args: SandboxArgs) -> Result<ExitCode, String> {
 
 async fn run(
     pool: Pool,
-    settled: &Settled,
+    settled: &SettledLevel,
     choice: Choice,
     shown: (Option<String>, Option<SocketAddr>),
 ) -> anyhow::Result<()> {

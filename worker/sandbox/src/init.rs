@@ -13,10 +13,10 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::launch::{Stage, refuse};
-use crate::message::{At as _, Message, Refused, Step};
+use crate::launch::{SandboxStage, refuse};
+use crate::message::{AtStep as _, SetupError, SetupStep, StageMessage};
 use crate::spawn::{Spawn, spawn};
-use crate::watch::Watch;
+use crate::watch::LimitWatch;
 use crate::{filter, rights, rules, show, view};
 
 /// If memory runs out, the kernel ends the program before the worker.
@@ -25,7 +25,7 @@ const OOM_SCORE: &str = "800";
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 pub(crate) fn main(argv: &[OsString]) -> ! {
-    let stage = Stage::begin().unwrap_or_else(|refused| refuse(None, refused));
+    let stage = SandboxStage::begin().unwrap_or_else(|refused| refuse(None, refused));
     let signals = confine(&stage).unwrap_or_else(|refused| refuse(Some(&stage), refused));
     let program = argv.first().map(OsString::as_os_str);
     let started = spawn(Spawn {
@@ -35,7 +35,7 @@ pub(crate) fn main(argv: &[OsString]) -> ! {
     });
     match started {
         Ok(program) => {
-            stage.tell(&Message::Started);
+            stage.report(&StageMessage::Started);
             Init {
                 stage,
                 signals,
@@ -44,39 +44,39 @@ pub(crate) fn main(argv: &[OsString]) -> ! {
             .wait_for_all()
         }
         Err(error) => {
-            stage.tell(&Message::NotStarted(error.to_string()));
+            stage.report(&StageMessage::NotStarted(error.to_string()));
             std::process::exit(1)
         }
     }
 }
 
-fn confine(stage: &Stage) -> Result<SignalFd, Refused> {
+fn confine(stage: &SandboxStage) -> Result<SignalFd, SetupError> {
     let plan = &stage.plan;
-    rights::outlive_the_program().at(Step::Rights)?;
+    rights::outlive_the_program().at(SetupStep::Rights)?;
     // A signal that was sent before it is blocked does no harm: process 1 ignores it.
     let signals = SignalFd::with_flags(
         &SigSet::from(Signal::SIGCHLD),
         SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC,
     )
-    .at(Step::Rights)?;
+    .at(SetupStep::Rights)?;
     let shown = show::entries(plan);
     view::enter(plan, &shown)?;
-    std::env::set_current_dir(&plan.directory).at(Step::View)?;
+    std::env::set_current_dir(&plan.directory).at(SetupStep::View)?;
     // The kernel may refuse that, and then the usual score applies.
     let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
-    rights::drop_capabilities().at(Step::Rights)?;
-    rights::hide_process().at(Step::Rights)?;
+    rights::drop_capabilities().at(SetupStep::Rights)?;
+    rights::hide_process().at(SetupStep::Rights)?;
     if plan.layers.landlock > 0 {
-        rules::restrict(plan, &shown).at(Step::Landlock)?;
+        rules::restrict(plan, &shown).at(SetupStep::Landlock)?;
     }
     if plan.layers.seccomp {
-        filter::apply(&plan.layers, plan.gateway_port.is_some()).at(Step::Seccomp)?;
+        filter::apply(&plan.layers, plan.gateway_port.is_some()).at(SetupStep::Seccomp)?;
     }
     Ok(signals)
 }
 
 struct Init {
-    stage: Stage,
+    stage: SandboxStage,
     signals: SignalFd,
     program: Pid,
 }
@@ -84,7 +84,7 @@ struct Init {
 impl Init {
     /// Waits until no process is left, the launcher has gone, or a limit is exceeded.
     fn wait_for_all(self) -> ! {
-        let mut watch = Watch::new(&self.stage.plan);
+        let mut watch = LimitWatch::new(&self.stage.plan);
         let mut ended = false;
         loop {
             match self.reap(&mut ended) {
@@ -105,8 +105,8 @@ impl Init {
                 std::process::exit(1)
             }
             while let Ok(Some(_)) = self.signals.read_signal() {}
-            if let Some(limit) = watch.as_mut().and_then(Watch::exceeded) {
-                self.stage.tell(&Message::Ended {
+            if let Some(limit) = watch.as_mut().and_then(LimitWatch::exceeded) {
+                self.stage.report(&StageMessage::Ended {
                     status: None,
                     signal: Some(Signal::SIGKILL as i32),
                     limit: Some(limit),
@@ -129,7 +129,7 @@ impl Init {
             };
             if pid == self.program && !*ended {
                 *ended = true;
-                self.stage.tell(&Message::Ended {
+                self.stage.report(&StageMessage::Ended {
                     status,
                     signal,
                     limit: None,

@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use crate::message::{At as _, Message, Refused, Step, send};
+use crate::message::{AtStep as _, SetupError, SetupStep, StageMessage, send};
 use crate::plan::{Level, Plan};
 use crate::spawn::{Spawn, spawn};
 use crate::word;
@@ -44,7 +44,7 @@ pub fn launch(plan: &Plan, argv: &[OsString]) -> io::Result<Launched> {
     let mut file = File::from(memfd_create("plan", MemfdFlags::CLOEXEC)?);
     file.write_all(&serde_json::to_vec(plan)?)?;
     let stage = match plan.layers.level {
-        Level::Strict => word::ROOM,
+        Level::Strict => word::NAMESPACES,
         Level::Files => word::ENTER,
     };
     let pid = start_stage(stage, argv, inside.as_fd(), file.as_fd())?;
@@ -67,22 +67,25 @@ fn start_stage(
 }
 
 /// What a stage was started with.
-pub(crate) struct Stage {
+pub(crate) struct SandboxStage {
     pub(crate) plan: Plan,
     pub(crate) messages: OwnedFd,
     file: File,
 }
 
-impl Stage {
+impl SandboxStage {
     /// Takes over what [`launch()`] handed to this process.
-    pub(crate) fn begin() -> Result<Self, Refused> {
-        let messages = io::stdin().as_fd().try_clone_to_owned().at(Step::Plan)?;
+    pub(crate) fn begin() -> Result<Self, SetupError> {
+        let messages = io::stdin()
+            .as_fd()
+            .try_clone_to_owned()
+            .at(SetupStep::Plan)?;
         // Opened anew: a stage reads it from the beginning.
-        let file = File::open(format!("/proc/self/fd/{PLAN}")).at(Step::Plan)?;
-        let plan = serde_json::from_reader(&file).at(Step::Plan)?;
-        nix::unistd::close(PLAN).at(Step::Plan)?;
-        let nothing = File::open("/dev/null").at(Step::Plan)?;
-        rustix::stdio::dup2_stdin(nothing).at(Step::Plan)?;
+        let file = File::open(format!("/proc/self/fd/{PLAN}")).at(SetupStep::Plan)?;
+        let plan = serde_json::from_reader(&file).at(SetupStep::Plan)?;
+        nix::unistd::close(PLAN).at(SetupStep::Plan)?;
+        let nothing = File::open("/dev/null").at(SetupStep::Plan)?;
+        rustix::stdio::dup2_stdin(nothing).at(SetupStep::Plan)?;
         Ok(Self {
             plan,
             messages,
@@ -94,17 +97,17 @@ impl Stage {
         start_stage(stage, argv, self.messages.as_fd(), self.file.as_fd())
     }
 
-    pub(crate) fn tell(&self, message: &Message) {
+    pub(crate) fn report(&self, message: &StageMessage) {
         // Without a listener for the message nobody waits for the program either.
         let _ = send(&self.messages, message, None);
     }
 }
 
 /// Ends a stage that could not do its work.
-pub(crate) fn refuse(stage: Option<&Stage>, refused: Refused) -> ! {
-    let message = Message::Refused(refused);
+pub(crate) fn refuse(stage: Option<&SandboxStage>, refused: SetupError) -> ! {
+    let message = StageMessage::Refused(refused);
     match stage {
-        Some(stage) => stage.tell(&message),
+        Some(stage) => stage.report(&message),
         None => drop(send(io::stdin(), &message, None)),
     }
     std::process::exit(1)

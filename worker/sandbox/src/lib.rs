@@ -5,7 +5,7 @@
 //! would need `unsafe`. An executable that calls [`launch()`] must call [`run_stage`] first thing in
 //! its `main`, before it starts a thread.
 //!
-//! - `strict`: the *room* ([`room`]) makes new namespaces and opens the gateway's socket in them.
+//! - `strict`: the first stage ([`namespaces`]) makes new namespaces and opens the gateway's socket in them.
 //!   Process 1 of the new process namespace ([`init`]) builds the file system, gives up its rights,
 //!   applies Landlock and seccomp, starts the program and waits for it. If process 1 ends, the
 //!   kernel kills everything inside.
@@ -19,11 +19,11 @@ mod filter;
 mod init;
 mod launch;
 mod message;
+mod namespaces;
 mod network;
 mod plan;
 pub mod probe;
 mod rights;
-mod room;
 mod rules;
 pub mod show;
 mod spawn;
@@ -35,7 +35,7 @@ mod watch;
 use std::ffi::{OsStr, OsString};
 
 pub use launch::{Launched, launch};
-pub use message::{Message, Refused, Step, receive, receive_bytes, send_bytes};
+pub use message::{SetupError, SetupStep, StageMessage, receive, receive_bytes, send_bytes};
 pub use plan::{Layers, Level, Plan, RunLimits};
 pub use rights::hide_process;
 pub use rules::landlock_abi;
@@ -43,7 +43,7 @@ pub use spawn::{Spawn, spawn};
 
 /// The first arguments that make an executable a stage.
 mod word {
-    pub(crate) const ROOM: &str = "sandbox-room";
+    pub(crate) const NAMESPACES: &str = "sandbox-namespaces";
     pub(crate) const INIT: &str = "sandbox-init";
     pub(crate) const ENTER: &str = "sandbox-enter";
     pub(crate) const PROBE: &str = "sandbox-probe";
@@ -53,7 +53,7 @@ mod word {
 pub fn run_stage(first: &OsStr, arguments: impl Iterator<Item = OsString>) {
     let arguments: Vec<OsString> = arguments.collect();
     match first.to_str() {
-        Some(word::ROOM) => room::main(&arguments),
+        Some(word::NAMESPACES) => namespaces::main(&arguments),
         Some(word::INIT) => init::main(&arguments),
         Some(word::ENTER) => enter::main(&arguments),
         Some(word::PROBE) => probe::inside(&arguments),

@@ -18,13 +18,13 @@ const LONGEST: usize = 16 * 1024;
 /// A message of a stage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Message {
+pub enum StageMessage {
     /// The gateway's socket is open inside. The listener comes with this message.
     Listening,
     /// All layers are in place and the program runs.
     Started,
     /// A layer could not be set up, so the program was not started.
-    Refused(Refused),
+    Refused(SetupError),
     /// The layers are in place, but the program could not be started.
     NotStarted(String),
     /// The program ended. Other processes of the run may still be alive.
@@ -39,15 +39,15 @@ pub enum Message {
 /// Which step of the set-up failed, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("cannot {step}: {problem}")]
-pub struct Refused {
-    pub step: Step,
+pub struct SetupError {
+    pub step: SetupStep,
     pub problem: String,
 }
 
 /// The steps of a set-up, as far as a person can do something about them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Step {
+pub enum SetupStep {
     Plan,
     Namespaces,
     Network,
@@ -58,7 +58,7 @@ pub enum Step {
     Seccomp,
 }
 
-impl std::fmt::Display for Step {
+impl std::fmt::Display for SetupStep {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Plan => "read the plan of the sandbox",
@@ -74,13 +74,13 @@ impl std::fmt::Display for Step {
 }
 
 /// Turns an error of a step into the message about it.
-pub(crate) trait At<T> {
-    fn at(self, step: Step) -> Result<T, Refused>;
+pub(crate) trait AtStep<T> {
+    fn at(self, step: SetupStep) -> Result<T, SetupError>;
 }
 
-impl<T, E: std::fmt::Display> At<T> for Result<T, E> {
-    fn at(self, step: Step) -> Result<T, Refused> {
-        self.map_err(|problem| Refused {
+impl<T, E: std::fmt::Display> AtStep<T> for Result<T, E> {
+    fn at(self, step: SetupStep) -> Result<T, SetupError> {
+        self.map_err(|problem| SetupError {
             step,
             problem: problem.to_string(),
         })
@@ -90,7 +90,7 @@ impl<T, E: std::fmt::Display> At<T> for Result<T, E> {
 /// Sends a message, with a listener if it announces one.
 pub(crate) fn send(
     socket: impl AsFd,
-    message: &Message,
+    message: &StageMessage,
     listener: Option<&TcpListener>,
 ) -> io::Result<()> {
     send_bytes(
@@ -158,7 +158,7 @@ pub fn receive_bytes(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize,
 ///
 /// # Errors
 /// Those of the socket, and a message that is none.
-pub fn receive(socket: impl AsFd) -> io::Result<Option<(Message, Option<OwnedFd>)>> {
+pub fn receive(socket: impl AsFd) -> io::Result<Option<(StageMessage, Option<OwnedFd>)>> {
     let mut buffer = vec![0; LONGEST];
     let (count, descriptor) = receive_bytes(socket, &mut buffer)?;
     if count == 0 {

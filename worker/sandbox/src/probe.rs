@@ -19,7 +19,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 use crate::launch::{Launched, launch};
-use crate::message::{Message, Refused, Step, receive};
+use crate::message::{SetupError, SetupStep, StageMessage, receive};
 use crate::plan::{Layers, Level, Plan, RunLimits};
 use crate::rules::{LEAST_ABI, landlock_abi};
 use crate::word;
@@ -39,14 +39,14 @@ pub struct Proven {
 
 /// Why a level does not work on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unavailable {
+pub struct LevelUnavailable {
     pub level: Level,
     pub cause: String,
     /// What to do about it: a command, or a line of a file.
     pub remedy: String,
 }
 
-impl std::fmt::Display for Unavailable {
+impl std::fmt::Display for LevelUnavailable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {
             level,
@@ -61,11 +61,16 @@ impl std::fmt::Display for Unavailable {
     }
 }
 
-/// Tries all layers of a level. `own_network: false` leaves the machine's network open.
+/// Tries all layers of a level. `own_network: false` leaves the machine's network open. The test
+/// needs a directory for some files: the system's temporary directory, or else `directory`.
 ///
 /// # Errors
-/// [`Unavailable`] with the cause and the remedy.
-pub fn prove(level: Level, own_network: bool) -> Result<Proven, Unavailable> {
+/// [`LevelUnavailable`] with the cause and the remedy.
+pub fn prove(
+    level: Level,
+    own_network: bool,
+    directory: &Path,
+) -> Result<Proven, LevelUnavailable> {
     let layers = Layers {
         own_network,
         ..Layers::all(level, landlock_abi())
@@ -73,9 +78,9 @@ pub fn prove(level: Level, own_network: bool) -> Result<Proven, Unavailable> {
     if level == Level::Files && layers.landlock == 0 {
         return Err(without_landlock(landlock_abi()));
     }
-    try_layers(layers).map_err(|failure| match failure {
-        Failure::Refused(refused) => explain(level, &refused, &Machine::look()),
-        Failure::Other(problem) => Unavailable {
+    try_layers(layers, directory).map_err(|failure| match failure {
+        ProbeFailure::Refused(refused) => explain(level, &refused, &KernelSettings::look()),
+        ProbeFailure::Other(problem) => LevelUnavailable {
             level,
             cause: problem,
             remedy: "report this, or choose another level".to_owned(),
@@ -83,20 +88,21 @@ pub fn prove(level: Level, own_network: bool) -> Result<Proven, Unavailable> {
     })
 }
 
-enum Failure {
-    Refused(Refused),
+enum ProbeFailure {
+    Refused(SetupError),
     Other(String),
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for ProbeFailure {
     fn from(error: io::Error) -> Self {
         Self::Other(format!("the self-test failed: {error}"))
     }
 }
 
 /// Tries these layers, which may be fewer than those of the level.
-fn try_layers(layers: Layers) -> Result<Proven, Failure> {
-    let place = Place::new()?;
+fn try_layers(layers: Layers, directory: &Path) -> Result<Proven, ProbeFailure> {
+    let place = ProbeDirectory::new(&std::env::temp_dir())
+        .or_else(|_| fs::create_dir_all(directory).and_then(|()| ProbeDirectory::new(directory)))?;
     let executable = std::env::current_exe()?;
     let (forbidden, gateway) = (listen()?, listen()?);
     let port = gateway.local_addr()?.port();
@@ -112,7 +118,7 @@ fn try_layers(layers: Layers) -> Result<Proven, Failure> {
     let argv: Vec<OsString> = vec![
         executable.into(),
         word::PROBE.into(),
-        serde_json::to_string(&Task {
+        serde_json::to_string(&ProbeTask {
             secret: place.secret(),
             gateway: port,
             forbidden: forbidden.local_addr()?.port(),
@@ -134,7 +140,7 @@ fn try_layers(layers: Layers) -> Result<Proven, Failure> {
             layers,
             own_proc: false,
         }),
-        problem => Err(Failure::Other(format!(
+        problem => Err(ProbeFailure::Other(format!(
             "in the self-test a program {problem}"
         ))),
     }
@@ -154,19 +160,19 @@ fn wait_for(descriptor: impl AsFd) -> io::Result<()> {
 }
 
 /// Serves the gateway's one connection.
-fn answer(gateway: &TcpListener) -> Result<(), Failure> {
-    wait_for(gateway)
-        .map_err(|error| Failure::Other(format!("a program did not reach its gateway: {error}")))?;
+fn answer(gateway: &TcpListener) -> Result<(), ProbeFailure> {
+    wait_for(gateway).map_err(|error| {
+        ProbeFailure::Other(format!("a program did not reach its gateway: {error}"))
+    })?;
     let (mut stream, _) = gateway.accept()?;
     Ok(stream.write_all(ANSWER)?)
 }
 
 /// Directories of one self-test: a worktree and a secret beside it.
-struct Place(PathBuf);
+struct ProbeDirectory(PathBuf);
 
-impl Place {
-    fn new() -> io::Result<Self> {
-        let directory = std::env::temp_dir();
+impl ProbeDirectory {
+    fn new(directory: &Path) -> io::Result<Self> {
         for number in 0..u32::MAX {
             let name = format!("sandbox-test-{}-{number}", std::process::id());
             let place = Self(directory.join(name));
@@ -197,7 +203,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ProbeDirectory {
     fn drop(&mut self) {
         // What remains is an empty directory in the system's temporary directory.
         let _ = fs::remove_dir_all(&self.0);
@@ -208,7 +214,7 @@ impl Drop for Place {
 struct Running(Option<Launched>);
 
 impl Running {
-    fn next(&self) -> io::Result<Option<(Message, Option<OwnedFd>)>> {
+    fn next(&self) -> io::Result<Option<(StageMessage, Option<OwnedFd>)>> {
         let Some(launched) = &self.0 else {
             return Ok(None);
         };
@@ -217,21 +223,23 @@ impl Running {
     }
 
     /// Waits until the program runs. Returns the gateway's listener if it was made inside.
-    fn until_started(&self) -> Result<Option<TcpListener>, Failure> {
+    fn until_started(&self) -> Result<Option<TcpListener>, ProbeFailure> {
         let mut listener = None;
         loop {
             match self.next()? {
-                Some((Message::Listening, descriptor)) => listener = descriptor.map(Into::into),
-                Some((Message::Started, _)) | None => return Ok(listener),
+                Some((StageMessage::Listening, descriptor)) => {
+                    listener = descriptor.map(Into::into)
+                }
+                Some((StageMessage::Started, _)) | None => return Ok(listener),
                 Some((message, _)) => return Err(failure(message)),
             }
         }
     }
 
-    fn until_ended(&mut self) -> Result<(), Failure> {
+    fn until_ended(&mut self) -> Result<(), ProbeFailure> {
         match self.next()? {
             Some((
-                Message::Ended {
+                StageMessage::Ended {
                     status: Some(0), ..
                 },
                 _,
@@ -246,15 +254,17 @@ impl Running {
     }
 }
 
-fn failure(message: Message) -> Failure {
+fn failure(message: StageMessage) -> ProbeFailure {
     match message {
-        Message::Refused(refused) => Failure::Refused(refused),
-        Message::NotStarted(problem) => Failure::Other(format!(
+        StageMessage::Refused(refused) => ProbeFailure::Refused(refused),
+        StageMessage::NotStarted(problem) => ProbeFailure::Other(format!(
             "the program of the self-test did not start: {problem}"
         )),
-        Message::Listening | Message::Started | Message::Ended { .. } => Failure::Other(format!(
-            "the self-test ended in an unexpected way: {message:?}"
-        )),
+        StageMessage::Listening | StageMessage::Started | StageMessage::Ended { .. } => {
+            ProbeFailure::Other(format!(
+                "the self-test ended in an unexpected way: {message:?}"
+            ))
+        }
     }
 }
 
@@ -269,7 +279,7 @@ impl Drop for Running {
 
 /// What the program of a self-test has to try.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
-struct Task {
+struct ProbeTask {
     secret: PathBuf,
     gateway: u16,
     forbidden: u16,
@@ -280,7 +290,7 @@ struct Task {
 pub(crate) fn inside(arguments: &[OsString]) -> ! {
     let task = arguments
         .first()
-        .and_then(|word| serde_json::from_slice::<Task>(word.as_encoded_bytes()).ok());
+        .and_then(|word| serde_json::from_slice::<ProbeTask>(word.as_encoded_bytes()).ok());
     let Some(task) = task else {
         std::process::exit(2)
     };
@@ -293,7 +303,7 @@ pub(crate) fn inside(arguments: &[OsString]) -> ! {
     std::process::exit(i32::from(written.is_err()))
 }
 
-impl Task {
+impl ProbeTask {
     /// The first thing that is not as it must be.
     fn trouble(&self) -> Option<String> {
         // First, because the worker waits for it.
@@ -354,7 +364,7 @@ fn sees_only_its_own_processes() -> bool {
 
 /// The settings of a machine that explain why a layer was refused.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Machine {
+struct KernelSettings {
     no_user_namespaces: bool,
     no_unprivileged_namespaces: bool,
     restricted_by_apparmor: bool,
@@ -362,7 +372,7 @@ struct Machine {
     filtered: bool,
 }
 
-impl Machine {
+impl KernelSettings {
     fn look() -> Self {
         let is = |path: &str, value: &str| {
             fs::read_to_string(path).is_ok_and(|text| text.trim() == value)
@@ -380,7 +390,7 @@ impl Machine {
     }
 }
 
-fn without_landlock(abi: u32) -> Unavailable {
+fn without_landlock(abi: u32) -> LevelUnavailable {
     let cause = match abi {
         0 => "this kernel has no Landlock, or Landlock is switched off".to_owned(),
         abi => format!(
@@ -388,7 +398,7 @@ fn without_landlock(abi: u32) -> Unavailable {
              directories; {LEAST_ABI} is needed (Linux 5.19)"
         ),
     };
-    Unavailable {
+    LevelUnavailable {
         level: Level::Files,
         cause,
         remedy: "add `landlock` to the kernel parameter `lsm=`, or install a newer kernel"
@@ -397,11 +407,11 @@ fn without_landlock(abi: u32) -> Unavailable {
 }
 
 /// Turns what a stage has reported into a cause and a remedy.
-fn explain(level: Level, refused: &Refused, machine: &Machine) -> Unavailable {
+fn explain(level: Level, refused: &SetupError, machine: &KernelSettings) -> LevelUnavailable {
     let said = refused.to_string();
     let namespaces = match refused.step {
-        Step::Namespaces | Step::Network | Step::View | Step::Rights => true,
-        Step::Plan | Step::Proc | Step::Landlock | Step::Seccomp => false,
+        SetupStep::Namespaces | SetupStep::Network | SetupStep::View | SetupStep::Rights => true,
+        SetupStep::Plan | SetupStep::Proc | SetupStep::Landlock | SetupStep::Seccomp => false,
     };
     let (cause, remedy) = if namespaces && machine.no_user_namespaces {
         (
@@ -431,7 +441,7 @@ fn explain(level: Level, refused: &Refused, machine: &Machine) -> Unavailable {
             "run the worker on a kernel that allows user namespaces, or choose another level",
         )
     };
-    Unavailable {
+    LevelUnavailable {
         level,
         cause: format!("{cause} ({said})"),
         remedy: remedy.to_owned(),
@@ -442,8 +452,8 @@ fn explain(level: Level, refused: &Refused, machine: &Machine) -> Unavailable {
 mod tests {
     use super::*;
 
-    fn refused(step: Step) -> Refused {
-        Refused {
+    fn refused(step: SetupStep) -> SetupError {
+        SetupError {
             step,
             problem: "EPERM: Operation not permitted".to_owned(),
         }
@@ -451,10 +461,10 @@ mod tests {
 
     #[test]
     fn the_cause_names_the_setting_and_the_command_that_changes_it() {
-        let machine = Machine::default();
+        let machine = KernelSettings::default();
         for (machine, cause, remedy) in [
             (
-                Machine {
+                KernelSettings {
                     no_user_namespaces: true,
                     ..machine.clone()
                 },
@@ -462,7 +472,7 @@ mod tests {
                 "sysctl -w user.max_user_namespaces",
             ),
             (
-                Machine {
+                KernelSettings {
                     no_unprivileged_namespaces: true,
                     ..machine.clone()
                 },
@@ -470,7 +480,7 @@ mod tests {
                 "sysctl -w kernel.unprivileged_userns_clone=1",
             ),
             (
-                Machine {
+                KernelSettings {
                     restricted_by_apparmor: true,
                     ..machine.clone()
                 },
@@ -478,7 +488,7 @@ mod tests {
                 "apparmor_parser",
             ),
             (
-                Machine {
+                KernelSettings {
                     filtered: true,
                     ..machine.clone()
                 },
@@ -487,7 +497,7 @@ mod tests {
             ),
             (machine, "kernel refuses", "another level"),
         ] {
-            let explained = explain(Level::Strict, &refused(Step::Namespaces), &machine);
+            let explained = explain(Level::Strict, &refused(SetupStep::Namespaces), &machine);
             assert!(explained.cause.contains(cause), "{explained}");
             assert!(explained.remedy.contains(remedy), "{explained}");
             assert!(
@@ -499,11 +509,11 @@ mod tests {
 
     #[test]
     fn a_setting_of_namespaces_does_not_explain_landlock() {
-        let machine = Machine {
+        let machine = KernelSettings {
             no_user_namespaces: true,
-            ..Machine::default()
+            ..KernelSettings::default()
         };
-        let explained = explain(Level::Files, &refused(Step::Landlock), &machine);
+        let explained = explain(Level::Files, &refused(SetupStep::Landlock), &machine);
         assert!(!explained.cause.contains("namespaces"), "{explained}");
     }
 }

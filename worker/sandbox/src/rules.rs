@@ -10,7 +10,7 @@ use landlock::{
 };
 
 use crate::plan::{Level, Plan};
-use crate::show::{Entries, Entry, parts};
+use crate::show::{Entries, PathAccess, parts};
 use crate::system;
 
 /// With ABI 1 a file cannot be moved to another directory, and then cargo, npm and others fail.
@@ -75,13 +75,13 @@ fn inside(plan: &Plan) -> Vec<PathBuf> {
 /// What `files` shows on the machine's own file system. Rules only add rights, so a hidden path is
 /// left out by listing everything around it.
 fn outside(shown: &Entries) -> (Vec<PathBuf>, Vec<PathBuf>) {
-    let of = |wanted: Entry| {
+    let of = |wanted: PathAccess| {
         let paths = shown.iter().filter(move |(_, entry)| **entry == wanted);
         paths.flat_map(|(path, _)| parts(shown, path))
     };
-    let mut read: Vec<PathBuf> = of(Entry::ReadOnly).collect();
+    let mut read: Vec<PathBuf> = of(PathAccess::ReadOnly).collect();
     read.push("/proc".into());
-    let mut write: Vec<PathBuf> = of(Entry::Writable).collect();
+    let mut write: Vec<PathBuf> = of(PathAccess::Writable).collect();
     write.push("/dev/shm".into());
     (read, write)
 }

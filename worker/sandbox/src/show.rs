@@ -11,7 +11,7 @@ use crate::system;
 /// How a path is shown. What lies below a shown directory is shown the same way, unless it has an
 /// entry of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Entry {
+pub enum PathAccess {
     ReadOnly,
     Writable,
     Hidden,
@@ -19,11 +19,11 @@ pub enum Entry {
     Link(PathBuf),
 }
 
-pub type Entries = BTreeMap<PathBuf, Entry>;
+pub type Entries = BTreeMap<PathBuf, PathAccess>;
 
 /// What lies at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kind {
+pub enum PathKind {
     Link(PathBuf),
     Other,
 }
@@ -32,27 +32,27 @@ pub enum Kind {
 pub fn entries(plan: &Plan) -> Entries {
     let mut entries = of_plan(plan, &kind_of);
     for path in not_for_everybody(Path::new(system::CONFIGURATION)) {
-        entries.entry(path).or_insert(Entry::Hidden);
+        entries.entry(path).or_insert(PathAccess::Hidden);
     }
     drop_repetitions(&entries)
 }
 
-fn kind_of(path: &Path) -> Option<Kind> {
+fn kind_of(path: &Path) -> Option<PathKind> {
     let meta = path.symlink_metadata().ok()?;
     if meta.is_symlink() {
-        return Some(Kind::Link(fs::read_link(path).ok()?));
+        return Some(PathKind::Link(fs::read_link(path).ok()?));
     }
-    Some(Kind::Other)
+    Some(PathKind::Other)
 }
 
-fn of_plan(plan: &Plan, kind: &dyn Fn(&Path) -> Option<Kind>) -> Entries {
+fn of_plan(plan: &Plan, kind: &dyn Fn(&Path) -> Option<PathKind>) -> Entries {
     let mut entries = Entries::new();
-    let mut show = |path: &Path, how: &Entry| {
+    let mut show = |path: &Path, how: &PathAccess| {
         for (path, entry) in follow(path, how, kind) {
             match entry {
                 // A link never replaces what it leads to.
-                Entry::Link(_) => drop(entries.entry(path).or_insert(entry)),
-                Entry::ReadOnly | Entry::Writable | Entry::Hidden => {
+                PathAccess::Link(_) => drop(entries.entry(path).or_insert(entry)),
+                PathAccess::ReadOnly | PathAccess::Writable | PathAccess::Hidden => {
                     drop(entries.insert(path, entry));
                 }
             }
@@ -62,23 +62,27 @@ fn of_plan(plan: &Plan, kind: &dyn Fn(&Path) -> Option<Kind>) -> Entries {
         .iter()
         .chain([&system::CONFIGURATION, &system::PROCESSORS])
     {
-        show(Path::new(path), &Entry::ReadOnly);
+        show(Path::new(path), &PathAccess::ReadOnly);
     }
     for path in &plan.hide {
-        show(path, &Entry::Hidden);
+        show(path, &PathAccess::Hidden);
     }
     for path in &plan.read {
-        show(path, &Entry::ReadOnly);
+        show(path, &PathAccess::ReadOnly);
     }
     for path in &plan.write {
-        show(path, &Entry::Writable);
+        show(path, &PathAccess::Writable);
     }
     entries
 }
 
 /// The entry of a path after all links on the way, and the entries of those links. Nothing if the
 /// path leads nowhere.
-fn follow(path: &Path, how: &Entry, kind: &dyn Fn(&Path) -> Option<Kind>) -> Vec<(PathBuf, Entry)> {
+fn follow(
+    path: &Path,
+    how: &PathAccess,
+    kind: &dyn Fn(&Path) -> Option<PathKind>,
+) -> Vec<(PathBuf, PathAccess)> {
     /// The kernel gives up after this number, too.
     const MOST_LINKS: usize = 40;
     let mut links = Vec::new();
@@ -94,12 +98,12 @@ fn follow(path: &Path, how: &Entry, kind: &dyn Fn(&Path) -> Option<Kind>) -> Vec
             }
             match kind(&at) {
                 None => return Vec::new(),
-                Some(Kind::Other) => {}
-                Some(Kind::Link(target)) => {
+                Some(PathKind::Other) => {}
+                Some(PathKind::Link(target)) => {
                     let parent = at.parent().unwrap_or(Path::new("/"));
                     let rest = parts.as_path();
                     path = parent.join(&target).join(rest);
-                    links.push((at, Entry::Link(target)));
+                    links.push((at, PathAccess::Link(target)));
                     continue 'again;
                 }
             }
@@ -114,7 +118,7 @@ fn follow(path: &Path, how: &Entry, kind: &dyn Fn(&Path) -> Option<Kind>) -> Vec
 }
 
 /// The entry that decides about a path, other than the path's own.
-fn above<'a>(entries: &'a Entries, path: &Path) -> Option<&'a Entry> {
+fn above<'a>(entries: &'a Entries, path: &Path) -> Option<&'a PathAccess> {
     path.ancestors()
         .skip(1)
         .find_map(|ancestor| entries.get(ancestor))
@@ -122,11 +126,13 @@ fn above<'a>(entries: &'a Entries, path: &Path) -> Option<&'a Entry> {
 
 /// Drops entries that say the same as an entry above them.
 fn drop_repetitions(entries: &Entries) -> Entries {
-    let repeats = |path: &Path, entry: &Entry| match above(entries, path) {
-        None | Some(Entry::Link(_)) => *entry == Entry::Hidden,
-        Some(Entry::Hidden) => *entry == Entry::Hidden || matches!(entry, Entry::Link(_)),
-        Some(shown @ (Entry::ReadOnly | Entry::Writable)) => {
-            shown == entry || matches!(entry, Entry::Link(_))
+    let repeats = |path: &Path, entry: &PathAccess| match above(entries, path) {
+        None | Some(PathAccess::Link(_)) => *entry == PathAccess::Hidden,
+        Some(PathAccess::Hidden) => {
+            *entry == PathAccess::Hidden || matches!(entry, PathAccess::Link(_))
+        }
+        Some(shown @ (PathAccess::ReadOnly | PathAccess::Writable)) => {
+            shown == entry || matches!(entry, PathAccess::Link(_))
         }
     };
     entries
@@ -163,12 +169,12 @@ pub(crate) fn parts(entries: &Entries, shown: &Path) -> Vec<PathBuf> {
     let below = |path: &Path| {
         entries
             .iter()
-            .any(|(other, entry)| *entry == Entry::Hidden && other.starts_with(path))
+            .any(|(other, entry)| *entry == PathAccess::Hidden && other.starts_with(path))
     };
-    if entries.get(shown) != Some(&Entry::Hidden) && !below(shown) {
+    if entries.get(shown) != Some(&PathAccess::Hidden) && !below(shown) {
         return vec![shown.to_owned()];
     }
-    if entries.get(shown) == Some(&Entry::Hidden) {
+    if entries.get(shown) == Some(&PathAccess::Hidden) {
         return Vec::new();
     }
     let children = fs::read_dir(shown).into_iter().flatten().flatten();
@@ -196,17 +202,17 @@ mod tests {
     }
 
     /// A machine with these links, on which every other path exists, except below `/no`.
-    fn machine(links: &'static [(&str, &str)]) -> impl Fn(&Path) -> Option<Kind> {
+    fn machine(links: &'static [(&str, &str)]) -> impl Fn(&Path) -> Option<PathKind> {
         move |path| {
             let link = links.iter().find(|(from, _)| Path::new(from) == path);
             match link {
-                Some((_, to)) => Some(Kind::Link(to.into())),
-                None => (!path.starts_with("/no")).then_some(Kind::Other),
+                Some((_, to)) => Some(PathKind::Link(to.into())),
+                None => (!path.starts_with("/no")).then_some(PathKind::Other),
             }
         }
     }
 
-    fn shown(plan: &Plan, links: &'static [(&str, &str)]) -> Vec<(String, Entry)> {
+    fn shown(plan: &Plan, links: &'static [(&str, &str)]) -> Vec<(String, PathAccess)> {
         let system: Vec<&Path> = system::DIRECTORIES
             .iter()
             .chain([&system::CONFIGURATION, &system::PROCESSORS])
@@ -233,16 +239,19 @@ mod tests {
         assert_eq!(
             listed,
             [
-                ("/data/bin/tool".to_owned(), Entry::ReadOnly),
-                ("/work/bin".to_owned(), Entry::Link("../data/bin".into())),
+                ("/data/bin/tool".to_owned(), PathAccess::ReadOnly),
+                (
+                    "/work/bin".to_owned(),
+                    PathAccess::Link("../data/bin".into())
+                ),
             ],
             "the file and the link; what does not exist is left out"
         );
         assert_eq!(
             shown(&plan(&[], &["/home/u"], &[]), links),
             [
-                ("/home".to_owned(), Entry::Link("usr/home".into())),
-                ("/usr/home/u".to_owned(), Entry::Writable)
+                ("/home".to_owned(), PathAccess::Link("usr/home".into())),
+                ("/usr/home/u".to_owned(), PathAccess::Writable)
             ],
             "a writable directory inside a system directory"
         );
@@ -261,11 +270,11 @@ mod tests {
         assert_eq!(
             listed,
             [
-                ("/opt/pool".to_owned(), Entry::Hidden),
-                ("/opt/pool/venv".to_owned(), Entry::ReadOnly),
-                ("/t/tree".to_owned(), Entry::Writable),
-                ("/t/tree/sub".to_owned(), Entry::ReadOnly),
-                ("/t/tree/sub/deep".to_owned(), Entry::Writable),
+                ("/opt/pool".to_owned(), PathAccess::Hidden),
+                ("/opt/pool/venv".to_owned(), PathAccess::ReadOnly),
+                ("/t/tree".to_owned(), PathAccess::Writable),
+                ("/t/tree/sub".to_owned(), PathAccess::ReadOnly),
+                ("/t/tree/sub/deep".to_owned(), PathAccess::Writable),
             ],
             "what is not shown at all needs not be hidden"
         );
@@ -278,7 +287,10 @@ mod tests {
         for name in ["a/x", "a/y", "b"] {
             fs::create_dir_all(at(name)).expect("a directory");
         }
-        let entries = Entries::from([(at(""), Entry::ReadOnly), (at("a/x"), Entry::Hidden)]);
+        let entries = Entries::from([
+            (at(""), PathAccess::ReadOnly),
+            (at("a/x"), PathAccess::Hidden),
+        ]);
         let mut found = parts(&entries, dir.path());
         found.sort();
         assert_eq!(found, [at("a/y"), at("b")], "everything but a/x");

@@ -2,7 +2,7 @@
 //! of programs. Pure, except for what the caller's lookup does.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// A toolchain that lives in the home directory.
 struct Toolchain {
@@ -89,7 +89,7 @@ const TOOLCHAINS: [Toolchain; 14] = [
 
 /// The toolchains of a machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundToolchains {
     pub read: Vec<PathBuf>,
     /// Directories of which only parts are shown.
     pub guarded: Vec<PathBuf>,
@@ -98,7 +98,7 @@ pub struct Found {
 }
 
 /// The machine, as far as toolchains are looked up on it.
-pub trait Machine {
+pub trait ToolchainLookup {
     fn variable(&self, name: &str) -> Option<OsString>;
     fn is_directory(&self, path: &Path) -> bool;
     fn read_link(&self, path: &Path) -> Option<PathBuf>;
@@ -109,7 +109,7 @@ pub trait Machine {
 #[derive(Debug, Clone, Copy)]
 pub struct ThisMachine;
 
-impl Machine for ThisMachine {
+impl ToolchainLookup for ThisMachine {
     fn variable(&self, name: &str) -> Option<OsString> {
         std::env::var_os(name)
     }
@@ -128,8 +128,8 @@ impl Machine for ThisMachine {
 }
 
 /// The toolchains in the home directory of the worker's user.
-pub fn find(machine: &impl Machine) -> Found {
-    let mut found = Found::default();
+pub fn find(machine: &impl ToolchainLookup) -> FoundToolchains {
+    let mut found = FoundToolchains::default();
     let home = machine.variable("HOME").map(PathBuf::from);
     for toolchain in &TOOLCHAINS {
         let own = machine.variable(toolchain.variable).map(PathBuf::from);
@@ -159,7 +159,11 @@ pub fn find(machine: &impl Machine) -> Found {
 
 /// What a program needs to run: its installation, and those that it leads to by links and virtual
 /// environments. A directory with a guarded one in it is never an installation.
-pub fn of_program(machine: &impl Machine, program: &Path, guarded: &[PathBuf]) -> Vec<PathBuf> {
+pub fn of_program(
+    machine: &impl ToolchainLookup,
+    program: &Path,
+    guarded: &[PathBuf],
+) -> Vec<PathBuf> {
     /// Each link and each virtual environment is a step.
     const MOST_STEPS: usize = 20;
     let mut found = Vec::new();
@@ -223,9 +227,9 @@ fn lexically(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for part in path.components() {
         match part {
-            std::path::Component::ParentDir => drop(plain.pop()),
-            std::path::Component::CurDir => {}
-            other => plain.push(other),
+            Component::ParentDir => drop(plain.pop()),
+            Component::CurDir => {}
+            Component::Prefix(_) | Component::RootDir | Component::Normal(_) => plain.push(part),
         }
     }
     plain
@@ -247,7 +251,7 @@ mod tests {
         }
     }
 
-    impl Machine for Table {
+    impl ToolchainLookup for Table {
         fn variable(&self, name: &str) -> Option<OsString> {
             self.get(&format!("={name}")).map(OsString::from)
         }

@@ -19,9 +19,9 @@ use rustix::mount::{
     mount_change, mount_remount, move_mount, open_tree, unmount,
 };
 
-use crate::message::{At as _, Refused, Step};
+use crate::message::{AtStep as _, SetupError, SetupStep};
 use crate::plan::Plan;
-use crate::show::{Entries, Entry};
+use crate::show::{Entries, PathAccess};
 use crate::system;
 
 const SEALED: MountFlags = MountFlags::RDONLY
@@ -52,20 +52,20 @@ enum Node {
 }
 
 /// Builds the new root and enters it.
-pub(crate) fn enter(plan: &Plan, shown: &Entries) -> Result<(), Refused> {
-    change_propagation().at(Step::View)?;
-    let nodes = open(shown).at(Step::View)?;
+pub(crate) fn enter(plan: &Plan, shown: &Entries) -> Result<(), SetupError> {
+    change_propagation().at(SetupStep::View)?;
+    let nodes = open(shown).at(SetupStep::View)?;
     // The new root stands on this directory until it becomes the root.
-    let root = match fs::canonicalize(&plan.directory).at(Step::View)? {
+    let root = match fs::canonicalize(&plan.directory).at(SetupStep::View)? {
         root if root.parent().is_none() => PathBuf::from("/usr"),
         directory => directory,
     };
-    temporary(&root, "mode=755,size=4m,nr_inodes=50k").at(Step::View)?;
-    let rules = place(&root, nodes).at(Step::View)?;
-    restrict_mounts(&root, &rules).at(Step::View)?;
-    terminals(&root).at(Step::View)?;
-    processes(&root).at(Step::Proc)?;
-    pivot(&root).at(Step::View)
+    temporary(&root, "mode=755,size=4m,nr_inodes=50k").at(SetupStep::View)?;
+    let rules = place(&root, nodes).at(SetupStep::View)?;
+    restrict_mounts(&root, &rules).at(SetupStep::View)?;
+    terminals(&root).at(SetupStep::View)?;
+    processes(&root).at(SetupStep::Proc)?;
+    pivot(&root).at(SetupStep::View)
 }
 
 fn named<T>(what: impl std::fmt::Display, result: io::Result<T>) -> io::Result<T> {
@@ -132,7 +132,7 @@ fn open(shown: &Entries) -> io::Result<BTreeMap<PathBuf, Node>> {
     for (path, entry) in shown {
         let directory = path.is_dir();
         let node = match entry {
-            Entry::ReadOnly => {
+            PathAccess::ReadOnly => {
                 let flags = if path.starts_with("/dev") {
                     DEVICE
                 } else {
@@ -144,13 +144,13 @@ fn open(shown: &Entries) -> io::Result<BTreeMap<PathBuf, Node>> {
                     flags,
                 }
             }
-            Entry::Writable => Node::Copy {
+            PathAccess::Writable => Node::Copy {
                 tree: copy(path)?,
                 directory,
                 flags: WRITABLE,
             },
-            Entry::Hidden => Node::Hidden { directory },
-            Entry::Link(target) => Node::Link(target.clone()),
+            PathAccess::Hidden => Node::Hidden { directory },
+            PathAccess::Link(target) => Node::Link(target.clone()),
         };
         nodes.insert(path.clone(), node);
     }

@@ -19,7 +19,7 @@ const WALK_LEAST: Duration = Duration::from_millis(500);
 /// A walk over the disk may take this part of the time.
 const WALK_SHARE: u32 = 20;
 
-pub(crate) struct Watch {
+pub(crate) struct LimitWatch {
     limits: RunLimits,
     directories: Vec<PathBuf>,
     /// What the directories held when the run began.
@@ -28,7 +28,7 @@ pub(crate) struct Watch {
     next_walk: Duration,
 }
 
-impl Watch {
+impl LimitWatch {
     /// None: nothing is limited.
     pub(crate) fn new(plan: &Plan) -> Option<Self> {
         let limits = plan.limits;
@@ -56,7 +56,7 @@ impl Watch {
         let begin = now();
         if begin >= self.next_usage {
             self.next_usage = begin + MEMORY_EVERY;
-            let usage = Usage::now();
+            let usage = ProcessUsage::now();
             if let Some(exceeded) = self
                 .by_processes(usage.processes)
                 .or(self.by_memory(usage.memory))
@@ -119,13 +119,13 @@ fn now() -> Duration {
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Usage {
+struct ProcessUsage {
     processes: u64,
     /// Anonymous and shared memory, in bytes.
     memory: u64,
 }
 
-impl Usage {
+impl ProcessUsage {
     fn now() -> Self {
         let mut usage = Self::default();
         for directory in processes() {

@@ -22,7 +22,7 @@ use pool_core::pool::{self, AgentKind, Secret};
 use pool_core::result::{ErrorKind, TaskFailure};
 use pool_core::source::RelativePath;
 
-use crate::sandbox::{Access, Command, Exit, LaunchError, Output, Sandbox, Watch};
+use crate::sandbox::{Command, CommandAccess, Exit, LaunchError, Output, Sandbox, Watch};
 use crate::workspace::{bound_git, make_directory, off_the_runtime, write_new};
 
 pub use evidence::AiderEvidence;
@@ -57,7 +57,7 @@ pub struct Job {
     /// Variables of the sandbox, and the worker's own that the agent may see: [`allowed_env`].
     pub env: Vec<(OsString, OsString)>,
     /// What the agent may use besides its worktree.
-    pub access: Access,
+    pub access: CommandAccess,
 }
 
 /// The facts about a run that is over.

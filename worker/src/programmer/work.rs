@@ -18,7 +18,7 @@ use super::runs::{Bounds, End, Next, Run, next_run, repair_prompt};
 use super::telemetry::RunEnded;
 use crate::acceptance::{Place, run_checks};
 use crate::agent::{AgentRun, Edit, Job, judge, no_llm_left, silent};
-use crate::sandbox::{Access, Exit, GatewayServer, LastWords, Watch};
+use crate::sandbox::{CommandAccess, Exit, GatewayServer, LastWords, Watch};
 use crate::workspace::{Changes, Credit, KEPT_DAYS, RepositoryHandle, Worktree};
 use llm_gateway::permits::Permits;
 use llm_gateway::record::{Call, CallClass, Record, llm_time, usage};
@@ -249,7 +249,7 @@ impl Work<'_> {
         let (workshop, limits) = (&self.attempts.workshop, &self.attempts.programmer.limits);
         let mut env = workshop.sandbox.variables();
         env.extend(workshop.env.iter().cloned());
-        let access = Access {
+        let access = CommandAccess {
             read: self.worktree.objects(),
             write: vec![self.worktree.scratch()],
             gateway: Some(GatewayServer {

@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use agent_sandbox::probe::{Proven, Unavailable, prove};
+use agent_sandbox::probe::{LevelUnavailable, Proven, prove};
 use agent_sandbox::toolchains::{self, ThisMachine};
 use agent_sandbox::{Layers, Level, Plan, RunLimits, landlock_abi};
 use pool_core::pool::{self, Pool, SandboxLevel, SandboxNetwork};
@@ -23,7 +23,7 @@ const FAIL_FAST: [(&str, &str); 3] = [
 
 /// What a command may use besides its directory.
 #[derive(Debug, Clone, Default)]
-pub struct Access {
+pub struct CommandAccess {
     pub read: Vec<PathBuf>,
     pub write: Vec<PathBuf>,
     /// None: it needs no LLM.
@@ -195,14 +195,14 @@ fn can_be_hidden(path: &Path) -> bool {
 #[derive(Debug, thiserror::Error)]
 pub enum SettleError {
     #[error("{0}")]
-    Unavailable(Unavailable),
+    Unavailable(LevelUnavailable),
     #[error(
         "neither level of the sandbox works on this machine. {strict}. {files}. Or write `sandbox: {{level: \"off\"}}`, if the \
          worker runs in a virtual machine of its own"
     )]
     Nothing {
-        strict: Unavailable,
-        files: Unavailable,
+        strict: LevelUnavailable,
+        files: LevelUnavailable,
     },
     #[error(
         "sandbox.{key}: {path:?} would show {shown:?}, which holds secrets or other tasks' files; name a part of it"
@@ -216,14 +216,14 @@ pub enum SettleError {
 
 /// The level that a worker uses, and why not a stronger one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settled {
+pub struct SettledLevel {
     pub level: SandboxLevel,
     /// None: the level is `off`.
     pub proven: Option<Proven>,
-    pub not_stronger: Option<Unavailable>,
+    pub not_stronger: Option<LevelUnavailable>,
 }
 
-impl Settled {
+impl SettledLevel {
     /// Whether agents and checks reach nothing but their own files and their gateway.
     pub fn is_full(&self) -> bool {
         self.level == SandboxLevel::Strict
@@ -237,10 +237,10 @@ impl Settled {
 ///
 /// # Errors
 /// If the machine cannot give the level, or the pool file shows too much.
-pub fn settle(pool: &Pool) -> Result<Settled, SettleError> {
+pub fn settle(pool: &Pool) -> Result<SettledLevel, SettleError> {
     let limits = &pool.sandbox;
     refuse_too_much(limits, &guarded(pool))?;
-    let prove = |level| prove(level, own_network(limits));
+    let prove = |level| prove(level, own_network(limits), &pool.workspace.dir);
     let (level, proven, not_stronger) = match limits.level {
         SandboxLevel::Off => (SandboxLevel::Off, None, None),
         SandboxLevel::Strict => {
@@ -259,7 +259,7 @@ pub fn settle(pool: &Pool) -> Result<Settled, SettleError> {
             },
         },
     };
-    Ok(Settled {
+    Ok(SettledLevel {
         level,
         proven,
         not_stronger,
@@ -281,7 +281,7 @@ fn refuse_too_much(limits: &pool::Sandbox, guarded: &[PathBuf]) -> Result<(), Se
     Ok(())
 }
 
-impl fmt::Display for Settled {
+impl fmt::Display for SettledLevel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(proven) = &self.proven else {
             return f.write_str("off: agents and checks have all rights of this user");

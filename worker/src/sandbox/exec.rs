@@ -12,8 +12,8 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use agent_sandbox::{
-    Launched, Level, Message, Plan, Refused, Spawn, hide_process, launch, receive, send_bytes,
-    spawn,
+    Launched, Level, Plan, SetupError, Spawn, StageMessage, hide_process, launch, receive,
+    send_bytes, spawn,
 };
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use super::LESS_IMPORTANT;
 use super::processes::{descendants, others_than_stages, signal_all};
-use super::report::Report;
+use super::report::HelperReport;
 
 /// The time between two rounds of SIGKILL against a process that forks as fast as it is killed.
 const ROUND_MS: u16 = 10;
@@ -60,7 +60,7 @@ enum ExecError {
     #[error("{0}")]
     NotStarted(String),
     #[error("{0}")]
-    Refused(Refused),
+    Refused(SetupError),
 }
 
 /// Acts on the arguments after `sandbox-exec` and ends the process. `main` calls it before anything
@@ -75,20 +75,20 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ! {
             // For a person who typed the command; the worker reads the report.
             let _ = writeln!(io::stderr(), "{error}");
             match error {
-                ExecError::Refused(refused) => Report::Refused(refused),
+                ExecError::Refused(refused) => HelperReport::Refused(refused),
                 ExecError::Usage
                 | ExecError::System(..)
                 | ExecError::Start(_)
-                | ExecError::NotStarted(_) => Report::Failed(error.to_string()),
+                | ExecError::NotStarted(_) => HelperReport::Failed(error.to_string()),
             }
         });
-    let sent = tell(&report, None);
+    let sent = send_report(&report, None);
     std::process::exit(i32::from(
-        sent.is_err() || !matches!(report, Report::Ended { .. }),
+        sent.is_err() || !matches!(report, HelperReport::Ended { .. }),
     ))
 }
 
-fn tell(report: &Report, listener: Option<OwnedFd>) -> io::Result<()> {
+fn send_report(report: &HelperReport, listener: Option<OwnedFd>) -> io::Result<()> {
     let mut bytes = serde_json::to_vec(report)?;
     bytes.push(b'\n');
     send_bytes(line()?, &bytes, listener.as_ref().map(OwnedFd::as_fd))
@@ -143,7 +143,7 @@ impl HelperArguments {
         Err(ExecError::Usage)
     }
 
-    fn carry_out(&self) -> Result<Report, ExecError> {
+    fn carry_out(&self) -> Result<HelperReport, ExecError> {
         // Fails only for a group leader. A helper that the worker has started is not one.
         let _ = setsid();
         prctl::set_child_subreaper(true).map_err(|e| ExecError::System("become subreaper", e))?;
@@ -165,7 +165,7 @@ impl HelperArguments {
         }
         family.kill_all()?;
         let (status, signal) = family.ended.unwrap_or((None, None));
-        Ok(Report::Ended {
+        Ok(HelperReport::Ended {
             status,
             signal,
             stragglers,
@@ -221,7 +221,7 @@ struct Family {
     /// The program or, with a file system of its own, the first stage of its sandbox.
     program: Option<Pid>,
     /// Whether `program` is a stage.
-    in_room: bool,
+    in_namespaces: bool,
     /// The messages of the stages that stay around the program, as long as some come.
     stages: Option<OwnedFd>,
     /// The limit of the run that was exceeded.
@@ -249,7 +249,7 @@ impl Family {
             signals,
             line: line().map_err(ExecError::Start)?,
             program: None,
-            in_room: false,
+            in_namespaces: false,
             stages: None,
             limit: None,
             ended: None,
@@ -272,26 +272,28 @@ impl Family {
         self.program = Some(pid);
         loop {
             match receive(&messages).map_err(ExecError::Start)? {
-                Some((Message::Listening, listener)) => {
-                    tell(&Report::Listening, listener).map_err(ExecError::Start)?;
+                Some((StageMessage::Listening, listener)) => {
+                    send_report(&HelperReport::Listening, listener).map_err(ExecError::Start)?;
                 }
-                Some((Message::Refused(refused), _)) => return Err(ExecError::Refused(refused)),
-                Some((Message::NotStarted(why), _)) => return Err(ExecError::NotStarted(why)),
-                Some((Message::Started | Message::Ended { .. }, _)) | None => break,
+                Some((StageMessage::Refused(refused), _)) => {
+                    return Err(ExecError::Refused(refused));
+                }
+                Some((StageMessage::NotStarted(why), _)) => return Err(ExecError::NotStarted(why)),
+                Some((StageMessage::Started | StageMessage::Ended { .. }, _)) | None => break,
             }
         }
         // A stage that hangs in the kernel must not hold this process up.
         set_socket_timeout(&messages, Timeout::Recv, Some(KILL_LIMIT))
             .map_err(|error| ExecError::Start(error.into()))?;
-        self.in_room = plan.layers.level == Level::Strict;
-        self.stages = self.in_room.then_some(messages);
+        self.in_namespaces = plan.layers.level == Level::Strict;
+        self.stages = self.in_namespaces.then_some(messages);
         Ok(())
     }
 
     /// All descendants that are not stages of the sandbox.
     fn others(&self) -> Vec<Pid> {
         match self.program {
-            Some(first) if self.in_room => others_than_stages(first),
+            Some(first) if self.in_namespaces => others_than_stages(first),
             Some(_) | None => descendants(),
         }
     }
@@ -301,7 +303,7 @@ impl Family {
         let heard = self.stages.as_ref().map(receive);
         match heard {
             Some(Ok(Some((
-                Message::Ended {
+                StageMessage::Ended {
                     status,
                     signal,
                     limit,
@@ -380,7 +382,7 @@ impl Family {
     /// How the program ended, if a stage has said that before the first stage ended. A sandbox that
     /// ends without a message was killed.
     fn said_by_stages(&mut self) -> Option<(Option<i32>, Option<i32>)> {
-        if !self.in_room {
+        if !self.in_namespaces {
             return None;
         }
         while self.stages.is_some() && self.ended.is_none() {

@@ -35,11 +35,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_sandbox::{Plan, Refused};
+use agent_sandbox::{Plan, SetupError};
 use pool_core::pool::{self, LastEvent, Pool};
 use tokio_util::sync::CancellationToken;
 
-pub use access::{Access, GatewayServer};
+pub use access::{CommandAccess, GatewayServer};
 pub use output::Output;
 
 use access::Confinement;
@@ -126,7 +126,7 @@ pub struct Command {
     /// long, while [`Watch::busy`] returned false.
     pub silence: Option<Duration>,
     /// What it may use besides its directory, which is writable.
-    pub access: Access,
+    pub access: CommandAccess,
 }
 
 /// Receives the bytes that a running command prints.
@@ -225,7 +225,7 @@ pub enum LaunchError {
         source: std::io::Error,
     },
     #[error("{0}")]
-    Sandbox(Refused),
+    Sandbox(SetupError),
     #[error("the sandbox helper ended without a report ({0})")]
     NoReport(String),
 }

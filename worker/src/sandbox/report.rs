@@ -1,11 +1,11 @@
 //! The helper's messages to the worker over the line: JSON objects, one on each line.
 
-use agent_sandbox::Refused;
+use agent_sandbox::SetupError;
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Report {
+pub(super) enum HelperReport {
     /// The gateway's socket is open inside. The listener comes with this message.
     Listening,
     /// The program ended, by itself or because the helper stopped it.
@@ -23,5 +23,5 @@ pub(super) enum Report {
     /// The program never ran; the text says why.
     Failed(String),
     /// The program never ran, because a layer of the sandbox could not be set up.
-    Refused(Refused),
+    Refused(SetupError),
 }

@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use super::last_event::Finder;
 use super::life::Look;
 use super::processes::{session_of, signal_all};
-use super::report::Report;
+use super::report::HelperReport;
 use super::{
     Command, Exit, Finished, GRACE, GatewayServer, HELPER_COMMAND, LaunchError, Output, Sandbox,
     Watch,
@@ -64,7 +64,7 @@ pub(super) async fn run(
     drain(&mut pipe, &mut output, watch).await;
     let status = timeout(HELPER_MARGIN, helper.wait()).await;
     let stopped = listener.stopped;
-    if let Some(Report::Ended {
+    if let Some(HelperReport::Ended {
         limit: Some(limit), ..
     }) = &report
     {
@@ -73,18 +73,18 @@ pub(super) async fn run(
         (watch.listen)(note.as_bytes());
     }
     let (exit, stragglers) = match (stopped, report) {
-        (_, Some(Report::Failed(problem))) => {
+        (_, Some(HelperReport::Failed(problem))) => {
             return Err(LaunchError::Program {
                 program: program(&command),
                 problem,
             });
         }
-        (_, Some(Report::Refused(refused))) => return Err(LaunchError::Sandbox(refused)),
-        (Some(stopped), Some(Report::Ended { stragglers, .. })) => (stopped, stragglers),
-        (Some(stopped), Some(Report::Listening) | None) => (stopped, 0),
+        (_, Some(HelperReport::Refused(refused))) => return Err(LaunchError::Sandbox(refused)),
+        (Some(stopped), Some(HelperReport::Ended { stragglers, .. })) => (stopped, stragglers),
+        (Some(stopped), Some(HelperReport::Listening) | None) => (stopped, 0),
         (
             None,
-            Some(Report::Ended {
+            Some(HelperReport::Ended {
                 status: Some(status),
                 stragglers,
                 ..
@@ -92,14 +92,14 @@ pub(super) async fn run(
         ) => (Exit::Status(status), stragglers),
         (
             None,
-            Some(Report::Ended {
+            Some(HelperReport::Ended {
                 signal, stragglers, ..
             }),
         ) => (
             Exit::Signal(signal.unwrap_or(nix::libc::SIGKILL)),
             stragglers,
         ),
-        (None, Some(Report::Listening) | None) => {
+        (None, Some(HelperReport::Listening) | None) => {
             return Err(LaunchError::NoReport(format!("{status:?}")));
         }
     };
@@ -176,12 +176,12 @@ struct Listener<'a> {
 
 /// What the helper has said so far: reports, one on each line.
 #[derive(Default)]
-struct Said {
+struct HelperReports {
     bytes: Vec<u8>,
 }
 
-impl Said {
-    fn last(&self) -> Option<Report> {
+impl HelperReports {
+    fn last(&self) -> Option<HelperReport> {
         let last = self
             .bytes
             .trim_ascii_end()
@@ -241,8 +241,8 @@ impl<'a> Listener<'a> {
         reports: unix::OwnedReadHalf,
         pipe: &mut pipe::Receiver,
         output: &mut Output,
-    ) -> Option<Option<Report>> {
-        let mut said = Said::default();
+    ) -> Option<Option<HelperReport>> {
+        let mut said = HelperReports::default();
         let mut line = vec![0; 16 * 1024];
         let mut buffer = vec![0; 16 * 1024];
         let mut open = true;
@@ -285,11 +285,11 @@ impl<'a> Listener<'a> {
 
     /// Gives the gateway's listener to its server. The helper sends it before the program starts,
     /// so it is the only descriptor that counts.
-    fn serve(&mut self, said: &Said, descriptor: Option<OwnedFd>) {
+    fn serve(&mut self, said: &HelperReports, descriptor: Option<OwnedFd>) {
         let Some((gateway, descriptor)) = self.gateway.take().zip(descriptor) else {
             return;
         };
-        if said.last() == Some(Report::Listening) {
+        if said.last() == Some(HelperReport::Listening) {
             (gateway.serve)(descriptor.into());
         }
     }

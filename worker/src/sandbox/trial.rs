@@ -45,8 +45,8 @@ pub fn run(pool: &Pool, directory: &Path, command: Vec<OsString>) -> anyhow::Res
     remove_tree(&scratch).context("cannot remove the temporary home")?;
     Ok(match finished?.exit {
         Exit::Status(status) => ExitCode::from(u8::try_from(status).unwrap_or(1)),
-        other => {
-            eprintln!("the command {other}");
+        exit @ (Exit::Signal(_) | Exit::TimedOut | Exit::Silent | Exit::Done | Exit::Cancelled) => {
+            eprintln!("the command {exit}");
             ExitCode::FAILURE
         }
     })

@@ -13,7 +13,7 @@ use pool_core::result::{ErrorKind, TaskFailure};
 use pool_core::source::RelativePath;
 use tokio_util::sync::CancellationToken;
 use worker::agent::{AgentRun, Edit, Evidence, Job, from_config, judge};
-use worker::sandbox::{Access, Exit, Watch};
+use worker::sandbox::{CommandAccess, Exit, Watch};
 use worker::workspace::Worktree;
 
 use crate::repo::{Bench, llm, task, write};
@@ -35,7 +35,7 @@ pub(crate) fn job(worktree: &Worktree, files: &[&str]) -> Job {
         timeout: Duration::from_secs(60),
         no_output_timeout: Duration::from_secs(30),
         env: vec![("LANG".into(), "C".into())],
-        access: Access {
+        access: CommandAccess {
             read: worktree.objects(),
             write: vec![worktree.scratch()],
             gateway: None,

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use worker::programmer::attempt::Ended;
-use worker::sandbox::{Access, Command, Exit, Sandbox, Watch};
+use worker::sandbox::{Command, CommandAccess, Exit, Sandbox, Watch};
 use worker::workspace::Workspaces;
 
 use crate::repo::{Bench, task, write};
@@ -29,7 +29,7 @@ fn command(argv: &[&str]) -> Command {
         env: vec![path()],
         timeout: Duration::from_secs(30),
         silence: None,
-        access: Access::default(),
+        access: CommandAccess::default(),
     }
 }
 

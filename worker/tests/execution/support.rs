@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pool_core::pool::{self, SandboxLevel, SandboxNetwork};
 use tokio::time::{Instant, sleep};
-use worker::sandbox::{Access, Command, Sandbox};
+use worker::sandbox::{Command, CommandAccess, Sandbox};
 
 /// The limits of the sample pool. `POOL_TEST_SANDBOX` names the level for all tests of this crate; the
 /// tests of the kernel layers choose their own.
@@ -53,7 +53,7 @@ pub(crate) fn shell(cwd: &Path, script: &str) -> Command {
         env: vec![path()],
         timeout: Duration::from_secs(60),
         silence: None,
-        access: Access::default(),
+        access: CommandAccess::default(),
     }
 }
 

@@ -11,34 +11,35 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{getgid, getuid};
 
-use crate::launch::{Stage, refuse};
-use crate::message::{At as _, Message, Refused, Step, send};
+use crate::launch::{SandboxStage, refuse};
+use crate::message::{AtStep as _, SetupError, SetupStep, StageMessage, send};
 use crate::{network, rights, word};
 
 pub(crate) fn main(argv: &[OsString]) -> ! {
-    let stage = Stage::begin().unwrap_or_else(|refused| refuse(None, refused));
+    let stage = SandboxStage::begin().unwrap_or_else(|refused| refuse(None, refused));
     match make(&stage, argv) {
         Ok(status) => std::process::exit(status),
         Err(refused) => refuse(Some(&stage), refused),
     }
 }
 
-fn make(stage: &Stage, argv: &[OsString]) -> Result<i32, Refused> {
-    rights::outlive_the_program().at(Step::Rights)?;
+fn make(stage: &SandboxStage, argv: &[OsString]) -> Result<i32, SetupError> {
+    rights::outlive_the_program().at(SetupStep::Rights)?;
     let own_network = stage.plan.layers.own_network;
-    make_namespaces(own_network).at(Step::Namespaces)?;
+    make_namespaces(own_network).at(SetupStep::Namespaces)?;
     if own_network {
-        network::bring_loopback_up().at(Step::Network)?;
+        network::bring_loopback_up().at(SetupStep::Network)?;
         if let Some(port) = stage.plan.gateway_port {
-            let listener = network::listen(port).at(Step::Network)?;
-            send(&stage.messages, &Message::Listening, Some(&listener)).at(Step::Network)?;
+            let listener = network::listen(port).at(SetupStep::Network)?;
+            send(&stage.messages, &StageMessage::Listening, Some(&listener))
+                .at(SetupStep::Network)?;
         }
     }
-    rustix::system::sethostname(b"sandbox").at(Step::Namespaces)?;
-    rights::keep_capabilities_over_exec().at(Step::Rights)?;
-    let init = stage.next(word::INIT, argv).at(Step::Namespaces)?;
+    rustix::system::sethostname(b"sandbox").at(SetupStep::Namespaces)?;
+    rights::keep_capabilities_over_exec().at(SetupStep::Rights)?;
+    let init = stage.next(word::INIT, argv).at(SetupStep::Namespaces)?;
     // Process 1 must not write into this process's memory.
-    rights::hide_process().at(Step::Rights)?;
+    rights::hide_process().at(SetupStep::Rights)?;
     loop {
         match waitpid(init, None) {
             Ok(WaitStatus::Exited(_, status)) => return Ok(status),
