@@ -31,6 +31,7 @@ pub(crate) fn main(argv: &[OsString]) -> ! {
     let started = spawn(Spawn {
         program: program.unwrap_or(OsStr::new("")),
         argv,
+        environment: std::env::vars_os().collect(),
         files: &[],
     });
     match started {

@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use nix::unistd::Pid;
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -29,12 +29,16 @@ pub struct Launched {
     pub messages: OwnedFd,
 }
 
-/// Starts `argv` behind the layers of the plan. The program gets the environment and the output of
-/// this process, and no input.
+/// Starts `argv` behind the layers of the plan. The stages and the program get this environment, the
+/// output of this process, and no input.
 ///
 /// # Errors
 /// If the first stage does not start. What fails later is a message.
-pub fn launch(plan: &Plan, argv: &[OsString]) -> io::Result<Launched> {
+pub fn launch(
+    plan: &Plan,
+    argv: &[OsString],
+    environment: Vec<(OsString, OsString)>,
+) -> io::Result<Launched> {
     let (messages, inside) = socketpair(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
@@ -47,23 +51,20 @@ pub fn launch(plan: &Plan, argv: &[OsString]) -> io::Result<Launched> {
         Level::Strict => word::NAMESPACES,
         Level::Files => word::ENTER,
     };
-    let pid = start_stage(stage, argv, inside.as_fd(), file.as_fd())?;
+    let words = stage_argv(stage, argv);
+    let pid = spawn(Spawn {
+        program: OsStr::new(SELF),
+        argv: &words,
+        environment,
+        files: &[(inside.as_fd(), 0), (file.as_fd(), PLAN)],
+    })?;
     Ok(Launched { pid, messages })
 }
 
-fn start_stage(
-    stage: &str,
-    argv: &[OsString],
-    messages: BorrowedFd<'_>,
-    plan: BorrowedFd<'_>,
-) -> io::Result<Pid> {
+fn stage_argv(stage: &str, argv: &[OsString]) -> Vec<OsString> {
     let mut words: Vec<OsString> = vec![SELF.into(), stage.into()];
     words.extend(argv.iter().cloned());
-    spawn(Spawn {
-        program: OsStr::new(SELF),
-        argv: &words,
-        files: &[(messages, 0), (plan, PLAN)],
-    })
+    words
 }
 
 /// What a stage was started with.
@@ -94,7 +95,12 @@ impl SandboxStage {
     }
 
     pub(crate) fn next(&self, stage: &str, argv: &[OsString]) -> io::Result<Pid> {
-        start_stage(stage, argv, self.messages.as_fd(), self.file.as_fd())
+        spawn(Spawn {
+            program: OsStr::new(SELF),
+            argv: &stage_argv(stage, argv),
+            environment: std::env::vars_os().collect(),
+            files: &[(self.messages.as_fd(), 0), (self.file.as_fd(), PLAN)],
+        })
     }
 
     pub(crate) fn report(&self, message: &StageMessage) {

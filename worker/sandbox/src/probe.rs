@@ -127,7 +127,7 @@ fn try_layers(layers: Layers, directory: &Path) -> Result<Proven, ProbeFailure> 
         .map_err(io::Error::from)?
         .into(),
     ];
-    let mut running = Running(Some(launch(&plan, &argv)?));
+    let mut running = Running(Some(launch(&plan, &argv, Vec::new())?));
     let inside = running.until_started()?;
     answer(inside.as_ref().unwrap_or(&gateway))?;
     running.until_ended()?;

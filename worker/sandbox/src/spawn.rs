@@ -10,13 +10,14 @@ use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_s
 use nix::sys::signal::SigSet;
 use nix::unistd::Pid;
 
-/// A process to start, with this process's environment and output.
-#[derive(Debug, Clone, Copy)]
+/// A process to start, with this process's output.
+#[derive(Debug, Clone)]
 pub struct Spawn<'a> {
     /// Looked up in this process's `PATH` if it has no slash.
     pub program: &'a OsStr,
     /// The arguments, with the name of the program as the first one.
     pub argv: &'a [OsString],
+    pub environment: Vec<(OsString, OsString)>,
     /// Descriptors of this process and the numbers that they get. Standard input is `/dev/null`
     /// unless it is among them.
     pub files: &'a [(BorrowedFd<'a>, i32)],
@@ -39,7 +40,9 @@ pub fn spawn(spawn: Spawn<'_>) -> io::Result<Pid> {
         name.push(value);
         CString::new(name.into_vec())
     };
-    let environment = std::env::vars_os()
+    let environment = spawn
+        .environment
+        .into_iter()
         .map(variable)
         .collect::<Result<Vec<_>, _>>()?;
     let program = CString::new(spawn.program.as_bytes())?;

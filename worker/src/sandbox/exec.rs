@@ -263,12 +263,14 @@ impl Family {
             let started = spawn(Spawn {
                 program,
                 argv,
+                environment: std::env::vars_os().collect(),
                 files,
             });
             self.program = Some(started.map_err(ExecError::Start)?);
             return Ok(());
         };
-        let Launched { pid, messages } = launch(plan, argv).map_err(ExecError::Start)?;
+        let Launched { pid, messages } =
+            launch(plan, argv, std::env::vars_os().collect()).map_err(ExecError::Start)?;
         self.program = Some(pid);
         loop {
             match receive(&messages).map_err(ExecError::Start)? {

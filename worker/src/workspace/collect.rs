@@ -8,7 +8,7 @@ use pool_core::result::{ErrorKind, MAX_PATCH_BYTES, TaskFailure};
 use super::changes::{Changes, Entry, Kind, display, parse_raw, split_paths, stays_inside};
 use super::disk::{off_the_runtime, private_directory};
 use super::git::{GitError, path_of};
-use super::survey::{Special, make_readable, replaced_by, special_files};
+use super::survey::{Special, is_gits, make_readable, replaced_by, special_files};
 use super::worktree::{Worktree, failure};
 
 /// Why a change is refused.
@@ -85,7 +85,7 @@ impl Worktree {
             );
             return Err(Problem::Refused(problem));
         }
-        let special = off_the_runtime(move || special_files(&tree)).await?;
+        let special = off_the_runtime(move || special_files(&tree, is_gits)).await?;
         let opened = special.iter().find(|special| special.is_opened_by_git());
         let refused = match opened {
             None if special.is_empty() => None,
