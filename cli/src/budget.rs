@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::process::ExitCode;
 
+use pool_api::budget::{BudgetStatus, LimitPeriod, NewLimit};
+use pool_api::format::clock;
 use pool_core::money::MicroUsd;
 use pool_telemetry::clock::wall_clock;
 
-use super::Shown;
-use crate::tables::{lines, table};
-use dispatcher::api::budget::{NewLimit, Span};
-use dispatcher::format::clock;
-use dispatcher::views::llms::BudgetStatus;
+use crate::output::OutputArgs;
+use crate::table::{lines, table};
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -20,13 +19,13 @@ use dispatcher::views::llms::BudgetStatus;
 )]
 pub(super) struct BudgetArgs {
     #[command(subcommand)]
-    change: Option<Change>,
+    change: Option<BudgetCommand>,
     #[command(flatten)]
-    show: Shown,
+    output: OutputArgs,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Change {
+enum BudgetCommand {
     /// Set a new limit for today
     #[command(after_help = "Example:\n  pool budget set --limit 7.50 --today")]
     Set {
@@ -38,26 +37,26 @@ enum Change {
         #[arg(long, required = true)]
         today: bool,
         #[command(flatten)]
-        show: Shown,
+        output: OutputArgs,
     },
 }
 
 pub(super) async fn run(args: BudgetArgs) -> anyhow::Result<ExitCode> {
-    let (status, shown): (BudgetStatus, Shown) = match args.change {
-        None => (args.show.client()?.get("/budget").await?, args.show),
-        Some(Change::Set {
+    let (status, output): (BudgetStatus, OutputArgs) = match args.change {
+        None => (args.output.client()?.get("/budget").await?, args.output),
+        Some(BudgetCommand::Set {
             limit,
             today: _,
-            show,
+            output,
         }) => {
-            let body = serde_json::to_vec(&NewLimit {
+            let body = NewLimit {
                 limit_usd: limit,
-                span: Span::Today,
-            })?;
-            (show.client()?.post("/budget", body).await?, show)
+                span: LimitPeriod::Today,
+            };
+            (output.client()?.post("/budget", &body).await?, output)
         }
     };
-    shown.print(&status, text)
+    output.print(&status, text)
 }
 
 fn text(budget: &BudgetStatus) -> String {

@@ -1,9 +1,9 @@
 //! `pool check`: lists the mistakes of the pool file, or shows the pool as tables. With
 //! `--llms` it also checks that every provider accepts its key and has its models. Needs no broker.
 
-mod tables;
+mod table;
 
-pub(crate) use tables::ranges;
+pub(crate) use table::ranges;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,7 +15,7 @@ use pool_core::routing::Routes;
 use serde_json::{Value, json};
 
 use crate::llm_probe::{self, LlmReport};
-use crate::{Format, print};
+use crate::output::{Format, print};
 
 /// Check the pool file, or show the pool and its routes
 #[derive(Debug, clap::Args)]
@@ -25,9 +25,8 @@ use crate::{Format, print};
     pool check --llms"
 )]
 pub(crate) struct CheckArgs {
-    /// The pool file
-    #[arg(long, env = "POOL_FILE", default_value = "config/pool.yaml")]
-    pub(crate) pool: PathBuf,
+    #[command(flatten)]
+    pub(crate) file: PoolFileArgs,
     /// Ask every provider whether the key and the models exist (exit status 1 if one does not)
     #[arg(long)]
     pub(crate) llms: bool,
@@ -35,42 +34,50 @@ pub(crate) struct CheckArgs {
     pub(crate) format: Format,
 }
 
+/// The pool file of a command that reads one itself.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct PoolFileArgs {
+    /// The pool file
+    #[arg(long, env = "POOL_FILE", default_value = "config/pool.yaml")]
+    pub(crate) pool: PathBuf,
+}
+
 /// The result of the check: the exit status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum CheckResult {
     Good,
     /// The file is valid, but an LLM is not available.
     LlmsMissing,
     Mistakes,
 }
 
-impl From<Verdict> for ExitCode {
-    fn from(verdict: Verdict) -> Self {
-        match verdict {
-            Verdict::Good => Self::SUCCESS,
-            Verdict::LlmsMissing => Self::from(1),
-            Verdict::Mistakes => Self::from(2),
+impl From<CheckResult> for ExitCode {
+    fn from(result: CheckResult) -> Self {
+        match result {
+            CheckResult::Good => Self::SUCCESS,
+            CheckResult::LlmsMissing => Self::from(1),
+            CheckResult::Mistakes => Self::from(2),
         }
     }
 }
 
 /// Runs the whole command: reads the file, prints to stdout.
 pub(crate) async fn run(args: CheckArgs) -> ExitCode {
-    let (verdict, text) = report(&args, &Env::of_process()).await;
+    let (result, text) = report(&args, &Env::of_process()).await;
     let printed = print(&text);
-    if verdict == Verdict::Good {
+    if result == CheckResult::Good {
         printed
     } else {
-        verdict.into()
+        result.into()
     }
 }
 
-async fn report(args: &CheckArgs, env: &Env) -> (Verdict, String) {
-    let pool = match load(&args.pool, env) {
+async fn report(args: &CheckArgs, env: &Env) -> (CheckResult, String) {
+    let pool = match load(&args.file.pool, env) {
         Ok(pool) => pool,
         Err(mistakes) => {
             return (
-                Verdict::Mistakes,
+                CheckResult::Mistakes,
                 mistakes_text(&mistakes, args.format == Format::Json),
             );
         }
@@ -81,18 +88,18 @@ async fn report(args: &CheckArgs, env: &Env) -> (Verdict, String) {
         None
     };
     let missing = llms.iter().flatten().any(|llm| !llm.is_ok());
-    let verdict = if missing {
-        Verdict::LlmsMissing
+    let result = if missing {
+        CheckResult::LlmsMissing
     } else {
-        Verdict::Good
+        CheckResult::Good
     };
     let routes = Routes::new(&pool.capabilities());
     let text = if args.format == Format::Json {
         format!("{:#}\n", pool_json(&pool, &routes, llms.as_deref()))
     } else {
-        tables::pool(&args.pool, &pool, &routes, llms.as_deref())
+        table::pool(&args.file.pool, &pool, &routes, llms.as_deref())
     };
-    (verdict, text)
+    (result, text)
 }
 
 fn mistakes_text(mistakes: &Mistakes, as_json: bool) -> String {

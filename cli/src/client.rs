@@ -4,13 +4,14 @@
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use pool_api::TOKEN_VARIABLE;
+use pool_api::problem::Problem;
 use pool_config::Env;
-use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::PoolUrl;
-use dispatcher::api::problem::Problem;
-use dispatcher::api::token::VARIABLE;
+use crate::output::PoolUrl;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// An open event stream sends something every 15 s.
@@ -31,8 +32,8 @@ impl Client {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = client().build().context("failed to set up HTTP")?;
         let token = Env::of_process()
-            .secret(VARIABLE)
-            .map_err(|problem| anyhow!("{VARIABLE}_FILE {problem}"))?;
+            .secret(TOKEN_VARIABLE)
+            .map_err(|problem| anyhow!("{TOKEN_VARIABLE}_FILE {problem}"))?;
         Ok(Self {
             http,
             url: url.url.as_str().trim_end_matches('/').to_owned(),
@@ -47,28 +48,32 @@ impl Client {
     /// # Errors
     /// When no dispatcher answers, or it answers with a problem, whose text becomes the error.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
-        let body = self.send(Method::GET, path, None).await?;
-        self.read(path, &body)
+        self.read(path, &self.send(Method::GET, path).await?)
+    }
+
+    /// `GET` with the parameters that have a value.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub(crate) async fn get_with<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, Option<&str>)],
+    ) -> anyhow::Result<T> {
+        self.get(&with_query(path, query)?).await
     }
 
     /// # Errors
     /// As [`get`](Self::get).
     pub(crate) async fn text(&self, path: &str) -> anyhow::Result<String> {
-        let body = self.send(Method::GET, path, None).await?;
+        let body = self.send(Method::GET, path).await?;
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
-    /// The dispatcher's health report, whether it is healthy or not.
-    ///
     /// # Errors
-    /// When no dispatcher answers.
-    pub(crate) async fn health<T: DeserializeOwned>(&self) -> anyhow::Result<(StatusCode, T)> {
-        let answer = self.request(Method::GET, "/ready", None).await?;
-        let status = answer.status();
-        let body = answer.bytes().await.with_context(|| {
-            format!("the connection to {} broke off during its answer", self.url)
-        })?;
-        Ok((status, self.read("/ready", &body)?))
+    /// As [`get`](Self::get).
+    pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        self.read(path, &self.send(Method::DELETE, path).await?)
     }
 
     /// # Errors
@@ -76,31 +81,39 @@ impl Client {
     pub(crate) async fn post<T: DeserializeOwned>(
         &self,
         path: &str,
-        body: Vec<u8>,
+        body: &impl Serialize,
     ) -> anyhow::Result<T> {
-        let body = self.send(Method::POST, path, Some(body)).await?;
-        self.read(path, &body)
+        let answer = self.try_post(path, body).await?;
+        answer.map_err(|problem| in_words(&problem))
     }
 
-    /// `GET` with a query.
+    /// `POST`. A problem is returned as an answer, because it may say when to try again.
     ///
     /// # Errors
-    /// As [`get`](Self::get).
-    pub(crate) async fn get_with<T: DeserializeOwned>(
+    /// When no dispatcher answers, or the server at this address is not a dispatcher.
+    pub(crate) async fn try_post<T: DeserializeOwned>(
         &self,
         path: &str,
-        query: &[(&str, &str)],
-    ) -> anyhow::Result<T> {
-        let url = reqwest::Url::parse_with_params(&format!("{}{path}", self.url), query)?;
-        self.get(&format!("{path}?{}", url.query().unwrap_or_default()))
-            .await
+        body: &impl Serialize,
+    ) -> anyhow::Result<Result<T, Problem>> {
+        let request = self.http.post(self.at(path)).json(body);
+        match self.ask(path, request).await? {
+            Ok(answer) => {
+                let body = self.body(answer).await?;
+                self.read(path, &body).map(Ok)
+            }
+            Err(problem) => Ok(Err(problem)),
+        }
     }
 
+    /// The dispatcher's health report, whether it is healthy or not.
+    ///
     /// # Errors
-    /// As [`get`](Self::get).
-    pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
-        let body = self.send(Method::DELETE, path, None).await?;
-        self.read(path, &body)
+    /// When no dispatcher answers.
+    pub(crate) async fn health<T: DeserializeOwned>(&self) -> anyhow::Result<(StatusCode, T)> {
+        let answer = self.perform(self.http.get(self.at("/ready"))).await?;
+        let status = answer.status();
+        Ok((status, self.read("/ready", &self.body(answer).await?)?))
     }
 
     /// Opens a stream of server-sent events that starts after event `last`. It has no end, and is
@@ -113,29 +126,16 @@ impl Client {
             .read_timeout(SILENT)
             .build()
             .context("failed to set up HTTP")?;
-        let mut request = http.get(format!("{}{path}", self.url));
+        let mut request = http.get(self.at(path));
         if let Some(last) = last {
             request = request.header("last-event-id", last);
         }
-        match self.answered(path, self.perform(request).await?).await? {
-            Ok(answer) => Ok(answer),
-            Err(problem) => Err(in_words(&problem)),
-        }
+        let answer = self.ask(path, request).await?;
+        answer.map_err(|problem| in_words(&problem))
     }
 
-    /// `POST`. A problem is returned as an answer, because it may say when to try again.
-    ///
-    /// # Errors
-    /// When no dispatcher answers, or the server at this address is not a dispatcher.
-    pub(crate) async fn try_post<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        body: Vec<u8>,
-    ) -> anyhow::Result<Result<T, Problem>> {
-        match self.ask(Method::POST, path, Some(body)).await? {
-            Ok(answer) => self.read(path, &answer).map(Ok),
-            Err(problem) => Ok(Err(problem)),
-        }
+    fn at(&self, path: &str) -> String {
+        format!("{}{path}", self.url)
     }
 
     fn read<T: DeserializeOwned>(&self, path: &str, body: &[u8]) -> anyhow::Result<T> {
@@ -147,51 +147,17 @@ impl Client {
         })
     }
 
-    async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<Vec<u8>>,
-    ) -> anyhow::Result<Vec<u8>> {
-        match self.ask(method, path, body).await? {
-            Ok(answer) => Ok(answer),
-            Err(problem) => Err(in_words(&problem)),
-        }
+    async fn body(&self, answer: Response) -> anyhow::Result<Vec<u8>> {
+        let broke_off = || format!("the connection to {} broke off during its answer", self.url);
+        Ok(answer.bytes().await.with_context(broke_off)?.to_vec())
     }
 
-    async fn ask(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<Vec<u8>>,
-    ) -> anyhow::Result<Result<Vec<u8>, Problem>> {
-        match self
-            .answered(path, self.request(method, path, body).await?)
-            .await?
-        {
-            Ok(answer) => {
-                let bytes = answer.bytes().await.with_context(|| {
-                    format!("the connection to {} broke off during its answer", self.url)
-                })?;
-                Ok(Ok(bytes.to_vec()))
-            }
-            Err(problem) => Ok(Err(problem)),
-        }
-    }
-
-    async fn request(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<Vec<u8>>,
-    ) -> anyhow::Result<Response> {
-        let mut request = self.http.request(method, format!("{}{path}", self.url));
-        if let Some(body) = body {
-            request = request
-                .header("content-type", "application/json")
-                .body(body);
-        }
-        self.perform(request).await
+    async fn send(&self, method: Method, path: &str) -> anyhow::Result<Vec<u8>> {
+        let answer = self
+            .ask(path, self.http.request(method, self.at(path)))
+            .await?;
+        self.body(answer.map_err(|problem| in_words(&problem))?)
+            .await
     }
 
     async fn perform(&self, mut request: RequestBuilder) -> anyhow::Result<Response> {
@@ -210,20 +176,18 @@ impl Client {
         })
     }
 
-    /// The answer if the request succeeded; otherwise the problem that it reports.
-    async fn answered(
+    /// The answer if the request succeeded; otherwise the problem that the dispatcher reports.
+    async fn ask(
         &self,
         path: &str,
-        answer: Response,
+        request: RequestBuilder,
     ) -> anyhow::Result<Result<Response, Problem>> {
+        let answer = self.perform(request).await?;
         let status = answer.status();
         if status.is_success() {
             return Ok(Ok(answer));
         }
-        let bytes = answer.bytes().await.with_context(|| {
-            format!("the connection to {} broke off during its answer", self.url)
-        })?;
-        match serde_json::from_slice::<Problem>(&bytes) {
+        match serde_json::from_slice::<Problem>(&self.body(answer).await?) {
             Ok(problem) => Ok(Err(problem)),
             Err(_) => bail!(
                 "{}{path} answered {status}, so it is not a dispatcher; set --url or POOL_URL",
@@ -231,6 +195,19 @@ impl Client {
             ),
         }
     }
+}
+
+/// The path with the parameters that have a value.
+///
+/// # Errors
+/// When the path is not that of a URL.
+pub(crate) fn with_query(path: &str, query: &[(&str, Option<&str>)]) -> anyhow::Result<String> {
+    let given = query
+        .iter()
+        .filter_map(|(name, value)| Some((name, (*value)?)));
+    let url = Url::parse_with_params(&format!("http://pool{path}"), given)
+        .context("failed to build the query")?;
+    Ok(format!("{path}?{}", url.query().unwrap_or_default()))
 }
 
 fn client() -> reqwest::ClientBuilder {
@@ -265,7 +242,7 @@ pub(super) fn in_words(problem: &Problem) -> anyhow::Error {
 fn next_step(problem: &Problem) -> String {
     match (problem.status, problem.retry_after_s) {
         (401, _) => format!(
-            "\nset {VARIABLE} (or {VARIABLE}_FILE, the path of a file) to the dispatcher's token"
+            "\nset {TOKEN_VARIABLE} (or {TOKEN_VARIABLE}_FILE, the path of a file) to the dispatcher's token"
         ),
         (_, Some(seconds)) => format!("\ntry again in {seconds} s"),
         (503, None) => {

@@ -3,17 +3,19 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use pool_api::control::{EndOfPause, NewPause, PauseList};
+use pool_api::format::clock;
+use pool_api::pool::PoolStatus;
 use pool_api::status::ProgrammerState;
+use pool_api::tasks::{TaskList, TaskView};
 use pool_core::id::{ProgrammerId, TaskId};
 use pool_core::pause::{Pause, Target};
 use pool_telemetry::clock::wall_clock;
+use serde::Serialize;
 
-use super::{Client, Format, Shown, complain};
-use crate::tables::{lines, table};
-use dispatcher::api::control::{EndOfPause, NewPause, PauseList};
-use dispatcher::format::clock;
-use dispatcher::views::pool_status::PoolStatus;
-use dispatcher::views::tasks::{TaskList, TaskView};
+use crate::client::Client;
+use crate::output::{OutputArgs, complain, exit_code};
+use crate::table::{lines, table};
 
 /// The interval at which `drain` checks the programmer.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -28,12 +30,12 @@ pub(super) struct CancelArgs {
     #[arg(required = true)]
     ids: Vec<TaskId>,
     #[command(flatten)]
-    shown: Shown,
+    output: OutputArgs,
 }
 
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
-struct Which {
+struct PauseTarget {
     /// One programmer, for example 003
     #[arg(long, value_name = "ID")]
     programmer: Option<ProgrammerId>,
@@ -45,7 +47,7 @@ struct Which {
     all: bool,
 }
 
-impl Which {
+impl PauseTarget {
     fn target(self) -> Target {
         match (self.programmer, self.route) {
             (Some(id), _) => Target::Programmer { id },
@@ -59,9 +61,9 @@ impl Which {
 #[derive(Debug, clap::Args)]
 pub(super) struct PauseArgs {
     #[command(flatten)]
-    which: Which,
+    target: PauseTarget,
     #[command(flatten)]
-    shown: Shown,
+    output: OutputArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -77,11 +79,11 @@ pub(super) struct DrainArgs {
     #[arg(long)]
     no_wait: bool,
     #[command(flatten)]
-    shown: Shown,
+    output: OutputArgs,
 }
 
 pub(super) async fn cancel(args: CancelArgs) -> anyhow::Result<ExitCode> {
-    let client = args.shown.client()?;
+    let client = args.output.client()?;
     let (mut cancelled, mut failed): (Vec<TaskView>, bool) = (Vec::new(), false);
     for id in &args.ids {
         match client.delete(&format!("/tasks/{id}")).await {
@@ -97,60 +99,47 @@ pub(super) async fn cancel(args: CancelArgs) -> anyhow::Result<ExitCode> {
             .map(|view| format!("{}: {}\n", view.id, view.status))
             .collect()
     };
-    let code = args.shown.print(&cancelled, text)?;
-    Ok(if failed { ExitCode::FAILURE } else { code })
+    let code = args.output.print(&cancelled, text)?;
+    Ok(exit_code(code, !failed))
 }
 
 pub(super) async fn pause(args: PauseArgs) -> anyhow::Result<ExitCode> {
-    let body = serde_json::to_vec(&NewPause {
-        target: args.which.target(),
-        pause: Pause::Pause,
-    })?;
-    show(
-        &args
-            .shown
-            .client()?
-            .post("/programmer_pool/pause", body)
-            .await?,
-        args.shown.format,
-    )
+    let (target, pause) = (args.target.target(), Pause::Pause);
+    change(&args.output, "pause", &NewPause { target, pause }).await
 }
 
 pub(super) async fn resume(args: PauseArgs) -> anyhow::Result<ExitCode> {
-    let body = serde_json::to_vec(&EndOfPause {
-        target: args.which.target(),
-    })?;
-    show(
-        &args
-            .shown
-            .client()?
-            .post("/programmer_pool/resume", body)
-            .await?,
-        args.shown.format,
-    )
+    let target = args.target.target();
+    change(&args.output, "resume", &EndOfPause { target }).await
 }
 
-pub(super) async fn pauses(shown: &Shown) -> anyhow::Result<ExitCode> {
-    show(
-        &shown.client()?.get("/programmer_pool/pauses").await?,
-        shown.format,
-    )
+async fn change(
+    output: &OutputArgs,
+    what: &str,
+    body: &impl Serialize,
+) -> anyhow::Result<ExitCode> {
+    let path = format!("/programmer_pool/{what}");
+    output.print(&output.client()?.post(&path, body).await?, text)
+}
+
+pub(super) async fn pauses(output: &OutputArgs) -> anyhow::Result<ExitCode> {
+    let list = output.client()?.get("/programmer_pool/pauses").await?;
+    output.print(&list, text)
 }
 
 pub(super) async fn drain(args: DrainArgs) -> anyhow::Result<ExitCode> {
-    let client = args.shown.client()?;
+    let client = args.output.client()?;
     let target = Target::Programmer {
         id: args.programmer.clone(),
     };
-    let body = serde_json::to_vec(&NewPause {
-        target,
-        pause: Pause::Drain,
-    })?;
-    let pauses = client.post("/programmer_pool/pause", body).await?;
+    let pause = Pause::Drain;
+    let pauses = client
+        .post("/programmer_pool/pause", &NewPause { target, pause })
+        .await?;
     if !args.no_wait {
         until_idle(&client, &args.programmer).await?;
     }
-    show(&pauses, args.shown.format)
+    args.output.print(&pauses, text)
 }
 
 /// Waits until the programmer is shut or down, and the log has no running task of it. The
@@ -161,9 +150,9 @@ async fn until_idle(client: &Client, id: &ProgrammerId) -> anyhow::Result<()> {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let query = [
-            ("status", "running"),
-            ("programmer", id.as_str()),
-            ("limit", "1"),
+            ("status", Some("running")),
+            ("programmer", Some(id.as_str())),
+            ("limit", Some("1")),
         ];
         let works = client.get_with::<TaskList>("/tasks", &query).await?.total > 0;
         let status: PoolStatus = client.get("/programmer_pool/status").await?;
@@ -184,10 +173,6 @@ async fn until_idle(client: &Client, id: &ProgrammerId) -> anyhow::Result<()> {
             ProgrammerState::Busy | ProgrammerState::Shut | ProgrammerState::Idle => {}
         }
     }
-}
-
-fn show(list: &PauseList, format: Format) -> anyhow::Result<ExitCode> {
-    format.print(list, text)
 }
 
 fn text(list: &PauseList) -> String {

@@ -3,15 +3,16 @@
 use std::process::ExitCode;
 
 use anyhow::bail;
+use pool_api::dead::{AllRetried, DeadLetter, DeadList, DeadMessage, Dropped};
+use pool_api::format::{clock, counted, with_clocks};
+use pool_api::tasks::Retried;
 use pool_telemetry::clock::wall_clock;
+use serde_json::json;
 
-use super::full::Room;
-use super::{Client, Shown};
-use crate::tables::{lines, plain, table};
-use dispatcher::api::dead::{AllRetried, DeadList, DeadMessage, Dropped};
-use dispatcher::dead::letter::DeadLetter;
-use dispatcher::dead::retry::Retried;
-use dispatcher::format::{clock, counted, with_clocks};
+use crate::client::Client;
+use crate::output::{OutputArgs, exit_code};
+use crate::queue_full::QueueWaiter;
+use crate::table::{lines, plain, table};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
@@ -28,14 +29,14 @@ pub(super) struct DeadArgs {
 enum What {
     /// List the messages in pool.dead with their reasons, oldest first
     #[command(after_help = "Example:\n  pool dead list")]
-    List(Shown),
+    List(OutputArgs),
     /// Show one message with its reason, properties and body
     #[command(after_help = "Example:\n  pool dead show 019b2c6de0c97d3a8f0c2b7f5e3a1d44")]
     Show {
         /// The id of a message (see `pool dead list`)
         id: String,
         #[command(flatten)]
-        shown: Shown,
+        output: OutputArgs,
     },
     /// Retry messages: an unfinished task continues under its id, a finished task is submitted as a
     /// new one
@@ -50,7 +51,7 @@ enum What {
         #[arg(long)]
         all: bool,
         #[command(flatten)]
-        shown: Shown,
+        output: OutputArgs,
     },
     /// Drop messages for good
     #[command(
@@ -64,58 +65,51 @@ enum What {
         #[arg(long)]
         all: bool,
         #[command(flatten)]
-        shown: Shown,
+        output: OutputArgs,
     },
 }
 
 pub(super) async fn run(args: DeadArgs) -> anyhow::Result<ExitCode> {
     match args.what {
-        What::List(shown) => {
-            let list: DeadList = shown.client()?.get("/dead").await?;
-            shown.print(&list, listed)
+        What::List(output) => {
+            let list: DeadList = output.client()?.get("/dead").await?;
+            output.print(&list, listed)
         }
-        What::Show { id, shown } => {
-            let message: DeadMessage = shown.client()?.get(&format!("/dead/{id}")).await?;
-            shown.print(&message, described)
+        What::Show { id, output } => {
+            let message: DeadMessage = output.client()?.get(&format!("/dead/{id}")).await?;
+            output.print(&message, described)
         }
         What::Retry {
             ids: _,
             all: true,
-            shown,
+            output,
         } => {
-            let done = retry_all(&shown.client()?).await?;
-            let printed = shown.print(&done, all_retried)?;
-            Ok(if done.total == 0 {
-                printed
-            } else {
-                ExitCode::FAILURE
-            })
+            let done = retry_all(&output.client()?).await?;
+            let printed = output.print(&done, all_retried)?;
+            Ok(exit_code(printed, done.total == 0))
         }
         What::Retry {
             ids,
             all: false,
-            shown,
+            output,
         } => {
-            let client = shown.client()?;
+            let client = output.client()?;
             let mut retried: Vec<Retried> = Vec::new();
             for id in ids {
-                retried.push(
-                    client
-                        .post(&format!("/dead/{id}/retry"), Vec::new())
-                        .await?,
-                );
+                let path = format!("/dead/{id}/retry");
+                retried.push(client.post(&path, &json!({})).await?);
             }
-            shown.print(&retried, |all| {
+            output.print(&retried, |all| {
                 all.iter().map(|one| format!("{}\n", one.detail)).collect()
             })
         }
-        What::Drop { ids, all, shown } => {
+        What::Drop { ids, all, output } => {
             let dropped = if all {
-                drop_all(&shown.client()?).await?
+                drop_all(&output.client()?).await?
             } else {
-                drop_these(&shown.client()?, &ids).await?
+                drop_these(&output.client()?, &ids).await?
             };
-            shown.print(&dropped, thrown_away)
+            output.print(&dropped, thrown_away)
         }
     }
 }
@@ -123,10 +117,10 @@ pub(super) async fn run(args: DeadArgs) -> anyhow::Result<ExitCode> {
 /// Sends requests until no more dead letters can be retried. While queues are full it waits for
 /// room.
 async fn retry_all(client: &Client) -> anyhow::Result<AllRetried> {
-    let (mut retried, room) = (Vec::new(), Room::default());
+    let (mut retried, waiter) = (Vec::new(), QueueWaiter::default());
     loop {
-        let Ok(mut some) = room
-            .ask::<AllRetried>(client, "/dead/retry", Vec::new())
+        let Ok(mut some) = waiter
+            .ask::<AllRetried>(client, "/dead/retry", &json!({}))
             .await?
         else {
             bail!(

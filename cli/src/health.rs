@@ -5,16 +5,12 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::Shown;
+use crate::output::{OutputArgs, exit_code};
 
-pub(super) async fn run(shown: &Shown) -> anyhow::Result<ExitCode> {
-    let (status, health): (_, Value) = shown.client()?.health().await?;
-    let printed = shown.print(&health, text)?;
-    Ok(if status.is_success() {
-        printed
-    } else {
-        ExitCode::FAILURE
-    })
+pub(super) async fn run(output: &OutputArgs) -> anyhow::Result<ExitCode> {
+    let (status, health): (_, Value) = output.client()?.health().await?;
+    let printed = output.print(&health, text)?;
+    Ok(exit_code(printed, status.is_success()))
 }
 
 fn text(health: &Value) -> String {

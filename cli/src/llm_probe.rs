@@ -10,6 +10,8 @@ use pool_core::id::LlmName;
 use pool_core::pool::{Pool, Protocol, Provider};
 use serde::Deserialize;
 
+use crate::client::innermost;
+
 /// The time limit for one provider.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 /// Anthropic's own header, needed for its list of models on either protocol
@@ -284,11 +286,7 @@ fn explain(error: reqwest::Error, timeout: Duration) -> String {
     if error.is_timeout() {
         return format!("no answer from {url} within {} s", timeout.as_secs());
     }
-    let mut reason: &dyn std::error::Error = &error;
-    while let Some(source) = reason.source() {
-        reason = source;
-    }
-    format!("{url}: {reason}")
+    format!("{url}: {}", innermost(&error))
 }
 
 #[cfg(test)]

@@ -1,22 +1,22 @@
 //! `pool`, the operator's command, one file per subcommand. `check`, `schema` and `completions` need
 //! no dispatcher; the other commands use a dispatcher's HTTP API.
 
-mod again;
 mod budget;
 mod check;
 mod client;
 mod completions;
 mod control;
 mod dead;
-mod full;
 mod health;
 mod llm_probe;
+mod output;
+mod queue_full;
 mod report;
+mod resubmit;
 mod show;
-mod shown;
 mod status;
 mod submit;
-mod tables;
+mod table;
 mod tasks;
 mod watch;
 mod why;
@@ -28,8 +28,7 @@ use clap::builder::Resettable;
 use clap::{ColorChoice, CommandFactory as _, Parser as _};
 use pool_config::schema_text;
 
-use client::Client;
-use shown::{Format, PoolUrl, Shown, complain, print};
+use output::{OutputArgs, complain, print};
 
 /// The document of the HTTP API. A test of the dispatcher holds the file to its routes.
 const OPENAPI: &str = include_str!("../../config/schema/openapi.json");
@@ -104,7 +103,7 @@ enum Command {
     Watch(watch::WatchArgs),
     /// Ask a dispatcher whether it can do its work; exit status 1 if it cannot
     #[command(after_help = "Example:\n  pool health --url http://127.0.0.1:6141")]
-    Health(Shown),
+    Health(OutputArgs),
     /// Show today's spending and what is left; `budget set` changes today's limit
     Budget(budget::BudgetArgs),
     /// Cancel tasks: a waiting task never starts, a running one is stopped
@@ -121,7 +120,7 @@ enum Command {
     Drain(control::DrainArgs),
     /// List pauses and drains
     #[command(after_help = "Example:\n  pool pauses")]
-    Pauses(Shown),
+    Pauses(OutputArgs),
     /// List tasks, newest first; filter by status, label, programmer or text
     Tasks(tasks::TasksArgs),
     /// Show one task and its result
@@ -129,9 +128,9 @@ enum Command {
     /// Print the patch of one task, for `git apply`
     Patch(show::PatchArgs),
     /// Submit finished tasks again as new ones
-    Retry(again::RetryArgs),
+    Retry(resubmit::RetryArgs),
     /// Put an unfinished task back into its queue
-    Requeue(again::RequeueArgs),
+    Requeue(resubmit::RequeueArgs),
     /// List, show, retry or drop dead letters, the messages that could not be handled
     Dead(dead::DeadArgs),
     /// Explain why a task waits
@@ -156,18 +155,18 @@ impl Command {
             Self::Submit(args) => submit::run(*args).await,
             Self::Status(args) => status::run(args).await,
             Self::Watch(args) => watch::run(args).await,
-            Self::Health(shown) => health::run(&shown).await,
+            Self::Health(output) => health::run(&output).await,
             Self::Budget(args) => budget::run(args).await,
             Self::Cancel(args) => control::cancel(args).await,
             Self::Pause(args) => control::pause(args).await,
             Self::Resume(args) => control::resume(args).await,
             Self::Drain(args) => control::drain(args).await,
-            Self::Pauses(shown) => control::pauses(&shown).await,
+            Self::Pauses(output) => control::pauses(&output).await,
             Self::Tasks(args) => tasks::run(args).await,
             Self::Show(args) => show::run(args).await,
             Self::Patch(args) => show::patch(args).await,
-            Self::Retry(args) => again::retry(args).await,
-            Self::Requeue(args) => again::requeue(args).await,
+            Self::Retry(args) => resubmit::retry(args).await,
+            Self::Requeue(args) => resubmit::requeue(args).await,
             Self::Dead(args) => dead::run(args).await,
             Self::Why(args) => why::run(args).await,
             Self::Report(args) => report::run(args).await,

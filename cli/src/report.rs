@@ -2,14 +2,13 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
-use reqwest::Url;
+use pool_api::format::{counted, dollars, duration, tokens};
+use pool_api::report::{By, Group, Percentiles, Report, Since};
+use serde_json::Value;
 
-use super::{Client, PoolUrl, print};
-use crate::tables::{lines, table};
-use dispatcher::format::{counted, dollars, duration, tokens};
-use dispatcher::report::query::{By, Since};
-use dispatcher::report::{Group, Percentiles, Report, csv, html};
+use crate::client::{Client, with_query};
+use crate::output::{PoolUrl, print};
+use crate::table::{lines, table};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
@@ -25,13 +24,13 @@ pub(super) struct ReportArgs {
     by: By,
     /// Output format; html is a page with plots
     #[arg(long, value_enum, default_value_t)]
-    format: Form,
+    format: ReportFormat,
     #[command(flatten)]
     url: PoolUrl,
 }
 
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
-enum Form {
+enum ReportFormat {
     #[default]
     Table,
     Json,
@@ -47,16 +46,17 @@ fn is_since(text: &str) -> Result<String, String> {
 }
 
 pub(super) async fn run(args: ReportArgs) -> anyhow::Result<ExitCode> {
-    let query = [("since", args.since), ("by", args.by.to_string())];
-    let url = Url::parse_with_params("http://pool/report", &query)
-        .context("failed to build the query")?;
-    let path = format!("{}?{}", url.path(), url.query().unwrap_or_default());
-    let report: Report = Client::new(&args.url)?.get(&path).await?;
+    let client = Client::new(&args.url)?;
+    let by = args.by.to_string();
+    let path = with_query(
+        "/report",
+        &[("since", Some(&args.since)), ("by", Some(&by))],
+    )?;
     Ok(print(&match args.format {
-        Form::Table => text(&report),
-        Form::Json => format!("{:#}\n", serde_json::to_value(&report)?),
-        Form::Csv => csv::text(&report)?,
-        Form::Html => html::page(&report)?,
+        ReportFormat::Table => text(&client.get(&path).await?),
+        ReportFormat::Json => format!("{:#}\n", client.get::<Value>(&path).await?),
+        ReportFormat::Csv => client.text(&format!("{path}&format=csv")).await?,
+        ReportFormat::Html => client.text(&format!("{path}&format=html")).await?,
     }))
 }
 
@@ -112,11 +112,7 @@ fn footer(report: &Report) -> String {
         0 => String::new(),
         some => format!("; the details of {some} are no longer in the log"),
     };
-    let tasks = counted(
-        usize::try_from(report.total.tasks).unwrap_or(usize::MAX),
-        "task",
-        "tasks",
-    );
+    let tasks = counted(report.total.tasks, "task", "tasks");
     let left_out = report.not_in_rates().map_or(String::new(), |some| {
         format!("\nthe success rate counts tasks that succeeded or failed; it leaves out {some}")
     });

@@ -2,16 +2,16 @@
 
 use std::process::ExitCode;
 
+use pool_api::format::{counted, duration, tokens};
+use pool_api::tasks::{Stage, TaskView};
+use pool_api::why::Why;
 use pool_core::id::TaskId;
 use pool_core::result::{ResultMessage, Status, Usage};
 use pool_core::task::{Limits, Priority, TaskMessage};
 use serde_json::json;
 
-use super::Shown;
-use crate::tables::plain;
-use dispatcher::format::{counted, duration, tokens};
-use dispatcher::views::tasks::TaskView;
-use dispatcher::why::Why;
+use crate::output::OutputArgs;
+use crate::table::plain;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
@@ -21,7 +21,7 @@ pub(super) struct ShowArgs {
     /// The id of a task
     id: TaskId,
     #[command(flatten)]
-    shown: Shown,
+    output: OutputArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -30,33 +30,33 @@ pub(super) struct PatchArgs {
     /// The id of a task
     id: TaskId,
     #[command(flatten)]
-    shown: Shown,
+    output: OutputArgs,
 }
 
 pub(super) async fn run(args: ShowArgs) -> anyhow::Result<ExitCode> {
-    let client = args.shown.client()?;
+    let client = args.output.client()?;
     let view: TaskView = client.get(&format!("/tasks/{}", args.id)).await?;
-    if view.status == "queued" {
+    if view.status == Stage::Queued {
         let why: Why = client.get(&format!("/tasks/{}/why", args.id)).await?;
         eprintln!("{}: {}", args.id, plain(&why.sentence));
     }
-    args.shown.print(&view, text)
+    args.output.print(&view, text)
 }
 
 pub(super) async fn patch(args: PatchArgs) -> anyhow::Result<ExitCode> {
     let patch = args
-        .shown
+        .output
         .client()?
         .text(&format!("/tasks/{}/patch", args.id))
         .await?;
-    args.shown
+    args.output
         .print(&json!({"patch": patch}), |_| patch.clone())
 }
 
 /// One line per fact, then the instruction and the output.
 fn text(view: &TaskView) -> String {
     let mut facts = vec![
-        ("status", Some(view.status.clone())),
+        ("status", Some(view.status.to_string())),
         ("route", Some(view.route.clone())),
         (
             "programmer",
@@ -185,11 +185,7 @@ fn files(result: &ResultMessage) -> String {
 }
 
 fn used(usage: &Usage) -> String {
-    let calls = counted(
-        usize::try_from(usage.calls).unwrap_or(usize::MAX),
-        "call",
-        "calls",
-    );
+    let calls = counted(usage.calls, "call", "calls");
     let failed = if usage.failed_calls == 0 {
         String::new()
     } else {

@@ -4,6 +4,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
+use pool_api::budget::BudgetStatus;
+use pool_api::events::Tone;
+use pool_api::format::{age, clock, counted, millis, with_clocks};
+use pool_api::pool::{BreakerState, PoolStatus};
 use pool_api::status::{ProgrammerState, ProgrammerStatus};
 use pool_core::heartbeat::ShutReason;
 use pool_core::pause::{Pause, Target};
@@ -11,11 +15,9 @@ use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 use tokio::time::Instant;
 
-use super::{Client, Shown};
-use crate::tables::{Cell, Tone, lines, table};
-use dispatcher::format::{age, clock, counted, with_clocks};
-use dispatcher::views::llms::{BreakerState, BudgetStatus};
-use dispatcher::views::pool_status::PoolStatus;
+use crate::client::Client;
+use crate::output::OutputArgs;
+use crate::table::{Cell, lines, table};
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -31,16 +33,16 @@ pub(super) struct StatusArgs {
     #[arg(long, value_name = "SECONDS")]
     wait_ready: Option<u64>,
     #[command(flatten)]
-    shown: Shown,
+    output: OutputArgs,
 }
 
 pub(super) async fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
-    let client = args.shown.client()?;
+    let client = args.output.client()?;
     let status = match args.wait_ready {
         None => client.get("/programmer_pool/status").await?,
         Some(seconds) => wait_ready(&client, Duration::from_secs(seconds)).await?,
     };
-    args.shown.print(&status, text)
+    args.output.print(&status, text)
 }
 
 async fn wait_ready(client: &Client, limit: Duration) -> anyhow::Result<PoolStatus> {
@@ -67,7 +69,7 @@ fn not_ready(status: &PoolStatus) -> String {
         .programmers
         .iter()
         .filter(|programmer| !is_ready(programmer));
-    bad.map(|p| format!("  {} {}: {}", p.agent, word(p.state), p.reason))
+    bad.map(|p| format!("  {} {}: {}", p.agent, p.state.as_str(), p.reason))
         .collect::<Vec<_>>()
         .join("\n")
 }
@@ -90,15 +92,6 @@ pub(super) fn tone(state: ProgrammerState) -> Tone {
     }
 }
 
-pub(super) fn word(state: ProgrammerState) -> &'static str {
-    match state {
-        ProgrammerState::Idle => "idle",
-        ProgrammerState::Busy => "busy",
-        ProgrammerState::Shut => "shut",
-        ProgrammerState::Down => "down",
-    }
-}
-
 fn text(status: &PoolStatus) -> String {
     let now = wall_clock();
     let mut programmers = table(&["programmer", "state", "LLM", "capabilities", "doing"]);
@@ -115,7 +108,7 @@ fn text(status: &PoolStatus) -> String {
             if p.unknown {
                 "?".into()
             } else {
-                Cell::toned(word(p.state), tone(p.state))
+                Cell::toned(p.state.as_str(), tone(p.state))
             },
             llm.into(),
             p.capabilities.join(" ").into(),
@@ -146,11 +139,7 @@ fn text(status: &PoolStatus) -> String {
         ]);
     }
     let depth = match status.uncounted_queues {
-        0 => counted(
-            usize::try_from(status.total_queue_depth).unwrap_or(usize::MAX),
-            "message",
-            "messages",
-        ),
+        0 => counted(status.total_queue_depth, "message", "messages"),
         _ => "? messages".to_owned(),
     };
     format!(
@@ -174,7 +163,7 @@ fn doing(programmer: &ProgrammerStatus, now: Timestamp) -> String {
         &programmer.circuit,
         programmer.shut,
     ) {
-        (Some(task), Some(since), _, _) => format!("{task} for {}", age(millis(now, since))),
+        (Some(task), Some(since), _, _) => format!("{task} for {}", age(millis(since, now))),
         (_, _, Some(circuit), Some(ShutReason::Breaker)) => {
             format!(
                 "breaker: none of its LLMs is available, next probe at {}",
@@ -183,10 +172,6 @@ fn doing(programmer: &ProgrammerStatus, now: Timestamp) -> String {
         }
         (_, _, _, _) => with_clocks(&programmer.reason, now),
     }
-}
-
-fn millis(now: Timestamp, since: Timestamp) -> u64 {
-    u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The reason why this view may be out of date, and the pauses.
@@ -230,28 +215,19 @@ pub(super) fn breaker_word(state: BreakerState) -> &'static str {
 
 /// Breakers that are not closed.
 fn breakers(status: &PoolStatus) -> String {
-    let shut: Vec<_> = status
-        .breakers
-        .iter()
-        .filter(|breaker| breaker.state != BreakerState::Closed)
-        .collect();
-    if shut.is_empty() {
+    if status.open_breakers().next().is_none() {
         return String::new();
     }
     let now = wall_clock();
     let mut rows = table(&["breaker", "for", "state", "since", "probed at", "reason"]);
     rows.spare(&[3, 1]);
     rows.folds(0);
-    for breaker in shut {
+    for breaker in status.open_breakers() {
         let state = breaker_word(breaker.state);
         let reason = breaker.reason.map_or(String::new(), |fault| {
             format!(
                 "{}, last {}",
-                counted(
-                    usize::try_from(breaker.failures).unwrap_or(usize::MAX),
-                    "failure",
-                    "failures"
-                ),
+                counted(breaker.failures, "failure", "failures"),
                 fault.as_str()
             )
         });
@@ -297,7 +273,7 @@ mod tests {
                 "queue": "tasks.fast", "name": "fast", "waiting": messages, "waiting_tasks": tasks, "running": 0,
                 "oldest_waiting": null, "programmers": []
             });
-            serde_json::from_value::<dispatcher::views::pool_status::RouteStatus>(route)
+            serde_json::from_value::<pool_api::pool::RouteStatus>(route)
                 .expect("a route")
                 .waiting_in_words()
         };

@@ -2,14 +2,14 @@
 
 use std::process::ExitCode;
 
+use pool_api::format::{age, counted, millis};
+use pool_api::tasks::{TaskList, TaskView};
 use pool_core::id::ProgrammerId;
 use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 
-use super::Shown;
-use crate::tables::{Cell, Tone, lines, table};
-use dispatcher::format::{age, counted};
-use dispatcher::views::tasks::{TaskList, TaskView};
+use crate::output::OutputArgs;
+use crate::table::{Cell, lines, or_blank, table, task_tone};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
@@ -34,22 +34,23 @@ pub(super) struct TasksArgs {
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=5_000))]
     limit: u16,
     #[command(flatten)]
-    shown: Shown,
+    output: OutputArgs,
 }
 
 pub(super) async fn run(args: TasksArgs) -> anyhow::Result<ExitCode> {
     let limit = args.limit.to_string();
-    let mut query = vec![("limit", limit.as_str())];
-    query.extend(args.status.as_deref().map(|status| ("status", status)));
-    query.extend(args.label.as_deref().map(|label| ("label", label)));
-    query.extend(
-        args.programmer
-            .as_ref()
-            .map(|id| ("programmer", id.as_str())),
-    );
-    query.extend(args.text.as_deref().map(|text| ("text", text)));
-    let list: TaskList = args.shown.client()?.get_with("/tasks", &query).await?;
-    args.shown.print(&list, |list| text(list, wall_clock()))
+    let query = [
+        ("limit", Some(limit.as_str())),
+        ("status", args.status.as_deref()),
+        ("label", args.label.as_deref()),
+        (
+            "programmer",
+            args.programmer.as_ref().map(ProgrammerId::as_str),
+        ),
+        ("text", args.text.as_deref()),
+    ];
+    let list: TaskList = args.output.client()?.get_with("/tasks", &query).await?;
+    args.output.print(&list, |list| text(list, wall_clock()))
 }
 
 fn text(list: &TaskList, now: Timestamp) -> String {
@@ -74,21 +75,12 @@ fn text(list: &TaskList, now: Timestamp) -> String {
 
 fn row(task: &TaskView, now: Timestamp) -> [Cell; 6] {
     let since = task.submitted_at.or(task.started_at).or(task.finished_at);
-    let old =
-        since.map(|since| age(u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX)));
+    let old = since.map(|since| age(millis(since, now)));
     [
         task.id.to_string().into(),
-        Cell::toned(&task.status, Tone::of_task(&task.status)),
-        task.programmer
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_default()
-            .into(),
-        task.llm
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_default()
-            .into(),
+        Cell::toned(task.status.as_str(), task_tone(task.status)),
+        or_blank(task.programmer.as_ref()).into(),
+        or_blank(task.llm.as_ref()).into(),
         old.unwrap_or_default().into(),
         task.summary.lines().next().unwrap_or_default().into(),
     ]

@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
+use pool_api::format::clock;
+use pool_api::why::{Availability, ProgrammerWhy, Why};
 use pool_core::id::TaskId;
+use serde_json::json;
 
-use super::Shown;
-use crate::tables::{lines, table};
-use dispatcher::format::clock;
-use dispatcher::why::{Availability, ProgrammerWhy, Why};
+use crate::output::OutputArgs;
+use crate::table::{lines, table};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  pool why t-019b2c6de0c97d3a8f0c2b7f5e3a1d44")]
@@ -15,16 +16,16 @@ pub(super) struct WhyArgs {
     /// The id of a task
     id: TaskId,
     #[command(flatten)]
-    shown: Shown,
+    output: OutputArgs,
 }
 
 pub(super) async fn run(args: WhyArgs) -> anyhow::Result<ExitCode> {
     let why: Why = args
-        .shown
+        .output
         .client()?
         .get(&format!("/tasks/{}/why", args.id))
         .await?;
-    args.shown.print(&why, text)
+    args.output.print(&why, text)
 }
 
 fn text(why: &Why) -> String {
@@ -42,31 +43,14 @@ fn text(why: &Why) -> String {
     } in &why.programmers
     {
         let until = until.map_or(String::new(), |until| clock(until, why.at));
-        rows.add_row([
-            id.to_string(),
-            word(*state).to_owned(),
-            until,
-            detail.clone(),
-        ]);
+        rows.add_row([id.to_string(), word(*state), until, detail.clone()]);
     }
     format!("{sentence}\n{}", lines(rows))
 }
 
-fn word(state: Availability) -> &'static str {
-    match state {
-        Availability::Idle => "idle",
-        Availability::Busy => "busy",
-        Availability::LeftToFree => "left to free",
-        Availability::Breaker => "breaker",
-        Availability::Budget => "budget",
-        Availability::Paused => "paused",
-        Availability::Draining => "draining",
-        Availability::Config => "config",
-        Availability::Clock => "clock",
-        Availability::Log => "log",
-        Availability::Held => "held",
-        Availability::Broker => "broker",
-        Availability::Down => "down",
-        Availability::Unheard => "no heartbeat",
+fn word(state: Availability) -> String {
+    if state == Availability::Unheard {
+        return "no heartbeat".to_owned();
     }
+    json!(state).as_str().unwrap_or_default().replace('_', " ")
 }

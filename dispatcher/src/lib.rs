@@ -5,16 +5,13 @@
 //! that was killed. Several can run at once.
 
 pub mod api;
-mod consumer;
 pub mod dashboard;
 pub mod dead;
-pub mod format;
 pub mod history;
 pub mod intake;
 pub mod maintenance;
 mod pool_metrics;
 mod queue_depths;
-pub mod reissue;
 pub mod report;
 mod results;
 pub mod serve;

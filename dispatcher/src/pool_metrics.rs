@@ -16,7 +16,7 @@ use pool_telemetry::clock::wall_clock;
 
 use crate::queue_depths::{Depth, Depths, depth, queue_depths};
 use crate::views::Reader;
-use crate::views::pool_status::PoolStatus;
+use pool_api::pool::PoolStatus;
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Queues besides those of the routes in which no message should stay.

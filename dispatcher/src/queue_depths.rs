@@ -1,12 +1,10 @@
 //! The number of messages in queues.
 
 use lapin::Queue;
-use lapin::options::QueueDeclareOptions;
 use lapin::protocol::AMQPSoftError;
-use lapin::types::FieldTable;
 use pool_broker::link::discard;
 use pool_broker::process::Process;
-use pool_broker::{BrokerError, with_timeout};
+use pool_broker::{BrokerError, queue};
 
 /// The ready messages of a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,20 +25,9 @@ pub(crate) async fn depth(process: &Process, queue: &str) -> Depth {
 
 /// Uses its own channel, because asking for a missing queue closes the channel.
 pub(crate) async fn look(process: &Process, queue: &str) -> Result<Queue, BrokerError> {
-    let channel = process.consume.channel().await?;
-    let options = QueueDeclareOptions {
-        passive: true,
-        ..QueueDeclareOptions::default()
-    };
-    let look = channel.queue_declare(queue.into(), options, FieldTable::default());
-    let seen = with_timeout(
-        process.consume.endpoint().timeout(),
-        format!("look into {queue}"),
-        look,
-    )
-    .await;
-    discard(&channel, process.consume.endpoint()).await;
-    seen
+    let limit = process.consume.endpoint().timeout();
+    let look = |channel| async move { queue::inspect(&channel, limit, queue).await };
+    process.consume.on_channel(look).await
 }
 
 /// Waiting messages in each route's queue, in the order of the routes; None if the broker gave no
@@ -64,16 +51,7 @@ pub(crate) async fn queue_depths(process: &Process) -> Depths {
                 Err(_) => break,
             },
         };
-        let options = QueueDeclareOptions {
-            passive: true,
-            ..QueueDeclareOptions::default()
-        };
-        let declare = channel.queue_declare(
-            route.queue().as_str().into(),
-            options,
-            FieldTable::default(),
-        );
-        match with_timeout(endpoint.timeout(), "count a queue", declare).await {
+        match queue::inspect(&channel, endpoint.timeout(), &route.queue()).await {
             Ok(queue) => {
                 depths.push(Some(queue.message_count()));
                 open = Some(channel);

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use pool_broker::process::{Process, called};
+use pool_broker::service::Services;
 use pool_config::{Env, load};
 use pool_core::pool::Pool;
+use pool_telemetry::clock::wall_clock;
 use pool_telemetry::{self, LogFormat, init_logs, install_metrics};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,7 +26,6 @@ use crate::dead::DeadLetters;
 use crate::history::{History, Outputs};
 use crate::intake::Intake;
 use crate::maintenance::rescuer::PresenceTracker;
-use crate::maintenance::supervisor::Services;
 use crate::maintenance::{self, Maintenance, configuration};
 use crate::views::Reader;
 use crate::views::journal::Journal;
@@ -84,16 +85,16 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         })?;
     let told = CancellationToken::new();
     let _signals = end_on_signals(told.clone())?;
-    let door = Door {
+    let api_listener = ApiListener {
         listener,
         access,
         url_file: args.url_file,
     };
-    serve(pool, called("dispatcher", args.name), door, told).await
+    serve(pool, called("dispatcher", args.name), api_listener, told).await
 }
 
 /// The listener of the API, its token and the file for its URL.
-struct Door {
+struct ApiListener {
     listener: TcpListener,
     access: Access,
     /// The URL is written to it once the API is served.
@@ -103,21 +104,21 @@ struct Door {
 async fn serve(
     pool: Pool,
     name: String,
-    door: Door,
+    api_listener: ApiListener,
     told: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
     // Cancelled after the last request is answered, not at the signal: a submission in progress
     // needs all parts of the process.
     let shutdown = CancellationToken::new();
-    let mut services = Services::default();
+    let mut services = Services::new("dispatcher");
     let (metrics, upkeep) = install_metrics("dispatcher", env!("CARGO_PKG_VERSION"))
         .context("failed to set up metrics")?;
     services.start("metrics_upkeep", upkeep);
-    let (presence, presence_tracker) = (Presence::default(), PresenceTracker::default());
+    let (presence, presence_tracker) = (Presence::default(), Arc::<PresenceTracker>::default());
     let hear = {
-        let (presence, presence_tracker) = (presence.clone(), presence_tracker.clone());
+        let (presence, presence_tracker) = (presence.clone(), Arc::clone(&presence_tracker));
         move |heartbeat| {
-            presence_tracker.hear(&heartbeat);
+            presence_tracker.hear(&heartbeat, wall_clock());
             presence.hear(heartbeat);
         }
     };
@@ -133,7 +134,7 @@ async fn serve(
         in_force = put_in_force(&process, &pool, &mut services) => in_force?,
         () = told.cancelled() => return Ok(ExitCode::SUCCESS),
     }
-    let url = format!("http://{}", door.listener.local_addr()?);
+    let url = format!("http://{}", api_listener.listener.local_addr()?);
     let base = Base {
         process: process.clone(),
         pool: Arc::new(pool),
@@ -147,7 +148,7 @@ async fn serve(
         hub: Hub::new(uuid::Uuid::now_v7().simple().to_string()),
         streams: Arc::new(Semaphore::new(events::STREAMS)),
         ending: told.clone(),
-        access: door.access,
+        access: api_listener.access,
         reader,
         dead,
         metrics,
@@ -155,12 +156,12 @@ async fn serve(
     };
     services.start("pool_metrics", pool_metrics::run(app.reader.clone()));
     services.start("hub", app.hub.clone().run(app.reader.clone()));
-    if let Some(file) = door.url_file {
+    if let Some(file) = api_listener.url_file {
         std::fs::write(&file, &url)
             .with_context(|| format!("failed to write {}", file.display()))?;
     }
     tracing::info!(%url, broker = %process.consume.endpoint().address(), "the dispatcher serves its API");
-    let serving = axum::serve(door.listener, api::router(app))
+    let serving = axum::serve(api_listener.listener, api::router(app))
         .with_graceful_shutdown(told.clone().cancelled_owned());
     services.start(HTTP_API, async {
         if let Err(error) = serving.await {
@@ -182,7 +183,7 @@ struct Base {
     process: Process,
     pool: Arc<Pool>,
     presence: Presence,
-    presence_tracker: PresenceTracker,
+    presence_tracker: Arc<PresenceTracker>,
     journal: Journal,
 }
 
@@ -236,7 +237,7 @@ async fn until_told(services: &mut Services, told: &CancellationToken) -> ExitCo
         () = told.cancelled() => return ExitCode::SUCCESS,
         ended = services.first_end() => ended,
     };
-    ended.tell();
+    ended.log_end();
     told.cancel();
     ExitCode::FAILURE
 }
@@ -267,7 +268,7 @@ pub async fn topology(file: PoolFile) -> anyhow::Result<ExitCode> {
     let shutdown = CancellationToken::new();
     let name = called("dispatcher topology", None);
     let (process, of_process) = Process::prepare(&pool, name, |_| (), shutdown.clone()).await?;
-    let mut services = Services::default();
+    let mut services = Services::new("dispatcher");
     services.start_all(of_process);
     put_in_force(&process, &pool, &mut services).await?;
     let routes = process.routes.all().len();

@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pool_core::pool;
-use pool_core::result::{CheckReport, ErrorKind, TaskFailure};
+use pool_core::result::{CheckReport, TaskFailure};
 use pool_core::task::AcceptanceCheck;
 
 use crate::agent::absolute_path_entries;
-use crate::sandbox::{Command, CommandAccess, Exit, Finished, LaunchError, Sandbox, Watch};
-use crate::workspace::{bound_git, make_directory, off_the_runtime, remove_tree};
+use crate::sandbox::{
+    CommandAccess, Exit, Finished, LaunchError, SandboxCommand, SandboxLauncher, Watch,
+};
+use crate::workspace::{bound_git, failure, make_directory, off_the_runtime, remove_tree};
 
 /// How much of the end of each check's output is kept.
 const OUTPUT_TAIL_BYTES: usize = 4096;
@@ -49,12 +51,12 @@ impl Checked {
 /// of each check when it begins.
 ///
 /// # Errors
-/// [`ErrorKind::Workspace`] if the home directory or the sandbox cannot be made; also the errors of
-/// `renew`.
+/// [`ErrorKind::Workspace`](pool_core::result::ErrorKind::Workspace) if the home directory or the
+/// sandbox cannot be made; also the errors of `renew`.
 pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
     checks: &[AcceptanceCheck],
     config: &pool::Acceptance,
-    place: &Place<'_>,
+    place: &CheckEnvironment<'_>,
     renew: impl Fn() -> Renewed,
     watch: impl Fn(&str) -> Watch,
 ) -> Result<Checked, TaskFailure> {
@@ -65,21 +67,15 @@ pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
         }
         let home = place.scratch.to_owned();
         let empty = move || remove_tree(&home).and_then(|()| make_directory(&home));
-        off_the_runtime(empty).await.map_err(|error| {
-            TaskFailure::new(
-                ErrorKind::Workspace,
-                format!("cannot make a home for the checks: {error}"),
-            )
-        })?;
+        off_the_runtime(empty)
+            .await
+            .map_err(|error| failure("cannot make a home for the checks", error))?;
         let timeout = check.timeout_s.map_or(config.timeout, Duration::from_secs);
         let argv = check.run.iter().map(OsString::from).collect();
         let command = place.command(argv, timeout);
         let finished = place.sandbox.run(command, &watch(&check.name)).await;
         if let Err(LaunchError::Sandbox(refused)) = &finished {
-            return Err(TaskFailure::new(
-                ErrorKind::Workspace,
-                format!("the checks did not start: {refused}"),
-            ));
+            return Err(failure("the checks did not start", refused));
         }
         let finished = finished.as_ref();
         checked.duration += finished.map_or(Duration::ZERO, |finished| finished.duration);
@@ -94,7 +90,7 @@ pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
 
 /// The place where checks run.
 #[derive(Debug, Clone)]
-pub struct Place<'a> {
+pub struct CheckEnvironment<'a> {
     pub worktree: &'a Path,
     /// The home directory of each check. It is emptied between checks.
     pub scratch: &'a Path,
@@ -103,12 +99,12 @@ pub struct Place<'a> {
     pub path: OsString,
     /// What the checks may read besides their directories.
     pub read: Vec<PathBuf>,
-    pub sandbox: &'a Sandbox,
+    pub sandbox: &'a SandboxLauncher,
 }
 
-impl Place<'_> {
+impl CheckEnvironment<'_> {
     /// A command that runs like a check.
-    pub(crate) fn command(&self, argv: Vec<OsString>, timeout: Duration) -> Command {
+    pub(crate) fn command(&self, argv: Vec<OsString>, timeout: Duration) -> SandboxCommand {
         let env = [
             ("PATH", absolute_path_entries(&self.path)),
             ("HOME", self.scratch.into()),
@@ -122,7 +118,7 @@ impl Place<'_> {
             .chain(self.sandbox.variables())
             .collect();
         bound_git(&mut env, self.worktree);
-        Command {
+        SandboxCommand {
             argv,
             cwd: self.worktree.to_owned(),
             env,
@@ -142,36 +138,33 @@ fn report(
     timeout: Duration,
     finished: Result<&Finished, &LaunchError>,
 ) -> CheckReport {
-    let (exit_status, duration, output, ended) = match finished {
-        Ok(finished) => {
-            let (status, ended) = match finished.exit {
-                Exit::Status(status) => (Some(status), None),
-                Exit::TimedOut => (None, Some(format!("ended after {} s", timeout.as_secs()))),
-                Exit::Signal(_) | Exit::Silent | Exit::Done | Exit::Cancelled => {
-                    (None, Some(finished.exit.to_string()))
-                }
-            };
-            (
-                status,
-                finished.duration,
-                finished.output.tail(OUTPUT_TAIL_BYTES),
-                ended,
-            )
-        }
-        Err(error) => (None, Duration::ZERO, String::new(), Some(error.to_string())),
-    };
-    let ended = ended
-        .map(|ended| format!("[{}: {ended}]", check.name))
-        .unwrap_or_default();
-    let gap = if output.is_empty() || output.ends_with('\n') || ended.is_empty() {
-        ""
-    } else {
-        "\n"
-    };
-    CheckReport {
+    let mut report = CheckReport {
         name: check.name.clone(),
-        exit_status,
-        duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
-        output_tail: format!("{output}{gap}{ended}"),
+        exit_status: None,
+        duration_ms: 0,
+        output_tail: String::new(),
+    };
+    let ended = match finished {
+        Ok(finished) => {
+            report.duration_ms = u64::try_from(finished.duration.as_millis()).unwrap_or(u64::MAX);
+            report.output_tail = finished.output.tail(OUTPUT_TAIL_BYTES);
+            match finished.exit {
+                Exit::Status(status) => {
+                    report.exit_status = Some(status);
+                    return report;
+                }
+                Exit::TimedOut => format!("ended after {} s", timeout.as_secs()),
+                Exit::Signal(_) | Exit::Silent | Exit::Done | Exit::Cancelled => {
+                    finished.exit.to_string()
+                }
+            }
+        }
+        Err(error) => error.to_string(),
+    };
+    let output = &mut report.output_tail;
+    if !output.is_empty() && !output.ends_with('\n') {
+        output.push('\n');
     }
+    output.push_str(&format!("[{}: {ended}]", check.name));
+    report
 }

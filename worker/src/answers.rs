@@ -1,6 +1,6 @@
 //! Reports of answered calls. A breaker needs them to know which share of an LLM's calls fails.
 //!
-//! Each process has one `Answers`. It writes nothing while an LLM only succeeds. It puts its report into the log in front of
+//! Each process has one [`AnsweredCalls`]. It writes nothing while an LLM only succeeds. It puts its report into the log in front of
 //! its own failure; and while the log knows of trouble with that LLM, it reports every few seconds.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pool_broker::process::Process;
-use pool_core::event::Event;
+use pool_core::event::{Event, LlmAnswered};
 use pool_core::id::ProgrammerId;
 use pool_core::llm::LlmKey;
 use pool_core::time::Timestamp;
@@ -17,27 +17,27 @@ use tokio::time::Instant;
 
 /// The most unreported calls that are kept for one programmer and LLM, the newest ones. A few
 /// failures among so many are not an outage.
-const MAX_UNTOLD: usize = 32;
+const MAX_UNREPORTED: usize = 32;
 /// How often the process checks whether a report is due.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// The pause between two reports about one LLM that is in doubt.
-const TELL_EVERY: Duration = Duration::from_secs(5);
+const REPORT_EVERY: Duration = Duration::from_secs(5);
 
 /// The calls of one LLM that the log does not have yet.
 #[derive(Debug, Default)]
-struct Untold {
+struct UnreportedCalls {
     /// When each programmer's calls ended.
     ended: BTreeMap<ProgrammerId, VecDeque<Instant>>,
-    told: Option<Timestamp>,
+    reported: Option<Timestamp>,
     asked: Option<Timestamp>,
 }
 
 /// Answered calls that the log does not have yet.
 #[derive(Debug, Default)]
-pub struct Answers(Mutex<BTreeMap<LlmKey, Untold>>);
+pub struct AnsweredCalls(Mutex<BTreeMap<LlmKey, UnreportedCalls>>);
 
-impl Answers {
-    fn with<T>(&self, act: impl FnOnce(&mut BTreeMap<LlmKey, Untold>) -> T) -> T {
+impl AnsweredCalls {
+    fn with<T>(&self, act: impl FnOnce(&mut BTreeMap<LlmKey, UnreportedCalls>) -> T) -> T {
         // The map is valid at every instant, so a panic elsewhere does not spoil it.
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -51,7 +51,7 @@ impl Answers {
                 .ended
                 .entry(programmer.clone())
                 .or_default();
-            if ended.len() == MAX_UNTOLD {
+            if ended.len() == MAX_UNREPORTED {
                 ended.pop_front();
             }
             ended.push_back(Instant::now());
@@ -59,7 +59,7 @@ impl Answers {
     }
 
     /// The report about this LLM that goes in front of a failure. None: there is nothing to report.
-    pub fn untold(&self, key: &LlmKey, host: &str) -> Option<Event> {
+    pub fn unreported(&self, key: &LlmKey, host: &str) -> Option<Event> {
         self.with(|llms| llms.get_mut(key)?.take(key, host, false))
     }
 
@@ -67,15 +67,15 @@ impl Answers {
     /// theirs. None: this process has asked recently.
     pub fn ask(&self, key: &LlmKey, host: &str, now: Timestamp) -> Option<Event> {
         self.with(|llms| {
-            let untold = llms.entry(key.clone()).or_default();
-            if untold
+            let calls = llms.entry(key.clone()).or_default();
+            if calls
                 .asked
-                .is_some_and(|asked| now.since(asked) < TELL_EVERY)
+                .is_some_and(|asked| now.since(asked) < REPORT_EVERY)
             {
                 return None;
             }
-            untold.asked = Some(now);
-            untold.take(key, host, true)
+            calls.asked = Some(now);
+            calls.take(key, host, true)
         })
     }
 
@@ -86,24 +86,24 @@ impl Answers {
         now: Timestamp,
         in_doubt: impl Fn(&LlmKey) -> Option<Timestamp>,
     ) -> Vec<Event> {
-        let tell = |(key, untold): (&LlmKey, &mut Untold)| {
+        let report = |(key, calls): (&LlmKey, &mut UnreportedCalls)| {
             let since = in_doubt(key)?;
-            let waits = untold
-                .told
-                .is_some_and(|told| told >= since && now.since(told) < TELL_EVERY);
-            let decision = (!waits).then(|| untold.take(key, host, false)).flatten();
-            untold.told = if decision.is_some() {
+            let waits = calls
+                .reported
+                .is_some_and(|reported| reported >= since && now.since(reported) < REPORT_EVERY);
+            let decision = (!waits).then(|| calls.take(key, host, false)).flatten();
+            calls.reported = if decision.is_some() {
                 Some(now)
             } else {
-                untold.told
+                calls.reported
             };
             decision
         };
-        self.with(|llms| llms.iter_mut().filter_map(tell).collect())
+        self.with(|llms| llms.iter_mut().filter_map(report).collect())
     }
 
     /// Appends reports until the process ends.
-    pub async fn tell(self: Arc<Self>, process: Process) {
+    pub async fn append_reports(self: Arc<Self>, process: Process) {
         while !process.shutdown.is_cancelled() {
             // Jittered, so that the processes do not all append at the same moment.
             tokio::time::sleep(LOOK_EVERY.mul_f64(0.5 + rand::random::<f64>())).await;
@@ -114,15 +114,15 @@ impl Answers {
                 let now = fold.now().max(wall_clock());
                 self.due(&process.host, now, |key| fold.breakers.in_doubt(key, now))
             });
-            for told in due {
+            for report in due {
                 // A lost report only makes the share of failures look larger.
-                let _ = process.log.append(told).await;
+                let _ = process.log.append(report).await;
             }
         }
     }
 }
 
-impl Untold {
+impl UnreportedCalls {
     fn take(&mut self, key: &LlmKey, host: &str, asks: bool) -> Option<Event> {
         let age = |ended: Instant| u64::try_from(ended.elapsed().as_millis()).unwrap_or(u64::MAX);
         let ended: BTreeMap<ProgrammerId, Vec<u64>> = std::mem::take(&mut self.ended)
@@ -130,11 +130,13 @@ impl Untold {
             .map(|(programmer, ended)| (programmer, ended.into_iter().map(age).collect()))
             .collect();
         let tells = asks || !ended.is_empty();
-        tells.then(|| Event::LlmAnswered {
-            key: key.clone(),
-            host: host.to_owned(),
-            ended,
-            asks,
+        tells.then(|| {
+            Event::from(LlmAnswered {
+                key: key.clone(),
+                host: host.to_owned(),
+                ended,
+                asks,
+            })
         })
     }
 }
@@ -142,6 +144,7 @@ impl Untold {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pool_core::event::BreakerEvent;
     use pool_core::id::LlmName;
 
     fn key() -> LlmKey {
@@ -149,7 +152,7 @@ mod tests {
     }
 
     fn count(told: &Event) -> usize {
-        let Event::LlmAnswered { ended, .. } = told else {
+        let Event::Breaker(BreakerEvent::LlmAnswered(LlmAnswered { ended, .. })) = told else {
             panic!("{told:?}")
         };
         ended.values().map(Vec::len).sum()
@@ -157,7 +160,10 @@ mod tests {
 
     #[test]
     fn it_reports_when_there_is_doubt_and_then_not_again_for_a_while() {
-        let (answers, id) = (Answers::default(), ProgrammerId::new("001").expect("an id"));
+        let (answers, id) = (
+            AnsweredCalls::default(),
+            ProgrammerId::new("001").expect("an id"),
+        );
         let note = |times: usize| (0..times).for_each(|_| answers.note(key(), &id));
         let due = |at: u64, since: Option<u64>| {
             let told = answers.due("h", Timestamp(at), |_| since.map(Timestamp));
@@ -165,7 +171,7 @@ mod tests {
         };
         note(100);
         assert_eq!(due(10_000, None), [] as [usize; 0], "all is well");
-        assert_eq!(due(10_000, Some(9000)), [MAX_UNTOLD], "the newest");
+        assert_eq!(due(10_000, Some(9000)), [MAX_UNREPORTED], "the newest");
         note(3);
         assert_eq!(
             due(10_500, Some(9000)),
@@ -182,11 +188,11 @@ mod tests {
         );
         note(1);
         assert_eq!(
-            answers.untold(&key(), "h").as_ref().map(count),
+            answers.unreported(&key(), "h").as_ref().map(count),
             Some(1),
             "in front of a failure"
         );
-        assert_eq!(answers.untold(&key(), "h"), None, "once");
+        assert_eq!(answers.unreported(&key(), "h"), None, "once");
         assert_eq!(
             answers
                 .ask(&key(), "h", Timestamp(30_000))

@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
-use pool_api::status::{ProgrammerStatus, Seen, programmer_status};
+use pool_api::status::{LastBeat, ProgrammerStatus, programmer_status};
 use pool_broker::process::Process;
 use pool_broker::status::BrokerStatus;
 use pool_core::eligibility::Eligibility;
@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 /// The data for a programmer's health.
 #[derive(Clone)]
-pub struct Health {
+pub struct ProgrammerHealth {
     pub programmer: pool::Programmer,
     pub port: u16,
     pub process: Process,
@@ -74,14 +74,14 @@ pub async fn bind(port: u16) -> std::io::Result<TcpListener> {
     TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await
 }
 
-/// Serves until shutdown.
-pub async fn serve(listener: TcpListener, health: Health, shutdown: CancellationToken) {
+/// Serves the health of a programmer until shutdown.
+pub async fn serve(listener: TcpListener, health: ProgrammerHealth) {
+    let (process, metrics) = (health.process.clone(), health.metrics.clone());
     let app = Router::new()
         .route("/health", get(alive))
         .route("/ready", get(ready))
-        .route("/metrics", get(metrics));
-    let app = app.with_state(health);
-    serve_app(listener, app, shutdown).await;
+        .with_state(health);
+    serve_app(listener, app, metrics, process.shutdown).await;
 }
 
 /// Serves the health of a worker's process, whichever programmers it has.
@@ -95,13 +95,19 @@ pub async fn serve_process(
     let app = Router::new()
         .route("/health", get(process_alive))
         .route("/ready", get(process_ready))
-        .with_state((process, hosted))
-        .route("/metrics", get(async move || metrics.render()));
-    serve_app(listener, app, shutdown).await;
+        .with_state((process, hosted));
+    serve_app(listener, app, metrics, shutdown).await;
 }
 
-async fn serve_app(listener: TcpListener, app: Router, shutdown: CancellationToken) {
-    let app = app.fallback(not_found);
+async fn serve_app(
+    listener: TcpListener,
+    app: Router,
+    metrics: PrometheusHandle,
+    shutdown: CancellationToken,
+) {
+    let app = app
+        .route("/metrics", get(async move || metrics.render()))
+        .fallback(not_found);
     if let Err(error) = axum::serve(listener, app)
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .await
@@ -124,30 +130,17 @@ async fn not_found() -> Response {
         .into_response()
 }
 
-async fn metrics(State(health): State<Health>) -> String {
-    health.metrics.render()
-}
-
 /// Answers while the process lives, whatever the state of its broker, because a restart would not
 /// help.
-async fn alive(State(health): State<Health>) -> Response {
-    answer(&health, StatusCode::OK, None)
+async fn alive(State(health): State<ProgrammerHealth>) -> Response {
+    answer(&health, None)
 }
 
 /// 503 with the reason if something is wrong. The state of the task, the budget and an operator's
 /// pause do not count.
-async fn ready(State(health): State<Health>) -> Response {
-    let trouble = trouble(&health);
-    let status = if trouble.is_none() {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    answer(&health, status, trouble)
-}
-
-fn trouble(health: &Health) -> Option<String> {
-    trouble_of(&health.process).or_else(|| unfit(&health.status.borrow()))
+async fn ready(State(health): State<ProgrammerHealth>) -> Response {
+    let trouble = trouble_of(&health.process).or_else(|| unfit(&health.status.borrow()));
+    answer(&health, trouble)
 }
 
 /// The trouble of all programmers of the process.
@@ -168,10 +161,18 @@ fn unfit(gate: &Gate) -> Option<String> {
     }
 }
 
-fn answer(health: &Health, status: StatusCode, trouble: Option<String>) -> Response {
+/// 200 without trouble, or else 503.
+fn status_of(trouble: Option<&String>) -> StatusCode {
+    match trouble {
+        None => StatusCode::OK,
+        Some(_) => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+fn answer(health: &ProgrammerHealth, trouble: Option<String>) -> Response {
     let gate = health.status.borrow().clone();
     let process = &health.process;
-    let seen = Seen {
+    let seen = LastBeat {
         gate,
         port: health.port,
         worker: process.name.clone(),
@@ -184,17 +185,14 @@ fn answer(health: &Health, status: StatusCode, trouble: Option<String>) -> Respo
         };
         programmer_status(&standing, &health.programmer, Ok(seen))
     });
-    let broker = process.broker();
-    (
-        status,
-        Json(Answer {
-            programmer,
-            version: env!("CARGO_PKG_VERSION"),
-            broker,
-            trouble,
-        }),
-    )
-        .into_response()
+    let status = status_of(trouble.as_ref());
+    let answer = ProgrammerAnswer {
+        programmer,
+        version: env!("CARGO_PKG_VERSION"),
+        broker: process.broker(),
+        trouble,
+    };
+    (status, Json(answer)).into_response()
 }
 
 /// 200 while the process follows the event log.
@@ -214,16 +212,11 @@ async fn process_ready(State((process, hosted)): State<(Process, Hosted)>) -> Re
 }
 
 fn process_answer(process: &Process, detail: Option<String>) -> Response {
-    let status = if detail.is_none() {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    let broker = process.consume.endpoint().address();
+    let status = status_of(detail.as_ref());
     let answer = ProcessAnswer {
         worker: process.name.clone(),
         version: env!("CARGO_PKG_VERSION"),
-        broker,
+        broker: process.consume.endpoint().address(),
         detail,
     };
     (status, Json(answer)).into_response()
@@ -240,7 +233,7 @@ struct ProcessAnswer {
 
 /// The programmer as in the pool's status, and the facts that only its process knows.
 #[derive(Serialize)]
-struct Answer {
+struct ProgrammerAnswer {
     #[serde(flatten)]
     programmer: ProgrammerStatus,
     version: &'static str,

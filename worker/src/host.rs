@@ -5,37 +5,42 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use futures_util::{FutureExt as _, future};
 use metrics_exporter_prometheus::PrometheusHandle;
 use pool_broker::process::{Process, called};
+use pool_broker::service::Services;
 use pool_broker::{heartbeats, log_broker_error};
 use pool_core::config_hash::config_hash;
 use pool_core::eligibility::consumer_priority;
-use pool_core::event::Event;
+use pool_core::event::{Event, ProgrammerUp};
 use pool_core::heartbeat::{Gate, Heartbeat, ProgrammerBeat, ShutReason};
 use pool_core::id::ProgrammerId;
 use pool_core::pool::{self, Pool};
-use pool_telemetry;
 use pool_telemetry::clock::wall_clock;
+use pool_telemetry::install_metrics;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::answers::Answers;
-use crate::health::{self, Health, Hosted};
+use crate::answers::AnsweredCalls;
+use crate::health::{self, Hosted, ProgrammerHealth};
 use crate::prober::Prober;
-use crate::programmer::attempt::Workshop;
 use crate::programmer::completer::Completer;
 use crate::programmer::conclude::OutcomeWriter;
 use crate::programmer::consumer::{OpenError, hold};
-use crate::programmer::gate::{GateState, PeerPresence, watch_gates};
+use crate::programmer::gate::{GateState, PeerPresence, is_held_elsewhere, watch_gates};
 use crate::programmer::telemetry::watch_gate;
-use crate::programmer::{Ending, Programmer, progress};
+use crate::programmer::workshop::Workshop;
+use crate::programmer::{EndSignals, ProgrammerRunner, progress};
+use crate::sandbox::SandboxLauncher;
 
 /// The time between two searches for free ids.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// How long a process that ends waits for its last heartbeat to be sent.
 const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
+/// The name of the service that sends heartbeats.
+const HEARTBEAT_SENDER: &str = "heartbeat_sender";
 
 /// Which programmers a worker hosts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,10 +52,9 @@ pub enum Choice {
 }
 
 /// How this process appears to others.
-pub struct Shown {
+pub struct HostOptions {
     /// Its name in the management UI, from `--name`.
     pub name: Option<String>,
-    pub metrics: PrometheusHandle,
     /// The listener for `--listen`.
     pub listener: Option<TcpListener>,
 }
@@ -59,12 +63,17 @@ pub struct Shown {
 ///
 /// # Errors
 /// If something is wrong that waiting does not cure.
-pub async fn run(pool: Pool, choice: Choice, shown: Shown, ending: Ending) -> anyhow::Result<()> {
-    let Shown {
-        name,
-        metrics,
-        listener,
-    } = shown;
+pub async fn run(
+    pool: Pool,
+    choice: Choice,
+    shown: HostOptions,
+    ending: EndSignals,
+) -> anyhow::Result<()> {
+    let HostOptions { name, listener } = shown;
+    let mut services = Services::new("worker");
+    let (metrics, upkeep) =
+        install_metrics("worker", env!("CARGO_PKG_VERSION")).context("failed to set up metrics")?;
+    services.start("metrics_upkeep", upkeep);
     let pool = Arc::new(pool);
     let shutdown = CancellationToken::new();
     let others = PeerPresence::new();
@@ -72,27 +81,31 @@ pub async fn run(pool: Pool, choice: Choice, shown: Shown, ending: Ending) -> an
         let others = others.clone();
         move |heartbeat: Heartbeat| others.hear(&heartbeat)
     };
-    let starting = Process::start(&pool, called("worker", name), hear, shutdown.clone());
-    let process = tokio::select! {
-        process = starting => process?,
+    let preparing = Process::prepare(&pool, called("worker", name), hear, shutdown.clone());
+    let (process, of_process) = tokio::select! {
+        prepared = preparing => prepared?,
         () = ending.drain.cancelled() => return Ok(()),
     };
+    services.start_all(of_process);
     let hosted = Hosted::default();
     if let Some(listener) = listener {
-        tokio::spawn(health::serve_process(
-            listener,
-            process.clone(),
-            hosted.clone(),
-            metrics.clone(),
-        ));
+        let serving =
+            health::serve_process(listener, process.clone(), hosted.clone(), metrics.clone());
+        services.start("health", serving);
     }
     let programmers = tokio::select! {
         chosen = choose(&process, &pool, choice) => chosen?,
+        ended = services.first_end() => return Err(ended.into()),
         () = ending.drain.cancelled() => return Ok(()),
     };
-    let workshop = Arc::new(Workshop::open(Arc::clone(&pool))?);
-    let gates = watch_gates(process.clone(), Arc::clone(&pool), others, &programmers);
-    let progress = progress::Sender::start(process.publisher.clone(), shutdown.clone());
+    let workshop = Arc::new(Workshop::open(
+        Arc::clone(&pool),
+        SandboxLauncher::new(&pool),
+    )?);
+    let (gates, watching) = watch_gates(process.clone(), Arc::clone(&pool), others, &programmers);
+    services.start("gates", watching);
+    let (progress, sending) = progress::Sender::new(process.publisher.clone(), shutdown.clone());
+    services.start("live_output", sending);
     let host = Host {
         pool,
         process: process.clone(),
@@ -100,12 +113,12 @@ pub async fn run(pool: Pool, choice: Choice, shown: Shown, ending: Ending) -> an
         metrics,
         gates,
         ending,
-        scribes: Arc::default(),
+        outcome_writer: Arc::default(),
         answers: Arc::default(),
         progress,
         hosted,
     };
-    let worked = host.work(programmers).await;
+    let worked = host.work(programmers, services).await;
     shutdown.cancel();
     process.consume.close().await;
     worked
@@ -190,15 +203,15 @@ struct Host {
     workshop: Arc<Workshop>,
     metrics: PrometheusHandle,
     gates: BTreeMap<ProgrammerId, watch::Receiver<GateState>>,
-    ending: Ending,
-    scribes: Arc<OutcomeWriter>,
-    answers: Arc<Answers>,
+    ending: EndSignals,
+    outcome_writer: Arc<OutcomeWriter>,
+    answers: Arc<AnsweredCalls>,
     progress: progress::Sender,
     hosted: Hosted,
 }
 
 /// A programmer as its heartbeats show it.
-struct Seen {
+struct HostedProgrammer {
     id: ProgrammerId,
     port: u16,
     llm: pool_core::id::LlmName,
@@ -206,7 +219,12 @@ struct Seen {
 }
 
 impl Host {
-    async fn work(self, programmers: Vec<pool::Programmer>) -> anyhow::Result<()> {
+    /// Runs these programmers until all of them have ended, or a service ends.
+    async fn work(
+        self,
+        programmers: Vec<pool::Programmer>,
+        mut services: Services,
+    ) -> anyhow::Result<()> {
         let mut running = JoinSet::new();
         let mut seen = Vec::new();
         let nudge = Arc::new(Notify::new());
@@ -215,17 +233,19 @@ impl Host {
                 reason: ShutReason::Log,
                 detail: "starting: reading the event log".to_owned(),
             });
-            let port = self.serve_health(&programmer, shown.clone()).await?;
+            let (port, serving) = self.serve_health(&programmer, shown.clone()).await?;
+            services.start("programmer_health", serving);
             let (id, llm) = (programmer.id.clone(), programmer.primary().clone());
-            tokio::spawn(nudge_on_change(shown.clone(), Arc::clone(&nudge)));
-            tokio::spawn(watch_gate(programmer.id.clone(), shown.clone()));
-            seen.push(Seen {
+            let nudging = nudge_on_change(shown.clone(), Arc::clone(&nudge));
+            let watching = watch_gate(programmer.id.clone(), shown.clone());
+            seen.push(HostedProgrammer {
                 id,
                 port,
                 llm,
                 status: shown,
             });
-            running.spawn(self.programmer(programmer, status).await?.run());
+            let programmer = self.programmer(programmer, status).await?;
+            running.spawn(future::join3(programmer.run(), nudging, watching).map(drop));
         }
         let ids: Vec<String> = seen
             .iter()
@@ -237,20 +257,26 @@ impl Host {
                 .map(|programmer| (programmer.id.clone(), programmer.status.clone()))
                 .collect(),
         );
-        self.say_again(&seen);
-        tokio::spawn(self.prober(&seen).run());
-        tokio::spawn(Arc::clone(&self.answers).tell(self.process.clone()));
-        tokio::spawn(pool_broker::pool_metrics::watch(
-            self.process.clone(),
-            Arc::clone(&self.pool),
-        ));
-        let heartbeats = self.send_heartbeats(seen, nudge);
+        let (process, pool) = (self.process.clone(), Arc::clone(&self.pool));
+        services.start("programmer_snapshots", self.append_snapshots(&seen));
+        services.start("prober", self.prober(&seen).run());
+        let answers = Arc::clone(&self.answers);
+        services.start("answer_reports", answers.append_reports(process.clone()));
+        let watching = pool_broker::pool_metrics::watch(process, pool);
+        services.start("pool_watch", watching);
+        let leaving = CancellationToken::new();
+        let heartbeats = self.send_heartbeats(seen, nudge, leaving.clone());
+        services.start(HEARTBEAT_SENDER, heartbeats);
         let stop = drain_deadline(self.ending.clone(), self.pool.dispatcher.drain_timeout);
         tokio::spawn(stop);
-        let worked = all_end(running).await;
-        self.process.shutdown.cancel();
+        let worked = tokio::select! {
+            worked = all_end(running) => worked,
+            ended = services.first_end() => Err(ended.into()),
+        };
+        leaving.cancel();
         // If the goodbye is lost, the other processes notice the missing heartbeats.
-        let _ = tokio::time::timeout(GOODBYE_WITHIN, heartbeats).await;
+        let goodbye = services.end_of(HEARTBEAT_SENDER);
+        let _ = tokio::time::timeout(GOODBYE_WITHIN, goodbye).await;
         worked
     }
 
@@ -258,7 +284,7 @@ impl Host {
         &self,
         programmer: &pool::Programmer,
         status: watch::Receiver<Gate>,
-    ) -> anyhow::Result<u16> {
+    ) -> anyhow::Result<(u16, impl Future<Output = ()> + Send + use<>)> {
         let listener = health::bind(programmer.port).await.with_context(|| {
             format!(
                 "failed to take port {} of programmer {}; give it another `port` in the pool file, or 0",
@@ -266,43 +292,32 @@ impl Host {
             )
         })?;
         let port = listener.local_addr()?.port();
-        let (process, pool, metrics) = (
-            self.process.clone(),
-            Arc::clone(&self.pool),
-            self.metrics.clone(),
-        );
-        let health = Health {
+        let health = ProgrammerHealth {
             programmer: programmer.clone(),
             port,
-            process,
-            pool,
+            process: self.process.clone(),
+            pool: Arc::clone(&self.pool),
             status,
-            metrics,
+            metrics: self.metrics.clone(),
         };
-        tokio::spawn(health::serve(
-            listener,
-            health,
-            self.process.shutdown.clone(),
-        ));
-        Ok(port)
+        Ok((port, health::serve(listener, health)))
     }
 
     async fn programmer(
         &self,
         config: pool::Programmer,
         status: watch::Sender<Gate>,
-    ) -> anyhow::Result<Programmer> {
+    ) -> anyhow::Result<ProgrammerRunner> {
         let gate = self
             .gates
             .get(&config.id)
             .cloned()
             .context("a programmer without a gate")?;
-        Ok(Programmer {
+        Ok(ProgrammerRunner {
             attempts: self
                 .workshop
-                .attempts(config.clone())
-                .await?
-                .told_to(self.progress.of(&config.id)),
+                .attempts(config.clone(), Some(self.progress.of(&config.id)))
+                .await?,
             priority: consumer_priority(&self.pool, &config),
             config,
             process: self.process.clone(),
@@ -311,44 +326,44 @@ impl Host {
             status,
             ending: self.ending.clone(),
             completer: Completer::default(),
-            scribes: Arc::clone(&self.scribes),
+            outcome_writer: Arc::clone(&self.outcome_writer),
             answers: Arc::clone(&self.answers),
         })
     }
 
     /// Repeats that these programmers are held, before the log forgets it. Each programmer appends
     /// the first one itself.
-    fn say_again(&self, seen: &[Seen]) {
-        for programmer in seen {
-            let status = programmer.status.clone();
-            let (log, host) = (self.process.log.clone(), self.process.host.clone());
-            let up = Event::Up {
-                programmer: programmer.id.clone(),
-                host,
-                again: true,
-            };
-            let every = self.pool.events.restate_every();
-            tokio::spawn(async move {
-                loop {
-                    tokio::time::sleep(every).await;
-                    let elsewhere = matches!(
-                        &*status.borrow(),
-                        Gate::Shut {
-                            reason: ShutReason::Held,
-                            ..
-                        }
-                    );
-                    if !elsewhere {
-                        // If this event is lost, the next one replaces it.
-                        let _ = log.append(up.clone()).await;
-                    }
-                }
-            });
+    fn append_snapshots(
+        &self,
+        seen: &[HostedProgrammer],
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let held: Vec<_> = seen
+            .iter()
+            .map(|programmer| (programmer.id.clone(), programmer.status.clone()))
+            .collect();
+        let (log, host) = (self.process.log.clone(), self.process.host.clone());
+        let every = self.pool.events.restate_every();
+        async move {
+            loop {
+                tokio::time::sleep(every).await;
+                let held_here = held
+                    .iter()
+                    .filter(|(_, status)| !is_held_elsewhere(&status.borrow()));
+                let append = held_here.map(|(programmer, _)| {
+                    log.append(Event::from(ProgrammerUp {
+                        programmer: programmer.clone(),
+                        host: host.clone(),
+                        again: true,
+                    }))
+                });
+                // If an event is lost, the next one replaces it.
+                let _ = future::join_all(append).await;
+            }
         }
     }
 
     /// The prober, which finds out when the LLMs of these programmers are back.
-    fn prober(&self, seen: &[Seen]) -> Prober {
+    fn prober(&self, seen: &[HostedProgrammer]) -> Prober {
         let mine =
             |programmer: &&pool::Programmer| seen.iter().any(|held| held.id == programmer.id);
         Prober {
@@ -360,7 +375,13 @@ impl Host {
         }
     }
 
-    fn send_heartbeats(&self, seen: Vec<Seen>, nudge: Arc<Notify>) -> JoinHandle<()> {
+    /// Sends heartbeats, and the last one when the process is `leaving`.
+    fn send_heartbeats(
+        &self,
+        seen: Vec<HostedProgrammer>,
+        nudge: Arc<Notify>,
+        leaving: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + use<> {
         let (process, name) = (self.process.id, self.process.name.clone());
         let beat = move || Heartbeat {
             process,
@@ -380,13 +401,7 @@ impl Host {
             ends: false,
         };
         let every = self.pool.load_balancing.health_check_interval / 3;
-        tokio::spawn(heartbeats::send(
-            self.process.publisher.clone(),
-            every,
-            nudge,
-            beat,
-            self.process.shutdown.clone(),
-        ))
+        heartbeats::send(self.process.publisher.clone(), every, nudge, beat, leaving)
     }
 }
 
@@ -404,7 +419,7 @@ async fn nudge_on_change(mut status: watch::Receiver<Gate>, nudge: Arc<Notify>) 
 }
 
 /// Limits how long running tasks may go on after the drain has begun.
-async fn drain_deadline(ending: Ending, limit: Duration) {
+async fn drain_deadline(ending: EndSignals, limit: Duration) {
     ending.drain.cancelled().await;
     tracing::info!(limit_s = limit.as_secs(), "draining: taking no more tasks");
     tokio::time::sleep(limit).await;

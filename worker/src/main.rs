@@ -14,11 +14,11 @@ use clap_complete::Shell;
 use pool_config::{Env, load};
 use pool_core::id::ProgrammerId;
 use pool_core::pool::Pool;
-use pool_telemetry::{LogFormat, init_logs, init_metrics};
+use pool_telemetry::{LogFormat, init_logs};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use worker::host::{self, Choice, Shown};
-use worker::programmer::Ending;
+use worker::host::{self, Choice, HostOptions};
+use worker::programmer::EndSignals;
 use worker::sandbox::access::{SettledLevel, settle};
 use worker::sandbox::trial;
 
@@ -87,7 +87,7 @@ struct RunArgs {
     #[arg(long, env = "POOL_PROCESS_NAME")]
     name: Option<String>,
     #[command(flatten)]
-    which: Which,
+    which: HostedArgs,
 }
 
 #[derive(clap::Args)]
@@ -108,7 +108,7 @@ struct SandboxArgs {
 
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
-struct Which {
+struct HostedArgs {
     /// Host these programmers
     #[arg(
         long,
@@ -125,7 +125,7 @@ struct Which {
     any: Option<usize>,
 }
 
-impl Which {
+impl HostedArgs {
     fn choice(self) -> Choice {
         match (self.all, self.any, self.programmers) {
             (true, _, _) => Choice::All,
@@ -187,7 +187,8 @@ fn main() -> ExitCode {
         .map_err(Into::into)
         .and_then(|()| runtime(&pool, &choice));
     let worked = worked.and_then(|runtime| {
-        let worked = runtime.block_on(run(pool, &settled, choice, (args.name, args.listen)));
+        let running = run(pool, &settled, choice, args.name, args.listen);
+        let worked = runtime.block_on(running);
         // File work that hangs in the kernel must not delay the end of the process.
         runtime.shutdown_background();
         worked
@@ -240,9 +241,9 @@ async fn run(
     pool: Pool,
     settled: &SettledLevel,
     choice: Choice,
-    shown: (Option<String>, Option<SocketAddr>),
+    name: Option<String>,
+    listen: Option<SocketAddr>,
 ) -> anyhow::Result<()> {
-    let (name, listen) = shown;
     let format = if std::env::var("POOL_LOG").is_ok_and(|f| f == "json") {
         LogFormat::Json
     } else {
@@ -254,9 +255,7 @@ async fn run(
     } else {
         tracing::warn!("sandbox: {settled}");
     }
-    let metrics =
-        init_metrics("worker", env!("CARGO_PKG_VERSION")).context("failed to set up metrics")?;
-    let ending = Ending::default();
+    let ending = EndSignals::default();
     worker::signals::keep_ignored_signals_here();
     end_on_signals(ending.clone())?;
     let listener = match listen {
@@ -267,17 +266,7 @@ async fn run(
                 .with_context(|| format!("failed to listen on {listen} (--listen)"))?,
         ),
     };
-    host::run(
-        pool,
-        choice,
-        Shown {
-            name,
-            metrics,
-            listener,
-        },
-        ending,
-    )
-    .await
+    host::run(pool, choice, HostOptions { name, listener }, ending).await
 }
 
 /// Writes to stdout. A reader that has gone away is not an error.
@@ -322,7 +311,7 @@ fn ask_health(address: SocketAddr) -> ExitCode {
 
 /// The first SIGTERM or SIGINT drains, the second hands the running tasks back at once, the third
 /// exits at once.
-fn end_on_signals(ending: Ending) -> anyhow::Result<()> {
+fn end_on_signals(ending: EndSignals) -> anyhow::Result<()> {
     let mut term = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
     tokio::spawn(async move {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pool_broker::process::Process;
-use pool_core::event::Event;
+use pool_core::event::{BudgetReserved, BudgetSettled, Event, ProbeEnded, ProbeStarted};
 use pool_core::id::{AttemptId, ProgrammerId};
 use pool_core::llm::{Dialect, LlmKey, Scope};
 use pool_core::money::MicroUsd;
@@ -29,7 +29,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// An LLM that is due for a probe, and a programmer of this process that may make it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Due {
+struct DueProbe {
     key: LlmKey,
     scope: Scope,
     programmer: ProgrammerId,
@@ -79,7 +79,7 @@ impl Prober {
         }
     }
 
-    fn due(&self) -> Vec<Due> {
+    fn due(&self) -> Vec<DueProbe> {
         self.process.log.read(|fold| {
             // If this process's pool file is not the one in force, its address or key may differ.
             if fold
@@ -94,7 +94,7 @@ impl Prober {
                     .programmers
                     .iter()
                     .find(|programmer| self.may(programmer, (key, scope)))?;
-                Some(Due {
+                Some(DueProbe {
                     key: key.clone(),
                     scope: scope.clone(),
                     programmer: programmer.id.clone(),
@@ -116,23 +116,23 @@ impl Prober {
         within && programmer.llms.contains(&key.llm) && self.pool.llm_key(&key.llm, host) == *key
     }
 
-    async fn probe(&self, due: Due) {
+    async fn probe(&self, due: DueProbe) {
         // Before the lease is taken, so that another process may probe until then.
         let _place = self.upstreams.place_for_probe(&due.key.llm).await;
         let (probe, began) = (AttemptId::new(), Instant::now());
-        let Due {
+        let DueProbe {
             key,
             scope,
             programmer,
             dialect,
         } = &due;
         let (key, scope, llm) = (key.clone(), scope.clone(), &due.key.llm);
-        let probing = Event::Probing {
+        let probing = Event::from(ProbeStarted {
             key: key.clone(),
             scope: scope.clone(),
             programmer: programmer.clone(),
             probe,
-        };
+        });
         match self.process.log.append(probing).await {
             Ok(Verdict::Accepted) => {}
             // Another process was first.
@@ -148,13 +148,13 @@ impl Prober {
         };
         tracing::info!(%llm, %scope, %programmer, ?dialect, fault = fault.map(|fault| fault.as_str()), "probed");
         let retry_after_ms = retry_after.and_then(|wait| u64::try_from(wait.as_millis()).ok());
-        let told = Event::Probed {
+        let told = Event::from(ProbeEnded {
             key,
             scope,
             probe,
             fault,
             retry_after_ms,
-        };
+        });
         if let Err(error) = self.process.log.append(told).await {
             tracing::warn!(%llm, %error, "the result of a probe is not in the log; another probe follows");
         }
@@ -164,28 +164,28 @@ impl Prober {
             let _ = self
                 .process
                 .log
-                .append(Event::Settled {
+                .append(Event::from(BudgetSettled {
                     attempt: probe,
                     cost_usd: cost,
                     by_llm,
-                })
+                }))
                 .await;
         }
     }
 
     /// Makes the call. None if it must not be made. Then the lease expires, and another process
     /// asks.
-    async fn ask(&self, due: &Due, probe: AttemptId, began: Instant) -> Option<Probed> {
+    async fn ask(&self, due: &DueProbe, probe: AttemptId, began: Instant) -> Option<Probed> {
         let llm = &due.key.llm;
         let worst = self.upstreams.probe_cost(llm, due.dialect)?;
         if worst > MicroUsd::ZERO {
             let programmer = due.programmer.clone();
-            let reserved = Event::Reserved {
+            let reserved = Event::from(BudgetReserved {
                 attempt: probe,
                 task: None,
                 programmer,
                 amount_usd: worst,
-            };
+            });
             if !matches!(
                 self.process.log.append(reserved).await,
                 Ok(Verdict::Accepted)

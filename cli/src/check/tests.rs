@@ -5,7 +5,9 @@ use super::*;
 fn args(pool: &Path, json: bool) -> CheckArgs {
     let format = if json { Format::Json } else { Format::Table };
     CheckArgs {
-        pool: pool.to_owned(),
+        file: PoolFileArgs {
+            pool: pool.to_owned(),
+        },
         llms: false,
         format,
     }
@@ -18,7 +20,11 @@ fn sample() -> PathBuf {
 #[tokio::test]
 async fn a_good_file_is_shown_with_its_programmers_and_routes() {
     let (verdict, text) = report(&args(&sample(), false), &Env::empty()).await;
-    assert_eq!(verdict, Verdict::Good, "the sample file is valid:\n{text}");
+    assert_eq!(
+        verdict,
+        CheckResult::Good,
+        "the sample file is valid:\n{text}"
+    );
     for word in [
         "001-005 6151-6155 ollama/qwen2.5-coder:7b-instruct",
         "tasks.paid",
@@ -58,7 +64,7 @@ async fn mistakes_are_listed_and_decide_the_exit_status() {
     )
     .expect("a file");
     let (verdict, text) = report(&args(&file, false), &Env::empty()).await;
-    assert_eq!(verdict, Verdict::Mistakes, "it has mistakes");
+    assert_eq!(verdict, CheckResult::Mistakes, "it has mistakes");
     assert!(
         text.contains("pool.yaml:2: programmers[0].primary_llm: "),
         "the first mistake:\n{text}"
@@ -84,7 +90,7 @@ async fn an_llm_without_its_key_makes_the_check_fail() {
         &Env::empty(),
     )
     .await;
-    assert_eq!(verdict, Verdict::LlmsMissing, "exit status 1");
+    assert_eq!(verdict, CheckResult::LlmsMissing, "exit status 1");
     assert!(
         text.contains("key missing") && text.contains("0 of 1 LLMs"),
         "it says so:\n{text}"

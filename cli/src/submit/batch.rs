@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use pool_api::format::{counted, duration};
+use pool_api::tasks::{Stage, TaskList, TaskView};
 use pool_core::id::TaskId;
 use pool_core::money::MicroUsd;
-use pool_core::result::Status;
+use pool_core::result::CheckReport;
 
-use super::{Client, Format};
-use crate::tables::{Cell, Tone, lines, table};
-use dispatcher::format::{counted, duration};
-use dispatcher::views::tasks::{TaskList, TaskView};
+use crate::client::Client;
+use crate::output::{Format, exit_code};
+use crate::table::{Cell, lines, or_blank, table, task_tone};
 
 const POLL: Duration = Duration::from_millis(300);
 /// How many results are requested at the same time.
@@ -36,14 +37,17 @@ pub(super) async fn wait(
     loop {
         let seen = look(client, &open, taken.len()).await?;
         for task in seen.iter().filter(|task| task.finished_at.is_some()) {
-            failed += usize::from(task.status != Status::Succeeded.as_str());
+            failed += usize::from(task.status != Stage::Succeeded);
             note(&bar, task);
             open.remove(&task.id);
         }
         if open.is_empty() {
             break;
         }
-        let running = seen.iter().filter(|task| task.status == "running").count();
+        let running = seen
+            .iter()
+            .filter(|task| task.status == Stage::Running)
+            .count();
         // Set the message first: setting the position draws the bar.
         bar.set_message(format!("{running} running, {failed} not succeeded"));
         bar.set_position((taken.len() - open.len()) as u64);
@@ -119,11 +123,9 @@ async fn report(client: &Client, taken: &[TaskView], format: Format) -> anyhow::
         &taken.iter().map(|task| &task.id).collect::<Vec<_>>(),
     )
     .await?;
-    let good = results
-        .iter()
-        .all(|task| task.status == Status::Succeeded.as_str());
+    let good = results.iter().all(|task| task.status == Stage::Succeeded);
     let printed = format.print(&results, |results| results_table(results))?;
-    Ok(if good { printed } else { ExitCode::FAILURE })
+    Ok(exit_code(printed, good))
 }
 
 fn results_table(results: &[TaskView]) -> String {
@@ -140,34 +142,15 @@ fn results_table(results: &[TaskView]) -> String {
     for task in results {
         let result = task.result.as_ref();
         let checks = result.map_or(0, |r| r.acceptance.len());
-        let passed = result.map_or(0, |r| {
-            r.acceptance
-                .iter()
-                .filter(|check| check.exit_status == Some(0))
-                .count()
-        });
+        let is_passed = |check: &&CheckReport| check.exit_status == Some(0);
+        let passed = result.map_or(0, |r| r.acceptance.iter().filter(is_passed).count());
         rows.add_row([
             Cell::from(task.id.to_string()),
-            Cell::toned(&task.status, Tone::of_task(&task.status)),
-            task.programmer
-                .as_ref()
-                .map(ToString::to_string)
-                .unwrap_or_default()
-                .into(),
-            result
-                .and_then(|r| r.llm.as_ref())
-                .map(ToString::to_string)
-                .unwrap_or_default()
-                .into(),
-            if checks == 0 {
-                "".into()
-            } else {
-                format!("{passed}/{checks}").into()
-            },
-            result
-                .map(|r| duration(r.timings.run_ms))
-                .unwrap_or_default()
-                .into(),
+            Cell::toned(task.status.as_str(), task_tone(task.status)),
+            or_blank(task.programmer.as_ref()).into(),
+            or_blank(result.and_then(|r| r.llm.as_ref())).into(),
+            or_blank((checks > 0).then(|| format!("{passed}/{checks}"))).into(),
+            or_blank(result.map(|r| duration(r.timings.run_ms))).into(),
             task.cost_usd
                 .filter(|cost| *cost > MicroUsd::ZERO)
                 .map(|cost| format!("${cost}"))
@@ -184,7 +167,7 @@ fn results_table(results: &[TaskView]) -> String {
     rows.spare(&[2, 4, 3, 5]);
     let succeeded = results
         .iter()
-        .filter(|task| task.status == Status::Succeeded.as_str())
+        .filter(|task| task.status == Stage::Succeeded)
         .count();
     let cost: MicroUsd = results.iter().filter_map(|task| task.cost_usd).sum();
     let count = counted(results.len(), "task", "tasks");

@@ -2,27 +2,26 @@
 //! do not fit into the queues, the rest is submitted as queues empty.
 
 mod batch;
-mod hand_in;
 mod plan;
+mod upload;
 
-use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use pool_api::format::counted;
+use pool_api::tasks::{TaskView, new_id};
 use pool_core::id::TaskId;
 use serde_json::{Map, Value, json};
 
-use super::{Client, Format, PoolUrl, complain, print};
-use crate::full::same_command;
-use crate::tables::{lines, table};
-use dispatcher::format::counted;
-use dispatcher::intake::new_id;
-use dispatcher::serve::PoolFile;
-use dispatcher::views::tasks::TaskView;
-use hand_in::{HandedIn, Left, Manner, give_ids, hand_in};
+use crate::check::PoolFileArgs;
+use crate::client::Client;
+use crate::output::{Format, PoolUrl, complain};
+use crate::queue_full::same_command;
+use crate::table::{lines, table};
+use upload::{UploadOptions, UploadStop, give_ids, upload};
 
 /// The exit status that shells give to a process ended by SIGINT.
 const INTERRUPTED: u8 = 130;
@@ -63,7 +62,7 @@ pub(super) struct SubmitArgs {
     #[command(flatten)]
     url: PoolUrl,
     #[command(flatten)]
-    pool_file: PoolFile,
+    pool_file: PoolFileArgs,
 }
 
 /// One task from flags.
@@ -117,13 +116,8 @@ pub(super) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(2));
         }
     };
-    let labels: BTreeMap<&str, &str> = args
-        .labels
-        .iter()
-        .map(|(key, value)| (key.as_str(), value.as_str()))
-        .collect();
     for task in &mut tasks {
-        add_labels(task, &labels);
+        add_labels(task, &args.labels);
     }
     if args.dry_run {
         return plan::run(&args.pool_file.pool, &tasks, args.format);
@@ -131,7 +125,7 @@ pub(super) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
     let batch = args.batch.clone().unwrap_or_else(new_id);
     let own_ids = give_ids(&mut tasks, &batch);
     let client = Client::new(&args.url)?;
-    let manner = Manner {
+    let options = UploadOptions {
         print_ids: !args.wait && args.format == Format::Table,
         go_on: if own_ids || args.batch.is_some() {
             same_command(&[])
@@ -140,27 +134,19 @@ pub(super) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
         },
         give_up_after: args.give_up_after.map(Duration::from_secs),
     };
-    let HandedIn {
-        taken,
-        printed,
-        left,
-    } = hand_in(&client, &tasks, &manner).await?;
-    for warning in taken
-        .iter()
-        .flat_map(|task| &task.warnings)
-        .collect::<BTreeSet<_>>()
-    {
+    let outcome = upload(&client, &tasks, &options).await?;
+    let taken = outcome.taken;
+    let warnings: BTreeSet<&String> = taken.iter().flat_map(|task| &task.warnings).collect();
+    for warning in warnings {
         eprintln!("warning: {warning}");
     }
-    if let Some(left) = left {
-        args.format.print(&taken, |taken| {
-            if printed {
-                String::new()
-            } else {
-                taken_table(taken)
-            }
-        })?;
-        return Ok(not_all(&left, (taken.len(), tasks.len()), &manner.go_on));
+    let rows = |taken: &Vec<TaskView>| match outcome.printed {
+        true => String::new(),
+        false => taken_table(taken),
+    };
+    if let Some(stop) = outcome.stop {
+        args.format.print(&taken, rows)?;
+        return Ok(not_all(&stop, taken.len(), tasks.len(), &options.go_on));
     }
     if args.wait {
         return tokio::select! {
@@ -173,24 +159,20 @@ pub(super) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
         };
     }
     args.format.print(&taken, |taken| {
-        let rows = if printed {
-            String::new()
-        } else {
-            taken_table(taken)
-        };
-        let count = counted(taken.len(), "task", "tasks");
         format!(
-            "{rows}{count} submitted. Follow with `pool watch` or at {}\n",
+            "{}{} submitted. Follow with `pool watch` or at {}\n",
+            rows(taken),
+            counted(taken.len(), "task", "tasks"),
             client.url()
         )
     })
 }
 
 /// Reports a batch of which only a part was accepted.
-fn not_all(left: &Left, (taken, all): (usize, usize), go_on: &str) -> ExitCode {
-    let (code, why) = match left {
-        Left::Interrupted => (ExitCode::from(INTERRUPTED), String::new()),
-        Left::GivenUp(why) => (ExitCode::FAILURE, format!("gave up: {why}\n")),
+fn not_all(stop: &UploadStop, taken: usize, all: usize, go_on: &str) -> ExitCode {
+    let (code, why) = match stop {
+        UploadStop::Interrupted => (ExitCode::from(INTERRUPTED), String::new()),
+        UploadStop::GivenUp(why) => (ExitCode::FAILURE, format!("gave up: {why}\n")),
     };
     eprintln!(
         "{why}{taken} of {all} tasks were submitted and continue; the others were not. To submit the others (no task is \
@@ -221,7 +203,7 @@ fn taken_table(taken: &[TaskView]) -> String {
     for task in taken {
         rows.add_row([
             task.id.to_string(),
-            task.status.clone(),
+            task.status.to_string(),
             format!("tasks.{}", task.route),
         ]);
     }
@@ -282,7 +264,7 @@ fn from_flags(one: &OneTask, instruction: &str, repository: &str) -> Value {
     Value::Object(task)
 }
 
-fn add_labels(task: &mut Value, labels: &BTreeMap<&str, &str>) {
+fn add_labels(task: &mut Value, labels: &[(String, String)]) {
     if labels.is_empty() {
         return;
     }
@@ -292,7 +274,7 @@ fn add_labels(task: &mut Value, labels: &BTreeMap<&str, &str>) {
         have.extend(
             labels
                 .iter()
-                .map(|(key, value)| ((*key).to_owned(), json!(value))),
+                .map(|(key, value)| (key.clone(), json!(value))),
         );
     }
 }

@@ -4,6 +4,8 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use pool_api::format::counted;
+use pool_config::{Env, load};
 use pool_core::id::ProgrammerId;
 use pool_core::money::MicroUsd;
 use pool_core::pool::Pool;
@@ -13,11 +15,9 @@ use pool_telemetry::clock::wall_clock;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::Format;
 use crate::check::ranges;
-use crate::tables::{lines, table};
-use dispatcher::format::counted;
-use dispatcher::serve::pool;
+use crate::output::{Format, exit_code};
+use crate::table::{lines, table};
 
 /// One row of the plan.
 #[derive(Serialize)]
@@ -30,9 +30,12 @@ struct Planned {
 }
 
 pub(super) fn run(file: &Path, tasks: &[Value], format: Format) -> anyhow::Result<ExitCode> {
-    let pool = match pool(file) {
+    let pool = match load(file, &Env::of_process()) {
         Ok(pool) => pool,
-        Err(code) => return Ok(code),
+        Err(mistakes) => {
+            eprintln!("{mistakes}");
+            return Ok(ExitCode::from(2));
+        }
     };
     let routes = Routes::new(&pool.capabilities());
     let plan: Vec<Planned> = tasks
@@ -41,11 +44,8 @@ pub(super) fn run(file: &Path, tasks: &[Value], format: Format) -> anyhow::Resul
         .map(|(index, task)| planned(&pool, &routes, index, task))
         .collect();
     let printed = format.print(&plan, |plan| text(plan))?;
-    Ok(if plan.iter().all(|row| row.problem.is_none()) {
-        printed
-    } else {
-        ExitCode::FAILURE
-    })
+    let good = plan.iter().all(|row| row.problem.is_none());
+    Ok(exit_code(printed, good))
 }
 
 fn planned(pool: &Pool, routes: &Routes, index: usize, task: &Value) -> Planned {

@@ -1,27 +1,32 @@
 //! The dispatcher's server-sent events, continued after a break. Changes that were too many for
 //! single events are fetched with a request.
 
+use std::time::Duration;
+
 use anyhow::anyhow;
 use futures_util::StreamExt as _;
-use pool_broker::backoff::Backoff;
+use pool_api::events::{Changed, Live};
+use pool_api::tasks::{TaskList, TaskView};
+use pool_core::id::ProgrammerId;
 use sse_stream::{Sse, SseStream};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::Instant;
 
-use super::Which;
-use crate::Client;
-use crate::client::innermost;
-use dispatcher::dashboard::hub::{Changed, Live};
-use dispatcher::views::tasks::{TaskList, TaskView};
+use super::WatchFilter;
+use crate::client::{Client, innermost};
 
 /// The most tasks that the API returns at once.
 const PAGE: usize = 5_000;
 /// When the whole pool is followed, the newest tasks that are fetched.
 const NEWEST: usize = 200;
 
+/// The first pause before a new connection. Each failure doubles it, up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
 /// One message of the feed.
 #[derive(Debug)]
-pub(super) enum Heard {
+pub(super) enum FeedMessage {
     Connected,
     State(Box<Live>),
     Tasks(Vec<TaskView>),
@@ -37,12 +42,12 @@ pub(super) enum Heard {
 struct Gone;
 
 /// Starts the feed; it ends when the receiver is gone.
-pub(super) fn start(client: Client, which: Which) -> Receiver<Heard> {
+pub(super) fn start(client: Client, filter: WatchFilter) -> Receiver<FeedMessage> {
     let (heard, receiver) = channel(16);
     tokio::spawn(async move {
         let mut feed = Feed {
             client,
-            which,
+            filter,
             heard,
             last: None,
         };
@@ -54,32 +59,35 @@ pub(super) fn start(client: Client, which: Which) -> Receiver<Heard> {
 
 struct Feed {
     client: Client,
-    which: Which,
-    heard: Sender<Heard>,
+    filter: WatchFilter,
+    heard: Sender<FeedMessage>,
     /// The id of the last event.
     last: Option<String>,
 }
 
 impl Feed {
     async fn forever(&mut self) -> Result<std::convert::Infallible, Gone> {
-        let (mut backoff, mut connected) = (Backoff::default(), false);
+        let (mut pause, mut connected) = (FIRST_PAUSE, false);
         loop {
             let began = Instant::now();
             match self.once(&mut connected).await? {
                 // A failure of the first connection is reported at once.
-                Err(error) if !connected => self.say(Heard::Failed(error)).await?,
-                Err(error) => self.say(Heard::Lost(format!("{error:#}"))).await?,
+                Err(error) if !connected => self.say(FeedMessage::Failed(error)).await?,
+                Err(error) => self.say(FeedMessage::Lost(format!("{error:#}"))).await?,
                 Ok(()) => {
                     let words = format!("the dispatcher at {} has ended", self.client.url());
-                    self.say(Heard::Lost(words)).await?;
+                    self.say(FeedMessage::Lost(words)).await?;
                 }
             }
-            backoff.worked_for(began.elapsed());
-            backoff.wait().await;
+            if began.elapsed() > LONGEST_PAUSE {
+                pause = FIRST_PAUSE;
+            }
+            tokio::time::sleep(pause).await;
+            pause = LONGEST_PAUSE.min(pause * 2);
         }
     }
 
-    async fn say(&self, heard: Heard) -> Result<(), Gone> {
+    async fn say(&self, heard: FeedMessage) -> Result<(), Gone> {
         self.heard.send(heard).await.map_err(|_| Gone)
     }
 
@@ -113,18 +121,21 @@ impl Feed {
         Ok(Ok(()))
     }
 
-    async fn understand(&self, event: &Sse) -> anyhow::Result<Vec<Heard>> {
+    async fn understand(&self, event: &Sse) -> anyhow::Result<Vec<FeedMessage>> {
         let data = event.data.as_deref().unwrap_or_default();
         Ok(match event.event.as_deref() {
             // The list has the changes that the feed missed.
-            Some("hello") => vec![Heard::Connected, Heard::Listed(self.list().await?)],
-            Some("state") => vec![Heard::State(Box::new(serde_json::from_str(data)?))],
+            Some("hello") => vec![
+                FeedMessage::Connected,
+                FeedMessage::Listed(self.list().await?),
+            ],
+            Some("state") => vec![FeedMessage::State(Box::new(serde_json::from_str(data)?))],
             Some("tasks") => {
                 let changed: Changed = serde_json::from_str(data)?;
                 if changed.many {
-                    vec![Heard::Listed(self.list().await?)]
+                    vec![FeedMessage::Listed(self.list().await?)]
                 } else {
-                    vec![Heard::Tasks(changed.tasks)]
+                    vec![FeedMessage::Tasks(changed.tasks)]
                 }
             }
             _ => Vec::new(),
@@ -132,11 +143,11 @@ impl Feed {
     }
 
     async fn list(&self) -> anyhow::Result<Vec<TaskView>> {
-        let Which {
+        let WatchFilter {
             tasks,
             label,
             programmer,
-        } = &self.which;
+        } = &self.filter;
         let mut found = Vec::new();
         for id in tasks {
             let view: TaskView = self.client.get(&format!("/tasks/{id}")).await?;
@@ -152,8 +163,10 @@ impl Feed {
         }
         let Some(label) = label else {
             let limit = NEWEST.to_string();
-            let mut query = vec![("limit", limit.as_str())];
-            query.extend(programmer.as_ref().map(|id| ("programmer", id.as_str())));
+            let query = [
+                ("limit", Some(limit.as_str())),
+                ("programmer", programmer.as_ref().map(ProgrammerId::as_str)),
+            ];
             return Ok(self
                 .client
                 .get_with::<TaskList>("/tasks", &query)
@@ -163,9 +176,9 @@ impl Feed {
         loop {
             let (limit, offset) = (PAGE.to_string(), found.len().to_string());
             let query = [
-                ("label", label.as_ref()),
-                ("limit", &limit),
-                ("offset", &offset),
+                ("label", Some(label.as_ref())),
+                ("limit", Some(&limit)),
+                ("offset", Some(&offset)),
             ];
             let page: TaskList = self.client.get_with("/tasks", &query).await?;
             let is_last = page.tasks.len() < PAGE;

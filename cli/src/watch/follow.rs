@@ -3,16 +3,15 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use anyhow::bail;
+use pool_api::events::Live;
+use pool_api::pool::{BreakerState, BreakerStatus};
 use pool_api::status::{ProgrammerState, ProgrammerStatus};
+use pool_api::tasks::{Stage, TaskView};
 use pool_core::id::{AttemptId, TaskId};
-use pool_core::result::Status;
 use serde::Serialize;
 
-use super::Which;
-use super::feed::Heard;
-use dispatcher::dashboard::hub::Live;
-use dispatcher::views::llms::{BreakerState, BreakerStatus};
-use dispatcher::views::tasks::TaskView;
+use super::WatchFilter;
+use super::feed::FeedMessage;
 
 /// How many of the newest finished tasks are shown.
 const ENDED: usize = 100;
@@ -20,7 +19,7 @@ const ENDED: usize = 100;
 /// One event to report.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-pub(super) enum News {
+pub(super) enum WatchEvent {
     Dispatcher {
         state: Connection,
         detail: Option<String>,
@@ -46,24 +45,24 @@ pub(super) enum Connection {
 }
 
 /// Tells whether a task has changed.
-type Stage = (String, Option<AttemptId>);
+type TaskVersion = (Stage, Option<AttemptId>);
 
 /// The known state.
 pub(super) struct Follow {
-    which: Which,
+    filter: WatchFilter,
     pub(super) connection: Result<(), String>,
     pub(super) live: Option<Live>,
     listed: bool,
-    tasks: BTreeMap<TaskId, Stage>,
+    tasks: BTreeMap<TaskId, TaskVersion>,
     /// Newest first.
     pub(super) ended: VecDeque<TaskView>,
 }
 
 impl Follow {
-    pub(super) fn new(which: Which) -> Self {
+    pub(super) fn new(filter: WatchFilter) -> Self {
         let connection = Err("connecting".to_owned());
         Self {
-            which,
+            filter,
             connection,
             live: None,
             listed: false,
@@ -74,33 +73,33 @@ impl Follow {
 
     /// # Errors
     /// When there is nothing to follow.
-    pub(super) fn hear(&mut self, heard: Heard) -> anyhow::Result<Vec<News>> {
+    pub(super) fn hear(&mut self, heard: FeedMessage) -> anyhow::Result<Vec<WatchEvent>> {
         Ok(match heard {
-            Heard::Connected => self.connected(),
-            Heard::Lost(why) => self.lost(why),
-            Heard::State(live) => self.state(*live)?,
+            FeedMessage::Connected => self.connected(),
+            FeedMessage::Lost(why) => self.lost(why),
+            FeedMessage::State(live) => self.state(*live)?,
             // The latest change comes first.
-            Heard::Tasks(tasks) => tasks
+            FeedMessage::Tasks(tasks) => tasks
                 .into_iter()
                 .rev()
                 .filter_map(|task| self.task(task, true))
                 .collect(),
-            Heard::Listed(tasks) => self.list(tasks)?,
-            Heard::Failed(error) => return Err(error),
+            FeedMessage::Listed(tasks) => self.list(tasks)?,
+            FeedMessage::Failed(error) => return Err(error),
         })
     }
 
-    fn connected(&mut self) -> Vec<News> {
+    fn connected(&mut self) -> Vec<WatchEvent> {
         self.connection = Ok(());
-        vec![News::Dispatcher {
+        vec![WatchEvent::Dispatcher {
             state: Connection::Connected,
             detail: None,
         }]
     }
 
     /// Reports each break once.
-    fn lost(&mut self, why: String) -> Vec<News> {
-        let news = News::Dispatcher {
+    fn lost(&mut self, why: String) -> Vec<WatchEvent> {
+        let news = WatchEvent::Dispatcher {
             state: Connection::Lost,
             detail: Some(why.clone()),
         };
@@ -108,9 +107,9 @@ impl Follow {
         if was_there { vec![news] } else { Vec::new() }
     }
 
-    fn state(&mut self, live: Live) -> anyhow::Result<Vec<News>> {
+    fn state(&mut self, live: Live) -> anyhow::Result<Vec<WatchEvent>> {
         let programmers = &live.status.programmers;
-        if let Some(wanted) = &self.which.programmer
+        if let Some(wanted) = &self.filter.programmer
             && !programmers.iter().any(|one| one.id == *wanted)
         {
             let known: Vec<&str> = programmers.iter().map(|one| one.id.as_str()).collect();
@@ -128,44 +127,32 @@ impl Follow {
             } else {
                 Connection::Connected
             };
-            news.push(News::Dispatcher {
+            news.push(WatchEvent::Dispatcher {
                 state,
                 detail: trouble.clone(),
             });
         }
-        if !self.which.ends() {
+        if !self.filter.ends() {
             let known = |programmer: &&ProgrammerStatus| {
-                let earlier = before.and_then(|b| {
-                    b.status
-                        .programmers
-                        .iter()
-                        .find(|one| one.id == programmer.id)
-                });
-                earlier.is_some_and(|earlier| stage(earlier) == stage(programmer))
+                let earlier = before.map(|before| &before.status.programmers);
+                let mut earlier = earlier.into_iter().flatten();
+                earlier.any(|one| one.id == programmer.id && stage(one) == stage(programmer))
             };
-            let of_interest = |programmer: &&ProgrammerStatus| {
-                self.which
-                    .programmer
-                    .as_ref()
-                    .is_none_or(|wanted| *wanted == programmer.id)
-            };
-            let changed = live
-                .status
-                .programmers
+            let wanted = self.filter.programmer.as_ref();
+            let of_interest =
+                |programmer: &&ProgrammerStatus| wanted.is_none_or(|id| *id == programmer.id);
+            let changed = programmers
                 .iter()
                 .filter(of_interest)
                 .filter(|one| !known(one));
-            news.extend(changed.map(|one| News::Programmer {
+            news.extend(changed.map(|one| WatchEvent::Programmer {
                 programmer: Box::new(one.clone()),
             }));
         }
-        if !self.which.ends() && self.which.programmer.is_none() {
-            let changed = live
-                .status
-                .breakers
-                .iter()
-                .filter(|breaker| !is_known(breaker, before));
-            news.extend(changed.map(|breaker| News::Breaker {
+        if !self.filter.ends() && self.filter.programmer.is_none() {
+            let breakers = live.status.breakers.iter();
+            let changed = breakers.filter(|breaker| !is_known(breaker, before));
+            news.extend(changed.map(|breaker| WatchEvent::Breaker {
                 breaker: Box::new(breaker.clone()),
             }));
         }
@@ -173,13 +160,15 @@ impl Follow {
         Ok(news)
     }
 
-    fn list(&mut self, mut tasks: Vec<TaskView>) -> anyhow::Result<Vec<News>> {
-        if let (Some(label), true) = (&self.which.label, tasks.is_empty() && self.tasks.is_empty())
-        {
+    fn list(&mut self, mut tasks: Vec<TaskView>) -> anyhow::Result<Vec<WatchEvent>> {
+        if let (Some(label), true) = (
+            &self.filter.label,
+            tasks.is_empty() && self.tasks.is_empty(),
+        ) {
             bail!("no task has the label {label}; submit one with `pool submit --label {label}`");
         }
         // A task that had ended before the first list is news only if it was asked for.
-        let all = self.listed || self.which.ends();
+        let all = self.listed || self.filter.ends();
         self.listed = true;
         tasks.sort_by_key(|task| task.finished_at.or(task.started_at).or(task.submitted_at));
         Ok(tasks
@@ -188,11 +177,11 @@ impl Follow {
             .collect())
     }
 
-    fn task(&mut self, task: TaskView, tell_ended: bool) -> Option<News> {
+    fn task(&mut self, task: TaskView, tell_ended: bool) -> Option<WatchEvent> {
         if !self.is_followed(&task) {
             return None;
         }
-        let stage = (task.status.clone(), task.attempt);
+        let stage = (task.status, task.attempt);
         // An event older than the list may arrive after it.
         if self
             .tasks
@@ -202,7 +191,7 @@ impl Follow {
         {
             return None;
         }
-        if self.tasks.insert(task.id.clone(), stage.clone()).as_ref() == Some(&stage) {
+        if self.tasks.insert(task.id.clone(), stage).as_ref() == Some(&stage) {
             return None;
         }
         let has_ended = task.finished_at.is_some();
@@ -210,17 +199,17 @@ impl Follow {
             self.ended.push_front(task.clone());
             self.ended.truncate(ENDED);
         }
-        (tell_ended || !has_ended).then(|| News::Task {
+        (tell_ended || !has_ended).then(|| WatchEvent::Task {
             task: Box::new(task),
         })
     }
 
     fn is_followed(&self, task: &TaskView) -> bool {
-        let Which {
+        let WatchFilter {
             tasks,
             label,
             programmer,
-        } = &self.which;
+        } = &self.filter;
         (tasks.is_empty() || tasks.contains(&task.id))
             && label
                 .as_ref()
@@ -239,28 +228,28 @@ impl Follow {
 
     /// Whether all awaited tasks have ended.
     pub(super) fn is_over(&self) -> bool {
-        self.which.ends() && self.listed && !self.tasks.values().any(is_open)
+        self.filter.ends() && self.listed && !self.tasks.values().any(is_open)
     }
 
     /// Whether all awaited tasks have succeeded; an open task has not.
     pub(super) fn all_succeeded(&self) -> Option<bool> {
-        let succeeded = |(status, _): &Stage| status == Status::Succeeded.as_str();
-        self.which
+        let succeeded = |(status, _): &TaskVersion| *status == Stage::Succeeded;
+        self.filter
             .ends()
             .then(|| self.listed && self.tasks.values().all(succeeded))
     }
 
     /// The outcomes of the awaited tasks, oldest first.
-    pub(super) fn outcomes(&self) -> impl Iterator<Item = News> {
-        let ended = self.ended.iter().rev().filter(|_| self.which.ends());
-        ended.map(|task| News::Task {
+    pub(super) fn outcomes(&self) -> impl Iterator<Item = WatchEvent> {
+        let ended = self.ended.iter().rev().filter(|_| self.filter.ends());
+        ended.map(|task| WatchEvent::Task {
             task: Box::new(task.clone()),
         })
     }
 }
 
-fn is_open((status, _): &Stage) -> bool {
-    status == "queued" || status == "running"
+fn is_open((status, _): &TaskVersion) -> bool {
+    matches!(status, Stage::Queued | Stage::Running)
 }
 
 fn stage(

@@ -13,46 +13,46 @@ pub(in crate::watch) fn task(id: &str, status: &str, at: u64) -> TaskView {
     .expect("a task")
 }
 
-fn told(news: Vec<News>) -> Vec<String> {
-    let line = |news: News| match news {
-        News::Dispatcher { state, .. } => format!("{state:?}"),
-        News::Programmer { programmer } => programmer.agent,
-        News::Breaker { breaker } => breaker.llm.to_string(),
-        News::Task { task } => format!("{} {}", task.id, task.status),
+fn told(news: Vec<WatchEvent>) -> Vec<String> {
+    let line = |news: WatchEvent| match news {
+        WatchEvent::Dispatcher { state, .. } => format!("{state:?}"),
+        WatchEvent::Programmer { programmer } => programmer.agent,
+        WatchEvent::Breaker { breaker } => breaker.llm.to_string(),
+        WatchEvent::Task { task } => format!("{} {}", task.id, task.status),
     };
     news.into_iter().map(line).collect()
 }
 
-fn hear(follow: &mut Follow, heard: Heard) -> Vec<String> {
+fn hear(follow: &mut Follow, heard: FeedMessage) -> Vec<String> {
     told(follow.hear(heard).expect("it goes on"))
 }
 
 #[test]
 fn what_was_missed_in_a_break_is_told_once() {
-    let mut follow = Follow::new(Which::default());
+    let mut follow = Follow::new(WatchFilter::default());
     assert_eq!(
-        hear(&mut follow, Heard::Connected),
+        hear(&mut follow, FeedMessage::Connected),
         ["Connected"],
         "it begins"
     );
-    let first = Heard::Listed(vec![task("old", "failed", 1), task("a", "running", 0)]);
+    let first = FeedMessage::Listed(vec![task("old", "failed", 1), task("a", "running", 0)]);
     assert_eq!(
         hear(&mut follow, first),
         ["a running"],
         "a task that had ended before is not news"
     );
     assert_eq!(
-        hear(&mut follow, Heard::Lost("gone".to_owned())),
+        hear(&mut follow, FeedMessage::Lost("gone".to_owned())),
         ["Lost"],
         "a lost connection is reported"
     );
     assert!(
-        hear(&mut follow, Heard::Lost("gone".to_owned())).is_empty(),
+        hear(&mut follow, FeedMessage::Lost("gone".to_owned())).is_empty(),
         "is reported once"
     );
-    hear(&mut follow, Heard::Connected);
+    hear(&mut follow, FeedMessage::Connected);
     let again = || {
-        Heard::Listed(vec![
+        FeedMessage::Listed(vec![
             task("b", "succeeded", 3),
             task("a", "succeeded", 2),
             task("old", "failed", 1),
@@ -64,7 +64,7 @@ fn what_was_missed_in_a_break_is_told_once() {
         "the changes during the break, in order"
     );
     assert!(hear(&mut follow, again()).is_empty(), "and not again");
-    let late = Heard::Tasks(vec![task("b", "running", 0)]);
+    let late = FeedMessage::Tasks(vec![task("b", "running", 0)]);
     assert!(
         hear(&mut follow, late).is_empty(),
         "an event older than the list is ignored"
@@ -77,15 +77,15 @@ fn what_was_missed_in_a_break_is_told_once() {
 
 #[test]
 fn tasks_that_are_followed_end_it_and_decide_how() {
-    let which = Which {
+    let filter = WatchFilter {
         label: Some("run_id=7".parse().expect("a label")),
-        ..Which::default()
+        ..WatchFilter::default()
     };
-    let mut follow = Follow::new(which.clone());
+    let mut follow = Follow::new(filter.clone());
     assert!(!follow.is_over(), "nothing is known yet");
     hear(
         &mut follow,
-        Heard::Listed(vec![task("a", "succeeded", 1), task("b", "running", 0)]),
+        FeedMessage::Listed(vec![task("a", "succeeded", 1), task("b", "running", 0)]),
     );
     assert!(!follow.is_over(), "one is open");
     let other = TaskView {
@@ -93,22 +93,28 @@ fn tasks_that_are_followed_end_it_and_decide_how() {
         ..task("other", "failed", 2)
     };
     assert!(
-        hear(&mut follow, Heard::Tasks(vec![other])).is_empty(),
+        hear(&mut follow, FeedMessage::Tasks(vec![other])).is_empty(),
         "a task of another run is not followed"
     );
-    hear(&mut follow, Heard::Tasks(vec![task("b", "succeeded", 3)]));
+    hear(
+        &mut follow,
+        FeedMessage::Tasks(vec![task("b", "succeeded", 3)]),
+    );
     assert_eq!(
         (follow.is_over(), follow.all_succeeded()),
         (true, Some(true)),
         "all have succeeded"
     );
-    hear(&mut follow, Heard::Tasks(vec![task("c", "failed", 4)]));
+    hear(
+        &mut follow,
+        FeedMessage::Tasks(vec![task("c", "failed", 4)]),
+    );
     assert_eq!(
         (follow.is_over(), follow.all_succeeded()),
         (true, Some(false)),
         "one has failed"
     );
-    let nothing = Follow::new(which).hear(Heard::Listed(Vec::new()));
+    let nothing = Follow::new(filter).hear(FeedMessage::Listed(Vec::new()));
     assert!(
         nothing.is_err_and(|error| error.to_string().contains("run_id=7")),
         "a label that no task has"
@@ -117,12 +123,12 @@ fn tasks_that_are_followed_end_it_and_decide_how() {
 
 #[test]
 fn a_programmer_that_the_pool_does_not_have_is_not_waited_for() {
-    let live = || Heard::State(Box::new(super::super::picture::tests::live(2)));
+    let live = || FeedMessage::State(Box::new(super::super::render::tests::live(2)));
     let follow = |id: &str| {
         let id = pool_core::id::ProgrammerId::new(id).expect("an id");
-        Follow::new(Which {
+        Follow::new(WatchFilter {
             programmer: Some(id),
-            ..Which::default()
+            ..WatchFilter::default()
         })
     };
     assert_eq!(

@@ -1,24 +1,24 @@
 //! Prints one event as a line of text or as a JSON object.
 
+use pool_api::format::{clock, duration, millis};
+use pool_api::tasks::TaskView;
 use pool_core::time::Timestamp;
 use serde_json::json;
 
-use super::follow::{Connection, News};
-use crate::status::{breaker_word, word};
-use crate::tables::plain;
-use dispatcher::format::{clock, duration};
-use dispatcher::views::tasks::TaskView;
+use super::follow::{Connection, WatchEvent};
+use crate::status::breaker_word;
+use crate::table::plain;
 
 /// `{"at": …, "event": "task", "task": {…}}`; the nested object is that of the HTTP API.
-pub(super) fn json(at: Timestamp, news: &News) -> anyhow::Result<String> {
+pub(super) fn json(at: Timestamp, news: &WatchEvent) -> anyhow::Result<String> {
     let mut line = serde_json::to_value(news)?;
     line["at"] = json!(at);
     Ok(format!("{line}\n"))
 }
 
-pub(super) fn text(at: Timestamp, news: &News) -> String {
+pub(super) fn text(at: Timestamp, news: &WatchEvent) -> String {
     let words = match news {
-        News::Dispatcher { state, detail } => {
+        WatchEvent::Dispatcher { state, detail } => {
             let state = match state {
                 Connection::Connected => "connected",
                 Connection::Degraded => "degraded",
@@ -32,7 +32,7 @@ pub(super) fn text(at: Timestamp, news: &News) -> String {
                     .unwrap_or_default()
             )
         }
-        News::Programmer { programmer } => {
+        WatchEvent::Programmer { programmer } => {
             let backup = if programmer.using_backup {
                 format!(", with {}", programmer.current_llm)
             } else {
@@ -41,11 +41,11 @@ pub(super) fn text(at: Timestamp, news: &News) -> String {
             format!(
                 "{} {}{backup} {}",
                 programmer.agent,
-                word(programmer.state),
+                programmer.state.as_str(),
                 programmer.reason
             )
         }
-        News::Breaker { breaker } => {
+        WatchEvent::Breaker { breaker } => {
             let why = breaker
                 .reason
                 .map(|fault| format!(" after {} × {}", breaker.failures, fault.as_str()));
@@ -60,7 +60,7 @@ pub(super) fn text(at: Timestamp, news: &News) -> String {
                 until.unwrap_or_default()
             )
         }
-        News::Task { task } => format!("{} {}{}", task.id, task.status, details(task)),
+        WatchEvent::Task { task } => format!("{} {}{}", task.id, task.status, details(task)),
     };
     // Always one line, whatever the text contains.
     format!("{at} {}\n", plain(words.trim_end()).replace('\n', " "))
@@ -80,13 +80,8 @@ pub(super) fn details(task: &TaskView) -> String {
     let took = task
         .finished_at
         .zip(task.submitted_at)
-        .map(|(end, begin)| end.since(begin).as_millis());
-    let took = took.map(|ms| {
-        format!(
-            "{} after it was submitted",
-            duration(u64::try_from(ms).unwrap_or(u64::MAX))
-        )
-    });
+        .map(|(end, begin)| duration(millis(begin, end)));
+    let took = took.map(|took| format!("{took} after it was submitted"));
     let cost = task
         .cost_usd
         .filter(|cost| cost.0 > 0)

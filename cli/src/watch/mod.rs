@@ -7,19 +7,19 @@
 mod feed;
 mod follow;
 mod lines;
-mod picture;
+mod render;
 mod screen;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
+use pool_api::tasks::Label;
 use pool_core::id::{ProgrammerId, TaskId};
 use pool_telemetry::clock::wall_clock;
 use tokio::sync::mpsc::Receiver;
 
-use super::{Format, Shown, print};
-use dispatcher::views::filter::Label;
-use feed::Heard;
+use crate::output::{Format, OutputArgs, print};
+use feed::FeedMessage;
 use follow::Follow;
 
 #[derive(Debug, clap::Args)]
@@ -32,15 +32,15 @@ use follow::Follow;
 )]
 pub(super) struct WatchArgs {
     #[command(flatten)]
-    which: Which,
+    filter: WatchFilter,
     #[command(flatten)]
-    shown: Shown,
+    output: OutputArgs,
 }
 
 /// Which tasks to follow.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[group(multiple = false)]
-pub(super) struct Which {
+pub(super) struct WatchFilter {
     /// Only this task, until it has ended (repeatable)
     #[arg(long = "task", value_name = "ID")]
     tasks: Vec<TaskId>,
@@ -52,7 +52,7 @@ pub(super) struct Which {
     programmer: Option<ProgrammerId>,
 }
 
-impl Which {
+impl WatchFilter {
     /// Whether the command ends by itself.
     fn ends(&self) -> bool {
         !self.tasks.is_empty() || self.label.is_some()
@@ -60,18 +60,18 @@ impl Which {
 }
 
 pub(super) async fn run(args: WatchArgs) -> anyhow::Result<ExitCode> {
-    let client = args.shown.client()?;
+    let client = args.output.client()?;
     let url = client.url().to_owned();
-    let mut heard = feed::start(client, args.which.clone());
-    let mut follow = Follow::new(args.which);
-    if args.shown.format == Format::Table && std::io::stdout().is_terminal() {
+    let mut heard = feed::start(client, args.filter.clone());
+    let mut follow = Follow::new(args.filter);
+    if args.output.format == Format::Table && std::io::stdout().is_terminal() {
         screen::run(&mut heard, &mut follow, &url).await?;
         // Leave the outcomes on the terminal when the view is gone.
         follow
             .outcomes()
             .for_each(|news| _ = print(&lines::text(wall_clock(), &news)));
     } else {
-        line_by_line(&mut heard, &mut follow, args.shown.format).await?;
+        line_by_line(&mut heard, &mut follow, args.output.format).await?;
     }
     Ok(match follow.all_succeeded() {
         Some(false) => ExitCode::FAILURE,
@@ -81,7 +81,7 @@ pub(super) async fn run(args: WatchArgs) -> anyhow::Result<ExitCode> {
 
 /// Prints lines until the followed tasks have ended, or the reader is gone.
 async fn line_by_line(
-    heard: &mut Receiver<Heard>,
+    heard: &mut Receiver<FeedMessage>,
     follow: &mut Follow,
     format: Format,
 ) -> anyhow::Result<()> {

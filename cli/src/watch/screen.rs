@@ -12,9 +12,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::feed::Heard;
+use super::feed::FeedMessage;
 use super::follow::Follow;
-use super::picture::{Picture, draw};
+use super::render::{WatchView, render};
 
 /// Times are shown in seconds.
 const DRAW_EVERY: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ impl Drop for Screen {
 
 /// The meaning of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wish {
+enum KeyAction {
     End,
     Up,
     Down,
@@ -39,7 +39,7 @@ enum Wish {
 
 /// Runs until a key quits, or the followed tasks have ended.
 pub(super) async fn run(
-    heard: &mut Receiver<Heard>,
+    heard: &mut Receiver<FeedMessage>,
     follow: &mut Follow,
     url: &str,
 ) -> anyhow::Result<()> {
@@ -56,7 +56,7 @@ pub(super) async fn run(
     let colors = anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never;
     let mut scrolled = 0;
     while !follow.is_over() {
-        let picture = Picture {
+        let view = WatchView {
             url,
             follow,
             now: wall_clock(),
@@ -65,7 +65,7 @@ pub(super) async fn run(
         };
         screen
             .0
-            .draw(|frame| draw(frame, &picture))
+            .draw(|frame| render(frame, &view))
             .context("failed to draw on this terminal")?;
         tokio::select! {
             _ = term.recv() => return Ok(()),
@@ -76,11 +76,11 @@ pub(super) async fn run(
                 None => return Ok(()),
             },
             key = keys.next() => match key {
-                Some(Ok(event)) => match wish(&event) {
-                    Wish::End => return Ok(()),
-                    Wish::Up => scrolled = usize::saturating_sub(scrolled, 1),
-                    Wish::Down => scrolled = (scrolled + 1).min(follow.programmers().saturating_sub(1)),
-                    Wish::Nothing => {}
+                Some(Ok(event)) => match action(&event) {
+                    KeyAction::End => return Ok(()),
+                    KeyAction::Up => scrolled = usize::saturating_sub(scrolled, 1),
+                    KeyAction::Down => scrolled = (scrolled + 1).min(follow.programmers().saturating_sub(1)),
+                    KeyAction::Nothing => {}
                 },
                 // The terminal is gone.
                 Some(Err(_)) | None => return Ok(()),
@@ -90,7 +90,7 @@ pub(super) async fn run(
     Ok(())
 }
 
-fn wish(event: &Event) -> Wish {
+fn action(event: &Event) -> KeyAction {
     let Event::Key(KeyEvent {
         code,
         modifiers,
@@ -98,18 +98,18 @@ fn wish(event: &Event) -> Wish {
         ..
     }) = event
     else {
-        return Wish::Nothing;
+        return KeyAction::Nothing;
     };
     let is = |keys: &[KeyCode]| keys.contains(code);
     if is(&[KeyCode::Char('q'), KeyCode::Esc])
         || is(&[KeyCode::Char('c')]) && modifiers.contains(KeyModifiers::CONTROL)
     {
-        Wish::End
+        KeyAction::End
     } else if is(&[KeyCode::Up, KeyCode::Char('k')]) {
-        Wish::Up
+        KeyAction::Up
     } else if is(&[KeyCode::Down, KeyCode::Char('j')]) {
-        Wish::Down
+        KeyAction::Down
     } else {
-        Wish::Nothing
+        KeyAction::Nothing
     }
 }

@@ -9,7 +9,7 @@ use pool_core::state::Verdict;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::problem::Problem;
+use super::error::ApiError;
 use super::token;
 use crate::dashboard::Hub;
 use crate::dead::DeadLetters;
@@ -41,26 +41,26 @@ pub struct App {
 /// known to be away.
 impl App {
     /// Refuses the request if this dispatcher knows that it cannot append events now.
-    pub(super) fn can_append(&self) -> Result<(), Problem> {
+    pub(super) fn can_append(&self) -> Result<(), ApiError> {
         let process = &self.reader.process;
         let trouble = process.broker().trouble();
         let trouble = trouble.or_else(|| process.clock.now().err().map(|off| off.to_string()));
         trouble.map_or(Ok(()), |trouble| {
-            Err(Problem::unavailable(format!(
+            Err(ApiError::unavailable(format!(
                 "nothing was changed: {trouble}; try again"
             )))
         })
     }
 
     /// Appends the decision and returns the fold's verdict on it.
-    pub(super) async fn append_event(&self, decision: Event) -> Result<Verdict, Problem> {
+    pub(super) async fn append_event(&self, decision: Event) -> Result<Verdict, ApiError> {
         self.can_append()?;
         let appended = self.reader.process.log.append(decision);
         let in_time = tokio::time::timeout(CONFIRMED_WITHIN, appended).await;
         in_time.ok().and_then(Result::ok).ok_or_else(|| {
             let trouble = self.reader.trouble();
             let why = trouble.unwrap_or_else(|| "the event log does not answer".to_owned());
-            Problem::unavailable(format!(
+            ApiError::unavailable(format!(
                 "not confirmed: {why}. It may still take effect: once the pool is healthy, check whether it did, and repeat it if not"
             ))
         })
@@ -70,10 +70,10 @@ impl App {
 /// Runs `work` to its end in a separate tokio task, even if the client disconnects: dropping a
 /// request half-way would leave its work half done.
 pub(super) async fn detached<T: Send + 'static>(
-    work: impl Future<Output = Result<T, Problem>> + Send + 'static,
-) -> Result<T, Problem> {
+    work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
+) -> Result<T, ApiError> {
     let broke_off = |error| {
-        Err(Problem::unavailable(format!(
+        Err(ApiError::unavailable(format!(
             "the request failed half-way ({error}); check the task's state and try again"
         )))
     };

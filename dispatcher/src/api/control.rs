@@ -4,51 +4,20 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use pool_core::event::Event;
+use pool_api::control::{EndOfPause, NewPause, PauseList};
+use pool_api::tasks::TaskView;
+use pool_core::event::{Event, TargetPaused, TargetResumed, TaskCancelled};
 use pool_core::id::TaskId;
-use pool_core::object::object;
 use pool_core::pause::{Pause, Target};
 use pool_core::result::Status;
-use pool_core::state::{Refusal, Verdict};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use pool_core::state::{PoolState, Refusal, Verdict};
 
 use super::app::App;
-use super::extract::{Body, Path, read};
-use super::problem::Problem;
+use super::error::ApiError;
+use super::extract::{Path, RawBody, read};
 use super::tasks::known;
-use crate::views::pauses::PauseView;
-use crate::views::tasks::TaskView;
 
 const EXAMPLE: &str = r#"for example {"target": {"what": "programmer", "id": "001"}}; others are {"what": "route", "name": "fast"} and {"what": "all"}"#;
-
-/// `POST /programmer_pool/pause`: `{"target": {"what": "programmer", "id": "003"}, "pause": "drain"}`.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct NewPause {
-    #[serde(deserialize_with = "object")]
-    pub target: Target,
-    #[serde(default = "just_pause")]
-    pub pause: Pause,
-}
-
-fn just_pause() -> Pause {
-    Pause::Pause
-}
-
-/// `POST /programmer_pool/resume`.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct EndOfPause {
-    #[serde(deserialize_with = "object")]
-    pub target: Target,
-}
-
-/// The answer of `pause`, `resume` and `pauses`.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct PauseList {
-    pub pauses: Vec<PauseView>,
-}
 
 /// `GET /programmer_pool/pauses`.
 pub async fn pauses(State(app): State<App>) -> Json<PauseList> {
@@ -57,39 +26,41 @@ pub async fn pauses(State(app): State<App>) -> Json<PauseList> {
     })
 }
 
-pub async fn pause(State(app): State<App>, Body(body): Body) -> Result<Json<PauseList>, Problem> {
+pub async fn pause(
+    State(app): State<App>,
+    RawBody(body): RawBody,
+) -> Result<Json<PauseList>, ApiError> {
     let NewPause { target, pause } = read(&body, EXAMPLE)?;
     exists(&app, &target)?;
     if let (Target::Route { .. }, Pause::Drain) = (&target, pause) {
         let detail = "a route cannot be drained, only paused: drain the programmers that work on its tasks, or cancel the tasks";
-        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
+        return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
     }
-    app.append_event(Event::Paused {
+    app.append_event(Event::from(TargetPaused {
         target: target.clone(),
         pause,
         since_ms: None,
-    })
+    }))
     .await?;
     tracing::warn!(%target, ?pause, "paused by an operator");
     Ok(pauses(State(app)).await)
 }
 
-pub async fn resume(State(app): State<App>, Body(body): Body) -> Result<Json<PauseList>, Problem> {
+pub async fn resume(
+    State(app): State<App>,
+    RawBody(body): RawBody,
+) -> Result<Json<PauseList>, ApiError> {
     let EndOfPause { target } = read(&body, EXAMPLE)?;
-    if !app
-        .reader
-        .process
-        .log
-        .read(|fold| fold.pauses.iter().any(|(paused, _)| *paused == target))
-    {
+    let mut pauses_now = app.reader.pauses().into_iter();
+    if !pauses_now.any(|pause| pause.target == target) {
         let detail = format!(
             "{target} is not paused; `pool pauses` (GET /programmer_pool/pauses) lists all pauses"
         );
-        return Err(Problem::new(StatusCode::CONFLICT, detail));
+        return Err(ApiError::new(StatusCode::CONFLICT, detail));
     }
-    app.append_event(Event::Resumed {
+    app.append_event(Event::from(TargetResumed {
         target: target.clone(),
-    })
+    }))
     .await?;
     tracing::warn!(%target, "resumed by an operator");
     Ok(pauses(State(app)).await)
@@ -99,81 +70,61 @@ pub async fn resume(State(app): State<App>, Body(body): Body) -> Result<Json<Pau
 pub async fn cancel(
     State(app): State<App>,
     Path(id): Path<String>,
-) -> Result<Json<TaskView>, Problem> {
+) -> Result<Json<TaskView>, ApiError> {
     let view = known(&app, &id)?;
     match app
-        .append_event(Event::Cancelled {
+        .append_event(Event::from(TaskCancelled {
             task: view.id.clone(),
-        })
+        }))
         .await?
     {
         Verdict::Accepted => tracing::info!(task_id = %view.id, "cancelled by an operator"),
         Verdict::Refused(Refusal::Finished) => is_cancelled(&app, &view.id)?,
         Verdict::Refused(_) => {
-            return Err(Problem::new(
-                StatusCode::CONFLICT,
-                format!("task {id} cannot be cancelled"),
-            ));
+            let detail = format!("task {id} cannot be cancelled");
+            return Err(ApiError::new(StatusCode::CONFLICT, detail));
         }
     }
     known(&app, &id).map(Json)
 }
 
-fn is_cancelled(app: &App, id: &TaskId) -> Result<(), Problem> {
-    let status = app.reader.process.log.read(|fold| {
-        fold.tasks
-            .get(id)?
-            .outcome
-            .as_ref()
-            .map(|outcome| outcome.status)
-    });
+fn is_cancelled(app: &App, id: &TaskId) -> Result<(), ApiError> {
+    let outcome = |fold: &PoolState| fold.tasks.get(id)?.outcome().map(|end| end.status);
+    let status = app.reader.process.log.read(outcome);
     match status {
         None | Some(Status::Cancelled) => Ok(()),
         Some(status) => {
             let detail = format!("task {id} has already finished: {}", status.as_str());
-            Err(Problem::new(StatusCode::CONFLICT, detail))
+            Err(ApiError::new(StatusCode::CONFLICT, detail))
         }
     }
 }
 
-fn exists(app: &App, target: &Target) -> Result<(), Problem> {
-    let missing = |what: &str, names: Vec<&str>| {
-        let detail = format!(
-            "the pool has no {target}; the {what} are {}",
-            names.join(", ")
-        );
-        Err(Problem::new(StatusCode::NOT_FOUND, detail))
-    };
-    match target {
-        Target::Programmer { id } if app.reader.pool.programmer(id).is_none() => missing(
-            "programmers",
-            app.reader
-                .pool
-                .programmers
-                .iter()
-                .map(|p| p.id.as_str())
-                .collect(),
-        ),
-        Target::Route { name }
-            if app
-                .reader
-                .process
-                .routes
-                .all()
-                .iter()
-                .all(|route| route.name != *name) =>
-        {
-            missing(
-                "routes",
-                app.reader
-                    .process
-                    .routes
-                    .all()
-                    .iter()
-                    .map(|route| route.name.as_str())
-                    .collect(),
+fn exists(app: &App, target: &Target) -> Result<(), ApiError> {
+    let reader = &app.reader;
+    let (what, wanted, known): (_, _, Vec<&str>) = match target {
+        Target::All => return Ok(()),
+        Target::Programmer { id } => {
+            let programmers = reader.pool.programmers.iter();
+            (
+                "programmers",
+                id.as_str(),
+                programmers.map(|one| one.id.as_str()).collect(),
             )
         }
-        Target::All | Target::Programmer { .. } | Target::Route { .. } => Ok(()),
+        Target::Route { name } => {
+            let routes = reader.process.routes.all().iter();
+            (
+                "routes",
+                name.as_str(),
+                routes.map(|route| route.name.as_str()).collect(),
+            )
+        }
+    };
+    if known.contains(&wanted) {
+        return Ok(());
     }
+    let known = known.join(", ");
+    let detail = format!("the pool has no {target}; the {what} are {known}");
+    Err(ApiError::new(StatusCode::NOT_FOUND, detail))
 }

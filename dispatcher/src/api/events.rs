@@ -12,25 +12,23 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, KeepAliveStream, Sse};
 use futures_util::{Stream, StreamExt, stream};
-use pool_core::id::{AttemptId, ProgrammerId};
-use pool_core::time::Timestamp;
+use pool_api::events::{Hello, Printed, Timeline};
+use pool_api::tasks::TaskView;
 use pool_telemetry::clock::wall_clock;
-use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use tokio::time::interval;
 
 use super::app::App;
+use super::error::ApiError;
 use super::extract::Path;
-use super::problem::Problem;
 use super::tasks::known;
 use super::token::MayAct;
-use crate::dashboard::hub::{Hub, Joined, Message};
-use crate::history::output::{Output, Section};
-use crate::views::older::{self, Span};
-use crate::views::tasks::TaskView;
-use crate::views::timeline::{self, Line};
+use crate::dashboard::hub::{Hub, HubMessage, Joined};
+use crate::history::output::AttemptOutput;
+use crate::views::older::{self, TimeRange};
+use crate::views::timeline;
 
 /// A comment is sent after this long without an event, to show that the connection lives.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -40,48 +38,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 pub const STREAMS: usize = 500;
 
 type Boxed = std::pin::Pin<Box<dyn Stream<Item = Result<Event, Infallible>> + Send>>;
-type Events = Sse<KeepAliveStream<Boxed>>;
-
-/// The event `hello`: the first of `GET /events`.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct Hello {
-    /// The dispatcher's clock.
-    pub time: Timestamp,
-    /// Whether the client may act: it has sent the token, or none is needed.
-    pub may_act: bool,
-    /// The dispatcher's version.
-    pub version: String,
-    /// True if the stream continues after `Last-Event-ID`; otherwise the whole `state` comes next.
-    pub resumed: bool,
-}
-
-/// The event `timeline`: everything the log has about the task, as readable lines.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct Timeline {
-    pub lines: Vec<Line>,
-    /// The reason, if the lines could not be read.
-    pub problem: Option<String>,
-}
-
-/// The event `output`: what the agent and the acceptance checks have printed since the last such
-/// event.
-#[derive(Debug, Default, Serialize, JsonSchema)]
-pub struct Printed {
-    /// The output starts over with these sections: the earlier output was of another attempt, or is
-    /// too old.
-    pub reset: bool,
-    /// With `reset`: the attempt whose output this is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub attempt: Option<AttemptId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub programmer: Option<ProgrammerId>,
-    /// With `reset`: the number of bytes omitted before the first section.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub left_out: Option<u64>,
-    /// In order. Without `reset`, the first section continues the last section of the previous
-    /// event if both are of the same check.
-    pub sections: Vec<Section>,
-}
+type EventStream = Sse<KeepAliveStream<Boxed>>;
 
 fn named(name: &str, data: &impl Serialize) -> Event {
     Event::default()
@@ -93,7 +50,7 @@ fn respond(
     app: &App,
     place: OwnedSemaphorePermit,
     events: impl Stream<Item = Event> + Send + 'static,
-) -> Events {
+) -> EventStream {
     let ended = app.ending.clone();
     let events = events.map(move |event| {
         // Dropping the stream frees its place.
@@ -104,14 +61,14 @@ fn respond(
     Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT))
 }
 
-fn place(app: &App) -> Result<OwnedSemaphorePermit, Problem> {
+fn place(app: &App) -> Result<OwnedSemaphorePermit, ApiError> {
     Arc::<Semaphore>::clone(&app.streams)
         .try_acquire_owned()
         .map_err(|_| {
             let detail = format!(
                 "all {STREAMS} event streams are in use; close some dashboard pages or `pool watch` commands"
             );
-            Problem::unavailable(detail)
+            ApiError::unavailable(detail)
         })
 }
 
@@ -122,7 +79,7 @@ pub async fn pool(
     State(app): State<App>,
     Extension(may_act): Extension<MayAct>,
     headers: HeaderMap,
-) -> Result<Events, Problem> {
+) -> Result<EventStream, ApiError> {
     let place = place(&app)?;
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
     let Joined {
@@ -153,7 +110,7 @@ pub async fn pool(
     Ok(respond(&app, place, stream::iter(first).chain(rest)))
 }
 
-async fn next(hub: &Hub, then: &mut broadcast::Receiver<Message>) -> Option<Event> {
+async fn next(hub: &Hub, then: &mut broadcast::Receiver<HubMessage>) -> Option<Event> {
     match then.recv().await {
         Ok(message) => Some(event(hub, &message)),
         Err(RecvError::Lagged(_)) => {
@@ -166,7 +123,7 @@ async fn next(hub: &Hub, then: &mut broadcast::Receiver<Message>) -> Option<Even
     }
 }
 
-fn event(hub: &Hub, message: &Message) -> Event {
+fn event(hub: &Hub, message: &HubMessage) -> Event {
     Event::default()
         .id(hub.id(message))
         .event(message.name)
@@ -174,11 +131,11 @@ fn event(hub: &Hub, message: &Message) -> Event {
 }
 
 /// The parts that a task's stream has already sent.
-struct Told {
+struct TaskStream {
     app: App,
     view: TaskView,
     version: Option<u64>,
-    output: Option<(u64, Option<Output>)>,
+    output: Option<(u64, Option<AttemptOutput>)>,
     every: tokio::time::Interval,
 }
 
@@ -190,10 +147,10 @@ struct Told {
 ///   check. `reset` means that the output starts over.
 ///
 /// A new connection gets everything.
-pub async fn task(State(app): State<App>, Path(id): Path<String>) -> Result<Events, Problem> {
+pub async fn task(State(app): State<App>, Path(id): Path<String>) -> Result<EventStream, ApiError> {
     let place = place(&app)?;
     let view = known(&app, &id)?;
-    let told = Told {
+    let told = TaskStream {
         app: app.clone(),
         view,
         version: None,
@@ -207,7 +164,7 @@ pub async fn task(State(app): State<App>, Path(id): Path<String>) -> Result<Even
     Ok(respond(&app, place, events))
 }
 
-impl Told {
+impl TaskStream {
     async fn next(&mut self) -> Event {
         loop {
             let version = self.app.reader.journal.version_of(&self.view.id);
@@ -231,7 +188,7 @@ impl Told {
             match older::entries(
                 &self.app.reader.process,
                 &self.view.id,
-                Span {
+                TimeRange {
                     from: self.view.submitted_at,
                     to,
                 },

@@ -1,5 +1,5 @@
 //! Extractors for path, query and body. A request that cannot be read is answered with a
-//! [`Problem`], like every other error.
+//! [`ApiError`], like every other error.
 
 use std::future::ready;
 use std::time::Duration;
@@ -9,34 +9,32 @@ use axum::extract::rejection::{BytesRejection, FailedToBufferBody, PathRejection
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::{StatusCode, header};
 use futures_util::StreamExt;
+use pool_api::MAX_REQUEST_BYTES;
 use pool_core::object::Object;
 use pool_core::wrong::in_words;
 use serde::de::DeserializeOwned;
 
-use super::problem::Problem;
-
-/// One request may contain many tasks of at most 1 MiB each.
-pub const MAX_REQUEST_BYTES: usize = 64 * 1024 * 1024;
+use super::error::ApiError;
 
 const SWALLOWED_WITHIN: Duration = Duration::from_secs(10);
 
 /// The path parameter `{id}`.
 #[derive(FromRequestParts)]
-#[from_request(via(axum::extract::Path), rejection(Problem))]
+#[from_request(via(axum::extract::Path), rejection(ApiError))]
 pub struct Path<T>(pub T);
 
 /// The query parameters.
 #[derive(FromRequestParts)]
-#[from_request(via(axum::extract::Query), rejection(Problem))]
+#[from_request(via(axum::extract::Query), rejection(ApiError))]
 pub struct Query<T>(pub T);
 
 /// The body as raw bytes.
-pub struct Body(pub Bytes);
+pub struct RawBody(pub Bytes);
 
-impl<S: Send + Sync> FromRequest<S> for Body {
-    type Rejection = Problem;
+impl<S: Send + Sync> FromRequest<S> for RawBody {
+    type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let told = request
             .headers()
             .get(header::CONTENT_LENGTH)
@@ -67,24 +65,24 @@ async fn swallow(body: axum::body::Body) {
 ///
 /// # Errors
 /// 422 when the body is not JSON of this type.
-pub fn read<T: DeserializeOwned>(body: &[u8], example: &str) -> Result<T, Problem> {
+pub fn read<T: DeserializeOwned>(body: &[u8], example: &str) -> Result<T, ApiError> {
     let read = serde_json::from_slice::<Object<T>>(body).map(|Object(read)| read);
     read.map_err(|error| {
-        Problem::new(
+        ApiError::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             format!("{}; send {example}", in_words(&error, body)),
         )
     })
 }
 
-fn too_large() -> Problem {
+fn too_large() -> ApiError {
     let detail = format!(
         "the request is larger than {MAX_REQUEST_BYTES} bytes; send fewer tasks per request (`pool submit` does that)"
     );
-    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
 }
 
-impl From<BytesRejection> for Problem {
+impl From<BytesRejection> for ApiError {
     fn from(rejection: BytesRejection) -> Self {
         if let BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) =
             rejection
@@ -95,13 +93,13 @@ impl From<BytesRejection> for Problem {
     }
 }
 
-impl From<PathRejection> for Problem {
+impl From<PathRejection> for ApiError {
     fn from(rejection: PathRejection) -> Self {
         Self::new(rejection.status(), rejection.body_text())
     }
 }
 
-impl From<QueryRejection> for Problem {
+impl From<QueryRejection> for ApiError {
     fn from(rejection: QueryRejection) -> Self {
         let why = std::error::Error::source(&rejection)
             .map_or_else(|| rejection.body_text(), ToString::to_string);
@@ -130,11 +128,14 @@ fn about_query(why: &str) -> String {
 mod tests {
     use super::*;
 
-    async fn refused(request: axum::http::request::Builder, body: &'static str) -> Option<Problem> {
+    async fn refused(
+        request: axum::http::request::Builder,
+        body: &'static str,
+    ) -> Option<ApiError> {
         let request = request
             .body(axum::body::Body::from(body))
             .expect("a request");
-        Body::from_request(request, &()).await.err()
+        RawBody::from_request(request, &()).await.err()
     }
 
     #[tokio::test]
@@ -152,9 +153,9 @@ mod tests {
             .await
             .err()
             .expect("it is refused");
-        assert_eq!(problem.status, 400, "{problem:?}");
+        assert_eq!(problem.0.status, 400, "{problem:?}");
         assert_eq!(
-            problem.detail,
+            problem.0.detail,
             "query parameter `limit`: invalid digit found in string"
         );
     }
@@ -173,9 +174,9 @@ mod tests {
         let problem = refused(length(MAX_REQUEST_BYTES + 1), "")
             .await
             .expect("it is refused");
-        assert_eq!(problem.status, 413, "{problem:?}");
+        assert_eq!(problem.0.status, 413, "{problem:?}");
         assert!(
-            problem.detail.contains("67108864 bytes"),
+            problem.0.detail.contains("67108864 bytes"),
             "it says the limit: {problem:?}"
         );
         assert!(

@@ -16,7 +16,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::problem::Problem;
+use super::error::ApiError;
 
 /// Lets a request through, or answers why not.
 pub async fn guard(State(listen): State<IpAddr>, request: Request, next: Next) -> Response {
@@ -26,20 +26,20 @@ pub async fn guard(State(listen): State<IpAddr>, request: Request, next: Next) -
     }
 }
 
-fn check(listen: IpAddr, headers: &HeaderMap) -> Result<(), Problem> {
+fn check(listen: IpAddr, headers: &HeaderMap) -> Result<(), ApiError> {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     let host = text(header::HOST).unwrap_or_default();
     if listen.to_canonical().is_loopback() && !is_loopback_name(host_of(host)) {
         let detail = format!(
             "the Host {host:?} is not a name of this machine's loopback; use 127.0.0.1 or localhost"
         );
-        return Err(Problem::new(StatusCode::FORBIDDEN, detail));
+        return Err(ApiError::new(StatusCode::FORBIDDEN, detail));
     }
     if let Some(origin) = text(header::ORIGIN)
         && origin.split_once("://").map(|(_, authority)| authority) != Some(host)
     {
         let detail = format!("requests from pages of {origin:?} are refused");
-        return Err(Problem::new(StatusCode::FORBIDDEN, detail));
+        return Err(ApiError::new(StatusCode::FORBIDDEN, detail));
     }
     Ok(())
 }
@@ -52,7 +52,7 @@ pub async fn json_only(request: Request, next: Next) -> Response {
     }
 }
 
-fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
+fn is_json(headers: &HeaderMap) -> Result<(), ApiError> {
     let content_type = headers
         .get(header::CONTENT_TYPE)
         .map(|value| value.to_str().unwrap_or("?"));
@@ -68,7 +68,7 @@ fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
         return Ok(());
     }
     let detail = format!("the content type is {content_type:?}; send application/json, in UTF-8");
-    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
+    Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
 }
 
 /// The host without its port.
@@ -94,7 +94,7 @@ mod tests {
             map.insert(name, value.parse().expect("a header value"));
         }
         let checked = check(IpAddr::from([127, 0, 0, 1]), &map).and_then(|()| is_json(&map));
-        checked.map_or_else(|problem| problem.status, |()| 200)
+        checked.map_or_else(|problem| problem.0.status, |()| 200)
     }
 
     #[test]
@@ -150,7 +150,7 @@ mod tests {
         };
         let status = |host| {
             get(axum::http::HeaderValue::from_static(host))
-                .map_or_else(|problem| problem.status, |()| 200)
+                .map_or_else(|problem| problem.0.status, |()| 200)
         };
         assert_eq!(status("rebind.example:6141"), 403, "DNS rebinding");
         assert_eq!(status("localhost:6141"), 200, "loopback by name");

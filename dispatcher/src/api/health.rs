@@ -5,12 +5,12 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use pool_api::pool::PoolStatus;
 use pool_broker::status::BrokerStatus;
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::app::App;
-use crate::views::pool_status::PoolStatus;
 
 /// The condition of this dispatcher.
 #[derive(Serialize, JsonSchema)]

@@ -7,12 +7,12 @@ mod app;
 pub mod budget;
 pub mod control;
 pub mod dead;
+pub mod error;
 pub mod events;
 pub mod extract;
 pub mod guard;
 pub mod health;
 mod openapi;
-pub mod problem;
 pub mod report;
 pub mod resubmit;
 pub mod routes;
@@ -30,13 +30,13 @@ pub use app::App;
 pub fn router(app: App) -> Router {
     routes::routes()
         .router()
-        .fallback(problem::not_found)
-        .method_not_allowed_fallback(problem::method_not_allowed)
+        .fallback(error::not_found)
+        .method_not_allowed_fallback(error::method_not_allowed)
         .layer(middleware::from_fn_with_state(app.access, token::check))
         .layer(middleware::from_fn_with_state(
             app.reader.pool.dispatcher.listen.ip(),
             guard::guard,
         ))
-        .layer(DefaultBodyLimit::max(extract::MAX_REQUEST_BYTES))
+        .layer(DefaultBodyLimit::max(pool_api::MAX_REQUEST_BYTES))
         .with_state(app)
 }

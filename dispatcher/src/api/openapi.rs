@@ -5,12 +5,12 @@ use axum::handler::Handler;
 use axum::http::StatusCode;
 use axum::routing::{MethodFilter, on};
 use axum::{Router, middleware};
+use pool_api::problem::Problem;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use super::guard;
-use super::problem::Problem;
 
 const JSON: &str = "application/json";
 const INTRODUCTION: &str = "\
@@ -33,11 +33,20 @@ pub(super) struct Operation<'a> {
     responses: Map<String, Value>,
 }
 
-/// Makes the schema of an event's data.
-pub(super) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
+/// An event of a stream.
+pub(super) struct StreamEvent {
+    name: &'static str,
+    /// When it comes.
+    when: &'static str,
+    schema: fn(&mut SchemaGenerator) -> Schema,
+}
 
-pub(super) fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
-    generator.subschema_for::<T>()
+impl StreamEvent {
+    /// An event whose data is of type `T`.
+    pub(super) fn of<T: JsonSchema>(name: &'static str, when: &'static str) -> Self {
+        let schema = SchemaGenerator::subschema_for::<T>;
+        Self { name, when, schema }
+    }
 }
 
 fn settings() -> SchemaSettings {
@@ -56,49 +65,27 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
         }
     }
 
-    pub(super) fn get<H: Handler<T, S>, T: 'static>(
-        self,
-        path: &str,
-        handler: H,
-        describe: impl FnOnce(Operation<'_>) -> Operation<'_>,
-    ) -> Self {
-        self.route(("get", MethodFilter::GET), path, handler, describe)
-    }
-
-    pub(super) fn post<H: Handler<T, S>, T: 'static>(
-        self,
-        path: &str,
-        handler: H,
-        describe: impl FnOnce(Operation<'_>) -> Operation<'_>,
-    ) -> Self {
-        self.route(("post", MethodFilter::POST), path, handler, |operation| {
-            describe(operation.problems(&[413, 415, 422]))
-        })
-    }
-
-    pub(super) fn delete<H: Handler<T, S>, T: 'static>(
-        self,
-        path: &str,
-        handler: H,
-        describe: impl FnOnce(Operation<'_>) -> Operation<'_>,
-    ) -> Self {
-        self.route(("delete", MethodFilter::DELETE), path, handler, describe)
-    }
-
-    fn route<H: Handler<T, S>, T: 'static>(
+    /// Adds a route; `pattern` is its method and its path. A POST takes JSON only.
+    pub(super) fn route<H: Handler<T, S>, T: 'static>(
         mut self,
-        (name, method): (&str, MethodFilter),
-        path: &str,
+        pattern: &str,
         handler: H,
         describe: impl FnOnce(Operation<'_>) -> Operation<'_>,
     ) -> Self {
-        let described = describe(Operation::new(&mut self.generator)).whole();
-        let methods = self.paths.entry(path).or_insert_with(|| json!({}));
-        methods[name] = described;
-        let mut route = on(method, handler);
-        if method == MethodFilter::POST {
+        let mut operation = Operation::new(&mut self.generator);
+        let (method, path) = pattern.split_once(' ').unwrap_or(("GET", pattern));
+        let filter = match method {
+            "POST" => MethodFilter::POST,
+            "DELETE" => MethodFilter::DELETE,
+            _ => MethodFilter::GET,
+        };
+        let mut route = on(filter, handler);
+        if filter == MethodFilter::POST {
+            operation = operation.problems(&[413, 415, 422]);
             route = route.route_layer(middleware::from_fn(guard::json_only));
         }
+        let methods = self.paths.entry(path).or_insert_with(|| json!({}));
+        methods[method.to_lowercase()] = describe(operation).whole();
         Self {
             router: self.router.route(path, route),
             ..self
@@ -225,12 +212,11 @@ impl<'a> Operation<'a> {
         self.answers_with(status, what, json!({kind: {"schema": {"type": "string"}}}))
     }
 
-    /// A stream of server-sent events: each event's name, the type of its data, and when it comes.
-    /// OpenAPI 3.1 cannot express that, so it is in the description, and for programs in
-    /// `x-events`.
-    pub(super) fn streams(self, what: &str, events: &[(&str, SchemaOf, &str)]) -> Self {
+    /// A stream of server-sent events. OpenAPI 3.1 cannot express that, so it is in the description,
+    /// and for programs in `x-events`.
+    pub(super) fn streams(self, what: &str, events: &[StreamEvent]) -> Self {
         let (mut words, mut each) = (what.to_owned(), Map::new());
-        for (name, schema, when) in events {
+        for StreamEvent { name, when, schema } in events {
             let schema = schema(self.generator);
             let reference = schema.as_value()["$ref"].as_str().unwrap_or_default();
             let of = reference.rsplit('/').next().unwrap_or_default();

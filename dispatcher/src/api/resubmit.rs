@@ -4,57 +4,38 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use pool_api::tasks::{Force, Requeued, Retried, new_id};
 use pool_broker::headers::Reply;
+use pool_broker::steps::{Reissued, reissue};
 use pool_core::id::TaskId;
 use pool_core::result::Status;
 use pool_core::state::{Outcome, TaskState};
 use pool_core::task::Task;
 use pool_telemetry::clock::wall_clock;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 use super::app::{App, detached};
-use super::extract::{Body, Path, read};
-use super::problem::Problem;
+use super::error::ApiError;
+use super::extract::{Path, RawBody, read};
 use super::tasks::known;
-use crate::dead::retry::Retried;
+use crate::intake::NotTaken;
 use crate::intake::resubmit::resubmit;
-use crate::intake::{NotTaken, new_id};
-use crate::reissue::{Reissued, reissue};
 
 /// How to set `--force` over HTTP.
 const FORCED: &str = "over HTTP, send {\"force\": true}";
 
-/// The body of `retry` and `requeue`; it may be empty.
-#[derive(Debug, Default, Clone, Copy, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Force {
-    /// Also retry a task that has succeeded, or requeue one that is running.
-    pub force: bool,
-}
-
-/// The answer of `requeue`.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
-pub struct Requeued {
-    pub task_id: TaskId,
-    pub generation: u32,
-    /// A sentence for people.
-    pub detail: String,
-}
-
-fn force(body: &[u8]) -> Result<bool, Problem> {
+fn force(body: &[u8]) -> Result<bool, ApiError> {
     if body.is_empty() {
         return Ok(false);
     }
     read::<Force>(body, r#"{"force": true} or nothing"#).map(|read| read.force)
 }
 
-fn refused(detail: String) -> Problem {
-    Problem::new(StatusCode::CONFLICT, detail)
+fn refused(detail: String) -> ApiError {
+    ApiError::new(StatusCode::CONFLICT, detail)
 }
 
 /// The task's state in the event log.
-fn state(app: &App, id: &str) -> Result<(TaskId, TaskState), Problem> {
+fn state(app: &App, id: &str) -> Result<(TaskId, TaskState), ApiError> {
     let id = known(app, id)?.id;
     let state = app
         .reader
@@ -63,20 +44,17 @@ fn state(app: &App, id: &str) -> Result<(TaskId, TaskState), Problem> {
         .read(|fold| fold.tasks.get(&id).cloned());
     state
         .map(|state| (id, state))
-        .ok_or_else(|| Problem::unavailable("the event log is being read again"))
+        .ok_or_else(|| ApiError::unavailable("the event log is being read again"))
 }
 
-async fn message(app: &App, id: &TaskId) -> Result<Task, Problem> {
-    app.reader
-        .history
-        .whole()
-        .map_err(|error| Problem::unavailable(error.to_string()))?;
+async fn message(app: &App, id: &TaskId) -> Result<Task, ApiError> {
+    app.reader.history.whole().map_err(ApiError::unavailable)?;
     let task = app
         .reader
         .history
         .task(id)
         .await
-        .map_err(|error| Problem::unavailable(error.to_string()))?;
+        .map_err(ApiError::unavailable)?;
     task.ok_or_else(|| {
         refused(format!(
             "the history has no message of task {id}: it was published straight to the broker, or it is too old; \
@@ -88,12 +66,12 @@ async fn message(app: &App, id: &TaskId) -> Result<Task, Problem> {
 pub async fn retry(
     State(app): State<App>,
     Path(id): Path<String>,
-    Body(body): Body,
-) -> Result<Json<Retried>, Problem> {
+    RawBody(body): RawBody,
+) -> Result<Json<Retried>, ApiError> {
     let force = force(&body)?;
     detached(async move {
         let (id, state) = state(&app, &id)?;
-        let outcome = may_retry(&id, state.outcome.as_ref(), force)?;
+        let outcome = may_retry(&id, state.outcome(), force)?;
         app.can_append()?;
         let task = message(&app, &id).await?;
         let before = before(&app, &id);
@@ -138,7 +116,7 @@ fn before(app: &App, id: &TaskId) -> Vec<TaskId> {
     })
 }
 
-fn may_retry(id: &TaskId, outcome: Option<&Outcome>, force: bool) -> Result<Status, Problem> {
+fn may_retry(id: &TaskId, outcome: Option<&Outcome>, force: bool) -> Result<Status, ApiError> {
     match outcome.map(|outcome| outcome.status) {
         None => Err(refused(format!(
             "task {id} has not finished, so it cannot be retried; `pool requeue {id}` (POST /tasks/{id}/requeue) puts it back into its queue"
@@ -150,15 +128,15 @@ fn may_retry(id: &TaskId, outcome: Option<&Outcome>, force: bool) -> Result<Stat
     }
 }
 
-fn not_taken(error: &NotTaken) -> Problem {
+fn not_taken(error: &NotTaken) -> ApiError {
     match error {
         NotTaken::Unroutable(_) => {
-            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
+            ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
         }
         NotTaken::IdConflict(_) => refused(error.to_string()),
         // Each retry makes a new id, so an unanswered one cannot be repeated safely.
         NotTaken::Broker(_) | NotTaken::Log(_) | NotTaken::NotTried => {
-            Problem::unavailable(format!(
+            ApiError::unavailable(format!(
                 "the new task may or may not have been submitted: {error}; check with `pool tasks`"
             ))
         }
@@ -168,8 +146,8 @@ fn not_taken(error: &NotTaken) -> Problem {
 pub async fn requeue(
     State(app): State<App>,
     Path(id): Path<String>,
-    Body(body): Body,
-) -> Result<Json<Requeued>, Problem> {
+    RawBody(body): RawBody,
+) -> Result<Json<Requeued>, ApiError> {
     let force = force(&body)?;
     detached(async move {
         let (id, state) = state(&app, &id)?;
@@ -180,7 +158,7 @@ pub async fn requeue(
         let done = reissue(&app.reader.process, &task, state.generation + 1).await;
         drop(slot);
         match done.map_err(|error| {
-            Problem::unavailable(format!(
+            ApiError::unavailable(format!(
                 "{error}; the pool repairs this by itself, or try again"
             ))
         })? {
@@ -204,8 +182,8 @@ pub async fn requeue(
 }
 
 /// Says what happens to the earlier attempt or message, or why the task cannot be requeued.
-fn may_requeue(id: &TaskId, state: &TaskState, force: bool) -> Result<String, Problem> {
-    if let Some(outcome) = &state.outcome {
+fn may_requeue(id: &TaskId, state: &TaskState, force: bool) -> Result<String, ApiError> {
+    if let Some(outcome) = state.outcome() {
         let (flag, body) = match outcome.status {
             Status::Succeeded => ("--force ", " with {\"force\": true}"),
             Status::Failed | Status::Rejected | Status::Cancelled | Status::Expired => ("", ""),
@@ -215,7 +193,7 @@ fn may_requeue(id: &TaskId, state: &TaskState, force: bool) -> Result<String, Pr
             outcome.status.as_str()
         )));
     }
-    match &state.owner {
+    match state.owner() {
         Some(owner) if !force => Err(refused(format!(
             "{} has been working on task {id} since {}; use `pool requeue --force {id}` to let another programmer start it over ({FORCED})",
             owner.programmer.display_name(),
@@ -231,7 +209,7 @@ fn may_requeue(id: &TaskId, state: &TaskState, force: bool) -> Result<String, Pr
 
 #[cfg(test)]
 mod tests {
-    use pool_core::event::{EmitterId, Event, EventBatch};
+    use pool_core::event::{EmitterId, Event, EventBatch, TaskFinished, TaskSubmitted};
 
     use super::*;
 
@@ -244,20 +222,20 @@ mod tests {
         ] {
             let mut fold = pool_core::state::PoolState::new();
             let (llm, cost_usd, error) = (None, pool_core::money::MicroUsd::ZERO, None);
-            let finished = Event::Finished {
+            let finished = Event::from(TaskFinished {
                 task: id.clone(),
                 attempt: None,
                 status,
                 llm,
                 cost_usd,
                 error,
-            };
-            let submitted = Event::Submitted {
+            });
+            let submitted = Event::from(TaskSubmitted {
                 task: id.clone(),
                 body_hash: String::new(),
                 route: "fast".to_owned(),
                 deadline_ms: None,
-            };
+            });
             let batch = EventBatch {
                 v: 1,
                 emitter: EmitterId::new(),
@@ -268,10 +246,10 @@ mod tests {
             fold.apply(&batch, |_, _, _| ());
             let state = fold.tasks.get(&id).expect("it is known");
             let refused = may_requeue(&id, state, true).expect_err("it is over");
-            assert!(refused.detail.contains(retry), "{}", refused.detail);
+            assert!(refused.0.detail.contains(retry), "{}", refused.0.detail);
             let forced = retry.contains("--force");
             assert!(
-                may_retry(&id, state.outcome.as_ref(), forced).is_ok(),
+                may_retry(&id, state.outcome(), forced).is_ok(),
                 "the command that the message names works: {retry}"
             );
         }
@@ -279,7 +257,7 @@ mod tests {
 
     #[test]
     fn force_is_read_from_the_body_and_no_body_is_no_force() {
-        let read = |body: &'static str| force(body.as_bytes()).map_err(|problem| problem.status);
+        let read = |body: &'static str| force(body.as_bytes()).map_err(|problem| problem.0.status);
         assert_eq!(read(""), Ok(false), "nothing");
         assert_eq!(read("{}"), Ok(false), "an empty object");
         assert_eq!(read(r#"{"force": true}"#), Ok(true), "force is set");

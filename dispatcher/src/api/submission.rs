@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use axum::http::StatusCode;
+use pool_api::format::counted;
+use pool_api::problem::{ProblemKind, TaskProblem};
 use pool_core::id::TaskId;
 use pool_core::task::{Task, TaskMessage};
 use pool_core::wrong::in_words;
@@ -11,61 +13,51 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::app::App;
-use super::problem::{Problem, TaskProblem};
-use crate::format::counted;
+use super::error::ApiError;
 use crate::intake::NotTaken;
 
-/// The body of a submission: one task, a list, or `{"tasks": […]}`.
-pub(super) struct Submission<'a> {
+/// The tasks of a submission: one task, a list, or `{"tasks": […]}`.
+pub(super) struct SubmittedTasks<'a> {
     pub(super) tasks: Vec<&'a RawValue>,
     /// A single task rather than a list: the answer is a single task too.
     pub(super) single: bool,
 }
 
-pub(super) fn read_submission(body: &[u8]) -> Result<Submission<'_>, String> {
+pub(super) fn read_submission(body: &[u8]) -> Result<SubmittedTasks<'_>, String> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
-    struct Wrapped<'a> {
+    struct InObject<'a> {
         #[serde(borrow)]
         tasks: Vec<&'a RawValue>,
     }
+    let wrong = |error| in_words(&error, body);
     let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
-    if first == Some(&b'[') {
-        let tasks = serde_json::from_slice(body).map_err(|error| in_words(&error, body))?;
-        return Ok(Submission {
-            tasks,
-            single: false,
-        });
-    }
-    if let Ok(Wrapped { tasks }) = serde_json::from_slice(body) {
-        return Ok(Submission {
-            tasks,
-            single: false,
-        });
-    }
-    let task = serde_json::from_slice(body).map_err(|error| in_words(&error, body))?;
-    Ok(Submission {
-        tasks: vec![task],
-        single: true,
-    })
+    let (tasks, single) = if first == Some(&b'[') {
+        (serde_json::from_slice(body).map_err(wrong)?, false)
+    } else if let Ok(InObject { tasks }) = serde_json::from_slice(body) {
+        (tasks, false)
+    } else {
+        (vec![serde_json::from_slice(body).map_err(wrong)?], true)
+    };
+    Ok(SubmittedTasks { tasks, single })
 }
 
 pub(super) fn problem_of(index: usize, id: Option<TaskId>, error: &NotTaken) -> TaskProblem {
     let kind = match error {
-        NotTaken::Unroutable(_) => "unroutable",
-        NotTaken::IdConflict(_) => "id_conflict",
-        NotTaken::Broker(_) | NotTaken::Log(_) | NotTaken::NotTried => "unavailable",
+        NotTaken::Unroutable(_) => ProblemKind::Unroutable,
+        NotTaken::IdConflict(_) => ProblemKind::IdConflict,
+        NotTaken::Broker(_) | NotTaken::Log(_) | NotTaken::NotTried => ProblemKind::Unavailable,
     };
     TaskProblem {
         index,
         id,
-        kind: kind.to_owned(),
+        kind,
         message: error.to_string(),
     }
 }
 
 /// Prepares all tasks, or returns the mistakes of all that are wrong.
-pub(super) fn prepare(app: &App, submission: &Submission<'_>) -> Result<Vec<Task>, Problem> {
+pub(super) fn prepare(app: &App, submission: &SubmittedTasks<'_>) -> Result<Vec<Task>, ApiError> {
     let mut tasks = Vec::with_capacity(submission.tasks.len());
     let mut errors = Vec::new();
     for (index, raw) in submission.tasks.iter().enumerate() {
@@ -78,7 +70,7 @@ pub(super) fn prepare(app: &App, submission: &Submission<'_>) -> Result<Vec<Task
                 errors.push(TaskProblem {
                     index,
                     id: None,
-                    kind: "invalid_task".to_owned(),
+                    kind: ProblemKind::InvalidTask,
                     message,
                 });
             }
@@ -93,7 +85,9 @@ pub(super) fn prepare(app: &App, submission: &Submission<'_>) -> Result<Vec<Task
         return Ok(tasks.into_iter().map(|(_, task)| task).collect());
     }
     errors.sort_by_key(|error| error.index);
-    let conflict = errors.iter().all(|error| error.kind == "id_conflict");
+    let conflict = errors
+        .iter()
+        .all(|error| error.kind == ProblemKind::IdConflict);
     let status = if conflict {
         StatusCode::CONFLICT
     } else {
@@ -105,7 +99,9 @@ pub(super) fn prepare(app: &App, submission: &Submission<'_>) -> Result<Vec<Task
         ([_], false) => format!("1 of {all} is wrong; none was taken"),
         _ => format!("{} of {all} are wrong; none was taken", errors.len()),
     };
-    Err(Problem::new(status, detail).with_errors(errors))
+    let mut problem = ApiError::new(status, detail);
+    problem.0.errors = errors;
+    Err(problem)
 }
 
 /// Ids that occur twice in one request with different bodies.

@@ -5,29 +5,30 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use pool_api::problem::TaskProblem;
+use pool_api::tasks::TaskView;
 use pool_core::id::TaskId;
 use pool_core::task::{Priority, TaskMessage};
 
 use super::app::{App, detached};
-use super::extract::Body;
-use super::problem::{Problem, TaskProblem};
+use super::error::ApiError;
+use super::extract::RawBody;
 use super::submission::{prepare, problem_of, read_submission};
 use crate::intake::NotTaken;
-use crate::views::tasks::TaskView;
 
 const MOST_IDS_IN_WORDS: usize = 10;
 
 /// `POST /tasks`.
-pub async fn submit(State(app): State<App>, Body(body): Body) -> Result<Response, Problem> {
+pub async fn submit(State(app): State<App>, RawBody(body): RawBody) -> Result<Response, ApiError> {
     let submission =
-        read_submission(&body).map_err(|detail| Problem::new(StatusCode::BAD_REQUEST, detail))?;
+        read_submission(&body).map_err(|detail| ApiError::new(StatusCode::BAD_REQUEST, detail))?;
     let tasks = prepare(&app, &submission)?;
     // Appends nothing while this process' clock is wrong.
     app.reader
         .process
         .clock
         .now()
-        .map_err(|off| Problem::unavailable(off.to_string()))?;
+        .map_err(ApiError::unavailable)?;
     let slots = app.intake.slots(&tasks)?;
     let ids: Vec<TaskId> = tasks.iter().map(|task| task.id.clone()).collect();
     let warnings: Vec<Vec<String>> = tasks.iter().map(|task| warnings(&task.message)).collect();
@@ -77,7 +78,7 @@ fn warnings(task: &TaskMessage) -> Vec<String> {
 }
 
 /// Some tasks may have been taken, and at least one was not.
-fn not_taken(ids: Vec<TaskId>, errors: &[(usize, TaskId, NotTaken)]) -> Problem {
+fn not_taken(ids: Vec<TaskId>, errors: &[(usize, TaskId, NotTaken)]) -> ApiError {
     let conflict = |error: &NotTaken| matches!(error, NotTaken::IdConflict(_));
     let status = match errors.iter().all(|(_, _, error)| conflict(error)) {
         true => StatusCode::CONFLICT,
@@ -110,12 +111,8 @@ fn not_taken(ids: Vec<TaskId>, errors: &[(usize, TaskId, NotTaken)]) -> Problem 
         .iter()
         .map(|(index, id, error)| problem_of(*index, Some(id.clone()), error))
         .collect();
-    let problem = match status {
-        StatusCode::CONFLICT => Problem::new(status, detail),
-        _ => Problem::unavailable(detail),
-    };
-    Problem {
-        ids,
-        ..problem.with_errors(problems)
-    }
+    let mut problem = ApiError::new(status, detail);
+    problem.0.errors = problems;
+    problem.0.ids = ids;
+    problem
 }

@@ -6,15 +6,16 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use pool_api::tasks::{Stage, TaskList, TaskView};
+use pool_api::why::Why;
 use pool_core::id::TaskId;
-use pool_core::result::{ResultMessage, Status};
+use pool_core::result::ResultMessage;
 
 use super::app::App;
+use super::error::ApiError;
 use super::extract::{Path, Query};
-use super::problem::Problem;
 use crate::views::filter::Filter;
-use crate::views::tasks::{TaskList, TaskView};
-use crate::why::{Why, explain};
+use crate::why::explain;
 
 /// The event log has the outcome a moment before the history has the result.
 const RESULT_WITHIN: Duration = Duration::from_secs(2);
@@ -23,30 +24,30 @@ const RESULT_WITHIN: Duration = Duration::from_secs(2);
 pub async fn list(
     State(app): State<App>,
     Query(filter): Query<Filter>,
-) -> Result<Json<TaskList>, Problem> {
+) -> Result<Json<TaskList>, ApiError> {
     let found = tokio::task::spawn_blocking(move || app.reader.tasks(filter)).await;
     found
         .map(Json)
-        .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+        .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }
 
-pub(super) fn known(app: &App, id: &str) -> Result<TaskView, Problem> {
+pub(super) fn known(app: &App, id: &str) -> Result<TaskView, ApiError> {
     let id = TaskId::new(id)
-        .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+        .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, error.to_string()))?;
     app.reader.task(&id).ok_or_else(|| {
         let detail = format!(
             "no task `{id}` (see `pool tasks`). A task that was published straight to the broker is listed once a \
              programmer has started it"
         );
-        Problem::new(StatusCode::NOT_FOUND, detail)
+        ApiError::new(StatusCode::NOT_FOUND, detail)
     })
 }
 
-async fn result_of(app: &App, view: &TaskView) -> Result<Option<ResultMessage>, Problem> {
+async fn result_of(app: &App, view: &TaskView) -> Result<Option<ResultMessage>, ApiError> {
     if view.finished_at.is_none() {
         return Ok(None);
     }
-    if view.status == Status::Cancelled.as_str() {
+    if view.status == Stage::Cancelled {
         let usage = app
             .reader
             .process
@@ -59,7 +60,7 @@ async fn result_of(app: &App, view: &TaskView) -> Result<Option<ResultMessage>, 
         .history
         .wait_for_result(&view.id, RESULT_WITHIN)
         .await;
-    let entry = entry.map_err(|error| Problem::unavailable(error.to_string()))?;
+    let entry = entry.map_err(ApiError::unavailable)?;
     let Some(offset) = entry.and_then(|entry| entry.result_at) else {
         return Ok(None);
     };
@@ -68,16 +69,16 @@ async fn result_of(app: &App, view: &TaskView) -> Result<Option<ResultMessage>, 
         .and_then(|body| serde_json::from_slice(&body).ok()))
 }
 
-async fn body(app: &App, offset: u64) -> Result<Option<Vec<u8>>, Problem> {
+async fn body(app: &App, offset: u64) -> Result<Option<Vec<u8>>, ApiError> {
     let body = app.reader.history.body(offset).await;
-    body.map_err(|error| Problem::unavailable(error.to_string()))
+    body.map_err(ApiError::unavailable)
 }
 
 /// `GET /tasks/{id}`.
 pub async fn show(
     State(app): State<App>,
     Path(id): Path<String>,
-) -> Result<Json<TaskView>, Problem> {
+) -> Result<Json<TaskView>, ApiError> {
     let mut view = known(&app, &id)?;
     let result = result_of(&app, &view).await?;
     let carried = result
@@ -104,9 +105,9 @@ pub async fn show(
 }
 
 /// `GET /tasks/{id}/patch`: as `git apply` takes it.
-pub async fn patch(State(app): State<App>, Path(id): Path<String>) -> Result<Response, Problem> {
+pub async fn patch(State(app): State<App>, Path(id): Path<String>) -> Result<Response, ApiError> {
     let view = known(&app, &id)?;
-    let missing = |detail: String| Problem::new(StatusCode::NOT_FOUND, detail);
+    let missing = |detail: String| ApiError::new(StatusCode::NOT_FOUND, detail);
     let result = result_of(&app, &view).await?;
     let result = result.ok_or_else(|| {
         missing(format!(
@@ -139,10 +140,10 @@ pub async fn patch(State(app): State<App>, Path(id): Path<String>) -> Result<Res
 ///
 /// # Errors
 /// 404 when the log has no such task.
-pub async fn why(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Why>, Problem> {
+pub async fn why(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Why>, ApiError> {
     let view = known(&app, &id)?;
     let gone = || {
-        Problem::new(
+        ApiError::new(
             StatusCode::NOT_FOUND,
             format!("the event log no longer has task `{id}`"),
         )

@@ -11,12 +11,12 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use pool_api::TOKEN_VARIABLE;
 use pool_config::Env;
 use sha2::{Digest, Sha256};
 
-use super::problem::Problem;
+use super::error::ApiError;
 
-pub const VARIABLE: &str = "POOL_API_TOKEN";
 const SHORTEST: usize = 16;
 /// Paths that everybody may read; they reveal nothing about tasks.
 const OPEN: [&str; 3] = ["/", "/health", "/ready"];
@@ -24,7 +24,7 @@ const OPEN: [&str; 3] = ["/", "/health", "/ready"];
 /// The digest of the token, so that a comparison takes the same time whatever was sent. The token
 /// itself is never kept.
 #[derive(Clone, Copy)]
-pub struct Token([u8; 32]);
+pub struct ApiToken([u8; 32]);
 
 /// Which requests need the token.
 #[derive(Clone, Copy)]
@@ -32,8 +32,8 @@ pub enum Access {
     /// On loopback, without a token.
     Everybody,
     /// On loopback with a token: reading is free.
-    TokenToAct(Token),
-    TokenForAll(Token),
+    TokenToAct(ApiToken),
+    TokenForAll(ApiToken),
 }
 
 /// Whether a request may act; handlers find it among the request's extensions.
@@ -43,25 +43,25 @@ pub struct MayAct(pub bool);
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidAccess {
     #[error(
-        "other machines can reach {0}, and {VARIABLE} is not set: set it (or {VARIABLE}_FILE, the path of a file) to a secret of at \
+        "other machines can reach {0}, and {TOKEN_VARIABLE} is not set: set it (or {TOKEN_VARIABLE}_FILE, the path of a file) to a secret of at \
          least {SHORTEST} characters, or listen on 127.0.0.1 (`dispatcher.listen` in the pool file, or --listen)"
     )]
     Open(SocketAddr),
     #[error(
-        "{VARIABLE} has fewer than {SHORTEST} characters; generate one with `openssl rand -hex 16`"
+        "{TOKEN_VARIABLE} has fewer than {SHORTEST} characters; generate one with `openssl rand -hex 16`"
     )]
     Short,
-    #[error("{VARIABLE}_FILE {0}")]
+    #[error("{TOKEN_VARIABLE}_FILE {0}")]
     Unreadable(String),
 }
 
-impl fmt::Debug for Token {
+impl fmt::Debug for ApiToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token")
     }
 }
 
-impl Token {
+impl ApiToken {
     fn new(token: &str) -> Self {
         Self(Sha256::digest(token).into())
     }
@@ -80,16 +80,19 @@ impl Access {
     /// # Errors
     /// When everybody on the network could use the API, or the token is too short.
     pub fn new(listen: SocketAddr, env: &Env) -> Result<Self, InvalidAccess> {
-        match env.secret(VARIABLE).map_err(InvalidAccess::Unreadable)? {
+        match env
+            .secret(TOKEN_VARIABLE)
+            .map_err(InvalidAccess::Unreadable)?
+        {
             Some(token) if token.len() < SHORTEST => Err(InvalidAccess::Short),
-            Some(token) if is_local(listen.ip()) => Ok(Self::TokenToAct(Token::new(&token))),
-            Some(token) => Ok(Self::TokenForAll(Token::new(&token))),
+            Some(token) if is_local(listen.ip()) => Ok(Self::TokenToAct(ApiToken::new(&token))),
+            Some(token) => Ok(Self::TokenForAll(ApiToken::new(&token))),
             None if is_local(listen.ip()) => Ok(Self::Everybody),
             None => Err(InvalidAccess::Open(listen)),
         }
     }
 
-    fn check(self, method: &Method, path: &str, headers: &HeaderMap) -> Result<MayAct, Problem> {
+    fn check(self, method: &Method, path: &str, headers: &HeaderMap) -> Result<MayAct, ApiError> {
         let reads = method == Method::GET || method == Method::HEAD;
         let open = reads && OPEN.contains(&path);
         let (token, may_read) = match self {
@@ -121,11 +124,11 @@ fn sent(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-fn refuse(what: &str) -> Problem {
+fn refuse(what: &str) -> ApiError {
     let detail = format!(
-        "{what}: send `Authorization: Bearer …` (the command line does when {VARIABLE} is set)"
+        "{what}: send `Authorization: Bearer …` (the command line does when {TOKEN_VARIABLE} is set)"
     );
-    Problem::new(StatusCode::UNAUTHORIZED, detail)
+    ApiError::new(StatusCode::UNAUTHORIZED, detail)
 }
 
 /// Lets a request through, or answers 401.
@@ -152,7 +155,10 @@ mod tests {
     const SECRET: &str = "0123456789abcdef";
 
     fn access(listen: &str, token: Option<&str>) -> Result<Access, InvalidAccess> {
-        let env = token.map(|token| (VARIABLE, token)).into_iter().collect();
+        let env = token
+            .map(|token| (TOKEN_VARIABLE, token))
+            .into_iter()
+            .collect();
         Access::new(listen.parse().expect("an address"), &env)
     }
 
@@ -168,7 +174,7 @@ mod tests {
             Ok(MayAct(true)) => 200,
             // Read-only access.
             Ok(MayAct(false)) => 203,
-            Err(problem) => problem.status,
+            Err(problem) => problem.0.status,
         }
     }
 

@@ -7,17 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use pool_api::events::{Changed, Live};
 use pool_core::id::TaskId;
 use pool_core::result::Status;
-use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::queue_depths::{Depths, queue_depths};
 use crate::views::Reader;
-use crate::views::journal::Changes;
-use crate::views::pool_status::PoolStatus;
-use crate::views::tasks::TaskView;
+use crate::views::journal::ChangedSince;
 
 /// The interval between two comparisons.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -31,41 +29,21 @@ const KEPT: usize = 64;
 
 /// One event of the stream. `data` is JSON.
 #[derive(Debug, Clone)]
-pub struct Message {
+pub struct HubMessage {
     pub number: u64,
     pub name: &'static str,
     pub data: Arc<str>,
 }
 
-/// The state of the pool as pages and `pool watch` show it: the event `state`.
-#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
-pub struct Live {
-    pub status: PoolStatus,
-    /// Tasks by status.
-    pub counts: BTreeMap<String, u64>,
-    /// The summary of each running task.
-    pub running: BTreeMap<TaskId, String>,
-    /// The number of messages in `pool.dead`, if known.
-    pub dead: Option<u32>,
-}
-
-/// Tasks that have changed: the event `tasks`.
-#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
-pub struct Changed {
-    /// Too many tasks have changed to list them: a client requests the tasks it shows.
-    pub many: bool,
-    pub tasks: Vec<TaskView>,
-}
-
 struct Sent {
-    last: VecDeque<Message>,
+    last: VecDeque<HubMessage>,
     number: u64,
     state: Arc<str>,
     looked_at: Option<Instant>,
 }
 
 struct Inner {
-    sender: broadcast::Sender<Message>,
+    sender: broadcast::Sender<HubMessage>,
     sent: Mutex<Sent>,
     counted: Mutex<Counted>,
     counting: AtomicBool,
@@ -88,9 +66,9 @@ pub struct Hub(Arc<Inner>);
 /// The beginning of a page's stream.
 pub struct Joined {
     /// The state, for a page that is new or has missed too much.
-    pub state: Option<Message>,
-    pub missed: Vec<Message>,
-    pub then: broadcast::Receiver<Message>,
+    pub state: Option<HubMessage>,
+    pub missed: Vec<HubMessage>,
+    pub then: broadcast::Receiver<HubMessage>,
 }
 
 impl Hub {
@@ -113,7 +91,7 @@ impl Hub {
     }
 
     /// The id of a message in the stream.
-    pub fn id(&self, message: &Message) -> String {
+    pub fn id(&self, message: &HubMessage) -> String {
         format!("{}.{}", self.0.process, message.number)
     }
 
@@ -153,7 +131,7 @@ impl Hub {
     }
 
     /// The state, for a page that fell behind.
-    pub fn state(&self) -> Message {
+    pub fn state(&self) -> HubMessage {
         whole(&self.sent())
     }
 
@@ -202,7 +180,7 @@ impl Hub {
     fn say(&self, name: &'static str, data: Arc<str>) {
         let mut sent = self.sent();
         sent.number += 1;
-        let message = Message {
+        let message = HubMessage {
             number: sent.number,
             name,
             data,
@@ -257,8 +235,8 @@ impl Hub {
 }
 
 /// The whole state with the number of the last message, so that the next messages continue it.
-fn whole(sent: &Sent) -> Message {
-    Message {
+fn whole(sent: &Sent) -> HubMessage {
+    HubMessage {
         number: sent.number,
         name: "state",
         data: Arc::clone(&sent.state),
@@ -304,11 +282,11 @@ fn look(reader: &Reader, counted: &Counted) -> Live {
 
 fn changed_tasks(reader: &Reader, version: u64) -> String {
     let changed = match reader.journal.changed_since(version) {
-        Changes::These(tasks) if tasks.len() <= MOST_TASKS => Changed {
+        ChangedSince::These(tasks) if tasks.len() <= MOST_TASKS => Changed {
             many: false,
             tasks: tasks.iter().filter_map(|task| reader.task(task)).collect(),
         },
-        Changes::These(_) | Changes::Many => Changed {
+        ChangedSince::These(_) | ChangedSince::Many => Changed {
             many: true,
             tasks: Vec::new(),
         },

@@ -6,79 +6,49 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::AMQPValue;
+use pool_api::dead::DeadLetter;
 use pool_broker::headers::{self, DeadLetterInfo, text_header};
 use pool_core::id::TaskId;
 use pool_core::time::Timestamp;
 use pool_core::wrong::id_in;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
-/// One line of `GET /dead`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(rename = "Letter")]
-pub struct DeadLetter {
-    pub id: String,
-    /// `kind: message`.
-    pub reason: String,
-    /// The task's id, if it can be read.
-    pub task_id: Option<String>,
-    /// The queue that it came from.
-    pub from: String,
-    /// When it was put into `pool.dead`.
-    pub at: Option<Timestamp>,
-    pub bytes: usize,
+/// The description of this message.
+pub(crate) fn describe(delivery: &Delivery) -> DeadLetter {
+    read(
+        &delivery.data,
+        &delivery.properties,
+        delivery.routing_key.as_str(),
+    )
 }
 
-impl DeadLetter {
-    pub(crate) fn of(delivery: &Delivery) -> Self {
-        Self::read(
-            &delivery.data,
-            &delivery.properties,
-            delivery.routing_key.as_str(),
-        )
+fn read(body: &[u8], properties: &BasicProperties, key: &str) -> DeadLetter {
+    let letter = DeadLetter {
+        id: String::new(),
+        reason: "unknown: the message has no reason".to_owned(),
+        task_id: task_id(body, properties),
+        from: String::new(),
+        at: None,
+        bytes: body.len(),
+    };
+    if let Some(info) = DeadLetterInfo::of(properties) {
+        return DeadLetter {
+            id: info.id,
+            reason: info.reason,
+            from: info.from,
+            at: Some(info.at),
+            ..letter
+        };
     }
-
-    fn read(body: &[u8], properties: &BasicProperties, key: &str) -> Self {
-        let task_id = task_id(body, properties);
-        let bytes = body.len();
-        if let Some(DeadLetterInfo {
+    let id = by_content(body, properties, key);
+    match Death::of(properties) {
+        Some(Death { reason, queue, at }) => DeadLetter {
             id,
-            reason,
+            reason: format!("{reason}: {}", words(&reason)),
+            from: queue,
             at,
-            from,
-        }) = DeadLetterInfo::of(properties)
-        {
-            return Self {
-                id,
-                reason,
-                task_id,
-                from,
-                at: Some(at),
-                bytes,
-            };
-        }
-        let id = by_content(body, properties, key);
-        match Death::of(properties) {
-            Some(Death { reason, queue, at }) => Self {
-                id,
-                reason: format!("{reason}: {}", words(&reason)),
-                task_id,
-                from: queue,
-                at,
-                bytes,
-            },
-            None => {
-                let reason = "unknown: the message has no reason".to_owned();
-                Self {
-                    id,
-                    reason,
-                    task_id,
-                    from: String::new(),
-                    at: None,
-                    bytes,
-                }
-            }
-        }
+            ..letter
+        },
+        None => DeadLetter { id, ..letter },
     }
 }
 
@@ -161,7 +131,7 @@ mod tests {
     fn ours_say_why_and_when() {
         let obituary =
             DeadLetterInfo::new("poison: it was never started", "tasks.fast", Timestamp(7));
-        let letter = DeadLetter::read(TASK, &obituary.properties(&BasicProperties::default()), "");
+        let letter = read(TASK, &obituary.properties(&BasicProperties::default()), "");
         assert_eq!(
             (letter.id, letter.reason),
             (obituary.id, obituary.reason),
@@ -189,7 +159,7 @@ mod tests {
         let properties = BasicProperties::default()
             .with_headers(headers)
             .with_message_id("m".into());
-        let letter = DeadLetter::read(b"no task", &properties, "fast");
+        let letter = read(b"no task", &properties, "fast");
         assert!(
             letter.reason.starts_with("delivery_limit: it was returned"),
             "{}",
@@ -202,12 +172,12 @@ mod tests {
         );
         assert_eq!(
             letter.id,
-            DeadLetter::read(b"no task", &properties, "fast").id,
+            read(b"no task", &properties, "fast").id,
             "the id is stable"
         );
         assert_ne!(
             letter.id,
-            DeadLetter::read(b"another", &properties, "fast").id,
+            read(b"another", &properties, "fast").id,
             "another message"
         );
         assert!(

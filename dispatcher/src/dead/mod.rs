@@ -1,7 +1,7 @@
 //! Dead letters: list, retry and drop messages that could not be handled; issue again what the
 //! broker dead-lettered by itself.
 //!
-//! `pool.dead` is a queue, so a look takes the messages and returns them. Only one look runs at a
+//! `pool.dead` is a queue, so a scan takes the messages and returns them. Only one scan runs at a
 //! time. It uses its own connection, whose end returns the messages in their order whatever
 //! happens.
 
@@ -11,27 +11,27 @@ pub mod retry;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use lapin::Channel;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
-use lapin::{Channel, Consumer};
+use pool_api::dead::DeadLetter;
+use pool_broker::acks::ack;
+use pool_broker::consumer::{ConsumerSettings, Deliveries};
 use pool_broker::link::Link;
 use pool_broker::process::Process;
 use pool_broker::topology::DEAD_QUEUE;
-use pool_broker::{BrokerError, with_timeout};
+use pool_broker::{BrokerError, queue};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
 
 use crate::queue_depths;
-use letter::DeadLetter;
+use letter::describe;
 
-/// An exclusive queue, held during a look.
+/// An exclusive queue, held during a scan.
 const LOCK: &str = "pool.dead.look";
-/// The most messages that one look shows.
+/// The most messages that one scan shows.
 pub(crate) const MOST: u16 = 1_000;
 const NO_MORE_AFTER: Duration = Duration::from_secs(2);
-/// Longer than another dispatcher's look takes.
+/// Longer than another dispatcher's scan takes.
 const TURN_WITHIN: Duration = Duration::from_secs(10);
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -59,19 +59,19 @@ impl DeadLetters {
     }
 
     /// Waits for its turn, then takes the first `most` messages.
-    pub(crate) async fn look(&self, most: u16) -> Result<Look, DeadError> {
-        // Fail early: otherwise the look would wait for its own connection.
+    pub(crate) async fn scan(&self, most: u16) -> Result<DeadLetterScan, DeadError> {
+        // Fail early: otherwise the scan would wait for its own connection.
         self.process.consume.is_there()?;
         let turn = tokio::time::timeout(TURN_WITHIN, Arc::clone(&self.turn).lock_owned());
         let turn = turn.await.map_err(|_| DeadError::Busy)?;
         let link = Link::brief(self.process.consume.endpoint().clone(), "dead letters");
         match begin(&link, most).await {
-            Ok((channel, consumer, all)) => {
+            Ok((channel, deliveries, all)) => {
                 let left = all.min(usize::from(most));
-                Ok(Look {
+                Ok(DeadLetterScan {
                     link,
                     _channel: channel,
-                    consumer,
+                    deliveries,
                     all,
                     left,
                     _turn: turn,
@@ -86,42 +86,45 @@ impl DeadLetters {
 
     /// The messages, oldest first, and their total number.
     pub(crate) async fn list(&self) -> Result<(Vec<DeadLetter>, usize), DeadError> {
-        let mut look = self.look(MOST).await?;
-        let all = look.all;
+        let mut scan = self.scan(MOST).await?;
+        let all = scan.all;
         let mut letters = Vec::new();
-        while let Some(delivery) = look.next().await? {
-            letters.push(DeadLetter::of(&delivery));
+        while let Some(delivery) = scan.next().await? {
+            letters.push(describe(&delivery));
         }
-        look.end().await;
+        scan.end().await;
         Ok((letters, all))
     }
 
-    /// The message with this id. The look stays open, so that the message can be removed.
-    pub(crate) async fn find(&self, id: &str) -> Result<Option<(Look, Delivery)>, DeadError> {
-        let mut look = self.look(MOST).await?;
-        while let Some(delivery) = look.next().await? {
-            if DeadLetter::of(&delivery).id == id {
-                return Ok(Some((look, delivery)));
+    /// The message with this id. The scan stays open, so that the message can be removed.
+    pub(crate) async fn find(
+        &self,
+        id: &str,
+    ) -> Result<Option<(DeadLetterScan, Delivery)>, DeadError> {
+        let mut scan = self.scan(MOST).await?;
+        while let Some(delivery) = scan.next().await? {
+            if describe(&delivery).id == id {
+                return Ok(Some((scan, delivery)));
             }
         }
-        look.end().await;
+        scan.end().await;
         Ok(None)
     }
 
     /// Drops the first messages; returns how many were dropped and how many are left.
     pub(crate) async fn drop_all(&self) -> Result<(usize, usize), DeadError> {
-        let mut look = self.look(MOST).await?;
-        let (all, mut dropped) = (look.all, 0);
-        while let Some(delivery) = look.next().await? {
-            look.take_out(&delivery).await?;
+        let mut scan = self.scan(MOST).await?;
+        let (all, mut dropped) = (scan.all, 0);
+        while let Some(delivery) = scan.next().await? {
+            scan.take_out(&delivery).await?;
             dropped += 1;
         }
-        look.end().await;
+        scan.end().await;
         Ok((dropped, all.saturating_sub(dropped)))
     }
 }
 
-/// The number of messages. None if it is unknown: the broker does not answer, or a look has taken
+/// The number of messages. None if it is unknown: the broker does not answer, or a scan has taken
 /// them.
 pub(crate) async fn count(process: &Process) -> Option<u32> {
     let queue = queue_depths::look(process, DEAD_QUEUE).await;
@@ -131,12 +134,12 @@ pub(crate) async fn count(process: &Process) -> Option<u32> {
         .map(|queue| queue.message_count())
 }
 
-/// Messages taken for a look. When it ends, those that were not removed are back in the queue, in
+/// Messages taken for a scan. When it ends, those that were not removed are back in the queue, in
 /// their old places.
-pub(crate) struct Look {
+pub(crate) struct DeadLetterScan {
     link: Link,
     _channel: Channel,
-    consumer: Consumer,
+    deliveries: Deliveries,
     /// The number of messages at the beginning.
     pub(crate) all: usize,
     /// How many of them are still to be read.
@@ -144,52 +147,32 @@ pub(crate) struct Look {
     _turn: OwnedMutexGuard<()>,
 }
 
-async fn begin(link: &Link, most: u16) -> Result<(Channel, Consumer, usize), DeadError> {
+async fn begin(link: &Link, most: u16) -> Result<(Channel, Deliveries, usize), DeadError> {
     let limit = link.endpoint().timeout();
     lock(link, limit).await?;
     let channel = link.channel().await?;
-    let options = QueueDeclareOptions {
-        passive: true,
-        ..QueueDeclareOptions::default()
-    };
-    let look = channel.queue_declare(DEAD_QUEUE.into(), options, FieldTable::default());
-    let left = with_timeout(limit, format!("look into {DEAD_QUEUE}"), look)
+    let left = queue::inspect(&channel, limit, DEAD_QUEUE)
         .await?
         .message_count();
-    with_timeout(
-        limit,
-        "set the prefetch for dead letters",
-        channel.basic_qos(most, BasicQosOptions::default()),
-    )
-    .await?;
-    let consume = channel.basic_consume(
-        DEAD_QUEUE.into(),
-        "".into(),
-        BasicConsumeOptions::default(),
-        FieldTable::default(),
-    );
-    let consumer = with_timeout(limit, format!("look into {DEAD_QUEUE}"), consume).await?;
+    let deliveries = ConsumerSettings::new(DEAD_QUEUE, "")
+        .prefetch(most)
+        .start(&channel, limit)
+        .await?;
     Ok((
         channel,
-        consumer,
+        deliveries,
         usize::try_from(left).unwrap_or(usize::MAX),
     ))
 }
 
-/// Waits for the end of another dispatcher's look. The lock ends with the connection.
+/// Waits for the end of another dispatcher's scan. The lock ends with the connection.
 async fn lock(link: &Link, limit: Duration) -> Result<(), DeadError> {
     let until = Instant::now() + TURN_WITHIN;
     loop {
         // A refusal closes the channel, so each attempt opens a new one.
         let channel = link.channel().await?;
-        let options = QueueDeclareOptions {
-            exclusive: true,
-            auto_delete: true,
-            ..QueueDeclareOptions::default()
-        };
-        let lock = channel.queue_declare(LOCK.into(), options, FieldTable::default());
-        match with_timeout(limit, format!("lock {DEAD_QUEUE}"), lock).await {
-            Ok(_) => return Ok(()),
+        match queue::lock(&channel, limit, LOCK, "lock pool.dead").await {
+            Ok(()) => return Ok(()),
             Err(BrokerError::Amqp { .. }) if Instant::now() < until => {
                 tokio::time::sleep(ASK_AGAIN).await
             }
@@ -199,37 +182,23 @@ async fn lock(link: &Link, limit: Duration) -> Result<(), DeadError> {
     }
 }
 
-impl Look {
-    /// The next message, until the look has returned as many as there were at first or as it may
+impl DeadLetterScan {
+    /// The next message, until the scan has returned as many as there were at first or as it may
     /// take.
     pub(crate) async fn next(&mut self) -> Result<Option<Delivery>, DeadError> {
         if self.left == 0 {
             return Ok(None);
         }
         // Fewer messages may come if another process has taken some.
-        let Ok(next) = tokio::time::timeout(NO_MORE_AFTER, self.consumer.next()).await else {
+        let Ok(next) = tokio::time::timeout(NO_MORE_AFTER, self.deliveries.receive()).await else {
             return Ok(None);
         };
         self.left -= 1;
-        match next {
-            Some(Ok(delivery)) => Ok(Some(delivery)),
-            Some(Err(error)) => Err(BrokerError::Amqp {
-                what: format!("look into {DEAD_QUEUE}"),
-                error,
-            }
-            .into()),
-            None => Ok(None),
-        }
+        Ok(Some(next?))
     }
 
     pub(crate) async fn take_out(&self, delivery: &Delivery) -> Result<(), DeadError> {
-        let limit = self.link.endpoint().timeout();
-        with_timeout(
-            limit,
-            "ack a dead letter",
-            delivery.ack(BasicAckOptions::default()),
-        )
-        .await?;
+        ack(delivery, self.link.endpoint().timeout()).await?;
         Ok(())
     }
 

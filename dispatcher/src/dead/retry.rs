@@ -2,50 +2,21 @@
 //! as a new one; a refused result is sent to its reply queue again. Any other message stays.
 
 use lapin::message::Delivery;
+use pool_api::problem::QueueFull;
+use pool_api::tasks::Retried;
 use pool_broker::BrokerError;
 use pool_broker::headers::{self, Reply};
 use pool_broker::process::Process;
+use pool_broker::steps::{ReissuePoints, Reissued, send_on};
 use pool_core::id::TaskId;
-use pool_core::result::Status;
 use pool_core::task::{Task, TaskMessage};
 use pool_core::time::Timestamp;
 use pool_core::wrong::id_in;
 use pool_telemetry::clock::wall_clock;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
-use crate::intake::queue_limits::QueueFull;
 use crate::intake::resubmit::resubmit;
 use crate::intake::{Intake, NotTaken};
-use crate::reissue::{NotReissued, Reissued, send_on};
 use crate::results::send_again;
-
-/// The result of a retry.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Retried {
-    /// The task that will run, or whose result is sent.
-    pub task_id: String,
-    /// The finished task that is repeated.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retry_of: Option<TaskId>,
-    /// A sentence for people.
-    pub detail: String,
-}
-
-impl Retried {
-    /// A finished task, submitted as a new one.
-    pub(crate) fn anew(old: TaskId, status: Status, new: &TaskId) -> Self {
-        let detail = format!(
-            "task {old} ({}) is submitted again as {new}",
-            status.as_str()
-        );
-        Self {
-            task_id: new.to_string(),
-            retry_of: Some(old),
-            detail,
-        }
-    }
-}
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NotRetried {
@@ -60,7 +31,7 @@ pub(crate) enum NotRetried {
     #[error("its task queue is full")]
     Full(QueueFull),
     #[error("not retried: {0}; the message is still in pool.dead, try again")]
-    NotReissued(#[from] NotReissued),
+    NotReissued(BrokerError),
 }
 
 /// The task in a dead letter, and where its result goes.
@@ -104,7 +75,7 @@ pub(crate) async fn retry(
         fold.tasks.get(&task.id).map(|state| {
             (
                 state.body_hash.clone(),
-                state.outcome.as_ref().map(|end| end.status),
+                state.outcome().map(|end| end.status),
             )
         })
     });
@@ -114,7 +85,9 @@ pub(crate) async fn retry(
     }
     let Some(status) = outcome else {
         let _slot = intake.slot_again(&task).map_err(NotRetried::Full)?;
-        let detail = match send_on(process, &delivery.data, &delivery.properties).await? {
+        let points = ReissuePoints::OF_DISPATCHER;
+        let sent_on = send_on(process, &delivery.data, &delivery.properties, points).await;
+        let detail = match sent_on.map_err(NotRetried::NotReissued)? {
             Reissued::Published(generation) => {
                 format!(
                     "task {} is back in its queue (generation {generation})",

@@ -10,8 +10,8 @@ use pool_broker::headers;
 use pool_core::id::TaskId;
 use pool_core::task::TaskMessage;
 
-use super::Kind;
-use super::record::Record;
+use super::EntryKind;
+use super::record::ResultSummary;
 
 /// The number of tasks that are listed with their words, newest first.
 const LISTED: usize = 50_000;
@@ -22,7 +22,7 @@ const KEPT_BYTES: usize = 16 * 1024 * 1024;
 
 /// The index entry of a task.
 #[derive(Debug, Clone, Default)]
-pub struct Entry {
+pub struct IndexEntry {
     pub task_at: Option<u64>,
     pub result_at: Option<u64>,
     /// The beginning of the instruction.
@@ -31,12 +31,12 @@ pub struct Entry {
     /// The task that this one repeats.
     pub retry_of: Option<TaskId>,
     /// The numbers of its result, for reports.
-    pub record: Option<Arc<Record>>,
+    pub record: Option<Arc<ResultSummary>>,
 }
 
 #[derive(Default)]
 pub(super) struct Index {
-    entries: HashMap<TaskId, Entry>,
+    entries: HashMap<TaskId, IndexEntry>,
     order: VecDeque<TaskId>,
     newest: Newest,
 }
@@ -64,7 +64,7 @@ impl Newest {
     }
 }
 
-impl Entry {
+impl IndexEntry {
     pub(super) fn lies_at(&self, offset: u64) -> bool {
         self.task_at == Some(offset) || self.result_at == Some(offset)
     }
@@ -84,11 +84,11 @@ impl Entry {
 }
 
 impl Index {
-    pub(super) fn entries(&self) -> &HashMap<TaskId, Entry> {
+    pub(super) fn entries(&self) -> &HashMap<TaskId, IndexEntry> {
         &self.entries
     }
 
-    pub(super) fn get(&self, task: &TaskId) -> Option<&Entry> {
+    pub(super) fn get(&self, task: &TaskId) -> Option<&IndexEntry> {
         self.entries.get(task)
     }
 
@@ -103,17 +103,17 @@ impl Index {
         };
         let kind = headers::text(delivery.properties.kind());
         self.newest.keep(offset, &delivery.data);
-        if kind == Some(Kind::Task.as_str()) {
+        if kind == Some(EntryKind::Task.as_str()) {
             let words = serde_json::from_slice::<TaskMessage>(&delivery.data).ok();
             let entry = self.entry(&id);
             entry.task_at.get_or_insert(offset);
             if let Some(task) = words {
                 entry.describe(&task);
             }
-        } else if kind == Some(Kind::Result.as_str()) {
+        } else if kind == Some(EntryKind::Result.as_str()) {
             let entry = self.entry(&id);
             entry.result_at = Some(offset);
-            entry.record = Record::read(&delivery.data).map(Arc::new);
+            entry.record = ResultSummary::read(&delivery.data).map(Arc::new);
             if entry.summary.is_empty() {
                 let result: Option<pool_core::result::ResultMessage> =
                     serde_json::from_slice(&delivery.data).ok();
@@ -124,7 +124,7 @@ impl Index {
         }
     }
 
-    fn entry(&mut self, id: &TaskId) -> &mut Entry {
+    fn entry(&mut self, id: &TaskId) -> &mut IndexEntry {
         if !self.entries.contains_key(id) {
             self.order.push_back(id.clone());
             if self.order.len() > LISTED
@@ -132,10 +132,10 @@ impl Index {
                 && let Some(entry) = self.entries.get_mut(&oldest)
             {
                 // The bodies can still be found; only the words are dropped.
-                *entry = Entry {
+                *entry = IndexEntry {
                     task_at: entry.task_at,
                     result_at: entry.result_at,
-                    ..Entry::default()
+                    ..IndexEntry::default()
                 };
             }
         }

@@ -18,13 +18,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use futures_util::{FutureExt, StreamExt};
+use futures_util::FutureExt;
 use lapin::message::Delivery;
 use lapin::types::AMQPValue;
 use pool_broker::headers::{self, json_properties};
-use pool_broker::link::discard;
-use pool_broker::outbox::{Letter, Outbox, PROMPT, UNHURRIED};
+use pool_broker::outbox::{Outbox, PROMPT, UNHURRIED};
 use pool_broker::process::Process;
+use pool_broker::publisher::Message;
 use pool_broker::service::Service;
 use pool_broker::topology::{HISTORY_KEY, HISTORY_STREAM, LOG};
 use pool_broker::{BrokerError, with_timeout};
@@ -34,19 +34,19 @@ use pool_core::result::ResultMessage;
 use pool_core::task::{Task, TaskMessage};
 use tokio::sync::watch;
 
-pub use self::index::Entry;
+pub use self::index::IndexEntry;
 use self::index::{Index, id_of, offset_of};
 pub use self::output::Outputs;
-use self::reader::{consume, follow};
+use self::reader::{consumer, follow};
 
 /// The kind of a stream entry (AMQP property `type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum EntryKind {
     Task,
     Result,
 }
 
-impl Kind {
+impl EntryKind {
     fn as_str(self) -> &'static str {
         match self {
             Self::Task => "task",
@@ -111,7 +111,7 @@ impl History {
     /// When the broker does not confirm it. The entry may exist all the same, which is harmless.
     pub async fn add(
         &self,
-        kind: Kind,
+        kind: EntryKind,
         task: Option<&TaskId>,
         body: &[u8],
     ) -> Result<(), BrokerError> {
@@ -119,15 +119,10 @@ impl History {
         let properties = json_properties()
             .with_type(kind.as_str().into())
             .with_message_id(id.into());
-        let letter = Letter {
-            exchange: LOG,
-            key: HISTORY_KEY.to_owned(),
-            body: body.to_vec(),
-            properties,
-        };
+        let message = Message::new(LOG, HISTORY_KEY, body.to_vec(), properties);
         match kind {
-            Kind::Task => self.tasks.publish(letter).await,
-            Kind::Result => self.results.publish(letter).await,
+            EntryKind::Task => self.tasks.publish(message).await,
+            EntryKind::Result => self.results.publish(message).await,
         }
     }
 
@@ -144,7 +139,7 @@ impl History {
     }
 
     /// Reads the index of all tasks. Keep `look` short: the reader waits meanwhile.
-    pub fn look<T>(&self, look: impl FnOnce(&HashMap<TaskId, Entry>) -> T) -> T {
+    pub fn look<T>(&self, look: impl FnOnce(&HashMap<TaskId, IndexEntry>) -> T) -> T {
         self.with(|index| look(index.entries()))
     }
 
@@ -161,7 +156,7 @@ impl History {
         is_output
     }
 
-    pub fn entry(&self, task: &TaskId) -> Option<Entry> {
+    pub fn entry(&self, task: &TaskId) -> Option<IndexEntry> {
         self.with(|index| index.get(task).cloned())
     }
 
@@ -173,7 +168,7 @@ impl History {
         &self,
         task: &TaskId,
         limit: Duration,
-    ) -> Result<Option<Entry>, NotRead> {
+    ) -> Result<Option<IndexEntry>, NotRead> {
         found_within(limit, self.read.clone(), || self.entry(task)).await
     }
 
@@ -186,10 +181,8 @@ impl History {
             return Ok(Some(body));
         }
         let link = &self.process.consume;
-        let channel = link.channel().await?;
-        let body = self.fetch(&channel, offset).await;
-        discard(&channel, link.endpoint()).await;
-        body
+        link.on_channel(|channel| async move { self.fetch(&channel, offset).await })
+            .await
     }
 
     /// Finds the message of a task: from its submission here, or from a result that carries it. None if the task was published
@@ -225,31 +218,21 @@ impl History {
         offset: u64,
     ) -> Result<Option<Vec<u8>>, BrokerError> {
         let limit = self.process.consume.endpoint().timeout();
-        let mut consumer =
-            consume(channel, limit, AMQPValue::LongLongInt(offset.cast_signed())).await?;
-        loop {
-            let next = with_timeout(limit, format!("read {HISTORY_STREAM}"), async {
-                Ok(consumer.next().await)
-            })
+        let mut deliveries = consumer()
+            .from_offset(AMQPValue::LongLongInt(offset.cast_signed()))
+            .start(channel, limit)
             .await?;
-            match next {
-                Some(Ok(delivery)) if offset_of(&delivery) >= Some(offset) => {
-                    // If the broker has lost the end of the stream, another entry may be at this
-                    // offset.
-                    let same = offset_of(&delivery) == Some(offset)
-                        && id_of(&delivery)
-                            .and_then(|id| self.entry(&id))
-                            .is_some_and(|entry| entry.lies_at(offset));
-                    return Ok(same.then_some(delivery.data));
-                }
-                Some(Ok(_)) => {}
-                Some(Err(error)) => {
-                    return Err(BrokerError::Amqp {
-                        what: format!("read {HISTORY_STREAM}"),
-                        error,
-                    });
-                }
-                None => return Ok(None),
+        loop {
+            let next = async { Ok(deliveries.receive().await) };
+            let delivery = with_timeout(limit, format!("read {HISTORY_STREAM}"), next).await??;
+            if offset_of(&delivery) >= Some(offset) {
+                // If the broker has lost the end of the stream, another entry may be at this
+                // offset.
+                let same = offset_of(&delivery) == Some(offset)
+                    && id_of(&delivery)
+                        .and_then(|id| self.entry(&id))
+                        .is_some_and(|entry| entry.lies_at(offset));
+                return Ok(same.then_some(delivery.data));
             }
         }
     }
@@ -264,8 +247,8 @@ impl History {
 async fn found_within(
     limit: Duration,
     mut read: watch::Receiver<Read>,
-    look: impl Fn() -> Option<Entry>,
-) -> Result<Option<Entry>, NotRead> {
+    look: impl Fn() -> Option<IndexEntry>,
+) -> Result<Option<IndexEntry>, NotRead> {
     let found = async {
         loop {
             read.borrow_and_update();

@@ -7,9 +7,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use pool_api::events::Section;
 use pool_core::id::{AttemptId, ProgrammerId, TaskId};
 use pool_core::progress::Progress;
-use serde::Serialize;
 
 /// The number of tasks whose output is kept.
 const TASKS: usize = 256;
@@ -21,7 +21,7 @@ const LAST_WORD: &str =
 
 /// The output of a task's latest attempt that printed something.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Output {
+pub struct AttemptOutput {
     pub attempt: AttemptId,
     pub programmer: ProgrammerId,
     /// The number of bytes omitted before the first section.
@@ -30,15 +30,7 @@ pub struct Output {
     pub sections: Vec<Section>,
 }
 
-/// The output of the agent, or of one acceptance check.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
-pub struct Section {
-    /// `null` for the agent.
-    pub check: Option<String>,
-    pub text: String,
-}
-
-impl Output {
+impl AttemptOutput {
     /// The output after `earlier`. The first section continues the last one of `earlier` if both
     /// are of the same check. None when `earlier` is not a beginning of this output.
     pub fn since(&self, earlier: &Self) -> Option<Vec<Section>> {
@@ -97,15 +89,15 @@ fn bytes(sections: &[Section]) -> usize {
 }
 
 #[derive(Debug, Default)]
-struct Kept {
-    outputs: HashMap<TaskId, (u64, Output)>,
+struct KeptOutputs {
+    outputs: HashMap<TaskId, (u64, AttemptOutput)>,
     order: VecDeque<TaskId>,
     version: u64,
 }
 
 /// The outputs. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Outputs(Arc<RwLock<Kept>>);
+pub struct Outputs(Arc<RwLock<KeptOutputs>>);
 
 impl Outputs {
     pub fn hear(&self, task: &TaskId, progress: Progress) {
@@ -119,13 +111,13 @@ impl Outputs {
         kept.outputs.get(task).map_or(0, |(version, _)| *version)
     }
 
-    pub fn of(&self, task: &TaskId) -> Option<Output> {
+    pub fn of(&self, task: &TaskId) -> Option<AttemptOutput> {
         let kept = self.0.read().unwrap_or_else(PoisonError::into_inner);
         kept.outputs.get(task).map(|(_, output)| output.clone())
     }
 }
 
-impl Kept {
+impl KeptOutputs {
     fn hear(&mut self, task: &TaskId, progress: Progress) {
         self.version += 1;
         let version = self.version;
@@ -154,7 +146,7 @@ impl Kept {
             output.add(check, &format!("{gap}{text}"));
             return;
         }
-        let mut output = Output {
+        let mut output = AttemptOutput {
             attempt,
             programmer,
             left_out: skipped,
@@ -247,7 +239,7 @@ mod tests {
             AttemptId::new(),
         );
         let mut seen: Vec<Section> = Vec::new();
-        let mut known: Option<Output> = None;
+        let mut known: Option<AttemptOutput> = None;
         let steps = [
             (None, "a"),
             (None, "b"),

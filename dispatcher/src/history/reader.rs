@@ -6,15 +6,12 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery;
-use lapin::options::{BasicConsumeOptions, BasicQosOptions};
-use lapin::types::{AMQPValue, FieldTable};
 use pool_broker::acks::{self, Acks};
-use pool_broker::backoff::Backoff;
+use pool_broker::consumer::{self, ConsumerSettings, Deliveries};
 use pool_broker::headers::{self, json_properties};
-use pool_broker::link::{Link, discard};
 use pool_broker::publisher::Message;
 use pool_broker::topology::{HISTORY_KEY, HISTORY_STREAM, LOG};
-use pool_broker::{BrokerError, log_broker_error, with_timeout};
+use pool_broker::{BrokerError, log_broker_error};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -25,103 +22,59 @@ use super::{History, Read};
 
 const PREFETCH: u16 = 200;
 
-pub(super) async fn consume(
-    channel: &lapin::Channel,
-    limit: Duration,
-    offset: AMQPValue,
-) -> Result<lapin::Consumer, BrokerError> {
-    let qos = channel.basic_qos(PREFETCH, BasicQosOptions::default());
-    with_timeout(limit, "set the prefetch of the history's reader", qos).await?;
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-stream-offset".into(), offset);
-    let consume = channel.basic_consume(
-        HISTORY_STREAM.into(),
-        "history".into(),
-        BasicConsumeOptions::default(),
-        arguments,
-    );
-    with_timeout(limit, format!("read the stream {HISTORY_STREAM}"), consume).await
+/// How the history is consumed.
+pub(super) fn consumer() -> ConsumerSettings<'static> {
+    ConsumerSettings::new(HISTORY_STREAM, "history").prefetch(PREFETCH)
 }
 
 pub(super) async fn follow(history: History, read: watch::Sender<Read>) {
-    let mut backoff = Backoff::default();
-    let shutdown = history.process.shutdown.clone();
-    loop {
-        let began = Instant::now();
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            error = read_all(&history, &read) => log_broker_error(&error, "the reader of the history starts over"),
+    let (history, read) = (&history, &read);
+    let link = &history.process.consume;
+    consumer::keep(&history.process.shutdown, || async move {
+        let reading = link.on_channel(|channel| async move {
+            let limit = link.endpoint().timeout();
+            let deliveries = consumer().from_first().start(&channel, limit).await?;
+            read_on(history, deliveries, read).await
+        });
+        if let Err(error) = reading.await {
+            log_broker_error(&error, "the reader of the history starts over");
         }
-        backoff.worked_for(began.elapsed());
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = backoff.wait() => {}
-        }
-    }
+    })
+    .await;
 }
 
-/// Reads until an error, and returns the error.
-async fn read_all(history: &History, read: &watch::Sender<Read>) -> BrokerError {
-    let link: &Link = &history.process.consume;
-    let channel = match link.channel().await {
-        Ok(channel) => channel,
-        Err(error) => return error,
-    };
-    let limit = link.endpoint().timeout();
-    let error = match consume(&channel, limit, AMQPValue::LongString("first".into())).await {
-        Ok(consumer) => read_on(history, consumer, read).await,
-        Err(error) => error,
-    };
-    discard(&channel, link.endpoint()).await;
-    error
-}
-
+/// Reads until an error.
 async fn read_on(
     history: &History,
-    consumer: lapin::Consumer,
+    deliveries: Deliveries,
     read: &watch::Sender<Read>,
-) -> BrokerError {
+) -> Result<(), BrokerError> {
     let stale = history.process.log.stale();
-    let mut reading = Reading::new();
+    let mut reading = IndexReading::new();
     let _marking = write_mark(history, &reading.mark);
     let mut pulse = Pulse::Felt(Instant::now());
-    let mut chunks = consumer.ready_chunks(100);
+    let mut chunks = deliveries.ready_chunks(100);
     let mut acks = Acks::new(history.process.consume.endpoint().timeout());
     loop {
         let Ok(next) = tokio::time::timeout(acks::AT_LATEST, chunks.next()).await else {
-            if let Err(error) = acks.send().await {
-                return error;
-            }
+            acks.send().await?;
             if pulse.is_missed(stale, || write_mark(history, &reading.mark)) {
-                return BrokerError::Timeout {
+                return Err(BrokerError::Silent {
                     what: format!("read the stream {HISTORY_STREAM}"),
                     after: stale,
-                };
+                });
             }
             continue;
         };
-        let Some(chunk) = next else {
-            return BrokerError::Nacked {
-                what: format!("consume {HISTORY_STREAM}"),
-            };
-        };
+        let chunk = next.unwrap_or_default();
         pulse = Pulse::Felt(Instant::now());
         let (mut last, count) = (None, chunk.len());
         for delivery in chunk {
-            match delivery {
-                Ok(delivery) => {
-                    if !history.hear_output(&delivery) {
-                        reading.learn(&history.index, &delivery);
-                    }
-                    last = Some(delivery);
-                }
-                Err(error) => {
-                    return BrokerError::Amqp {
-                        what: format!("read the stream {HISTORY_STREAM}"),
-                        error,
-                    };
-                }
+            let delivery = delivery?;
+            if !history.hear_output(&delivery) {
+                reading.learn(&history.index, &delivery);
             }
+            last = Some(delivery);
         }
         let whole = reading.fresh.is_none();
         read.send_modify(|read| {
@@ -130,16 +83,14 @@ async fn read_on(
                 news: read.news + 1,
             }
         });
-        if let Some(last) = last
-            && let Err(error) = acks.read(last, count).await
-        {
-            return error;
+        if let Some(last) = last {
+            acks.read(last, count).await?;
         }
     }
 }
 
 /// One reading of the stream.
-struct Reading {
+struct IndexReading {
     /// The index of this reading, hidden until it is complete. Then it becomes the index, and this
     /// is None.
     fresh: Option<Index>,
@@ -147,7 +98,7 @@ struct Reading {
     mark: String,
 }
 
-impl Reading {
+impl IndexReading {
     fn new() -> Self {
         Self {
             fresh: Some(Index::default()),
@@ -203,36 +154,21 @@ impl Pulse {
 fn write_mark(history: &History, mark: &str) -> AbortOnDropHandle<Instant> {
     let (publisher, mark) = (history.process.publisher.clone(), mark.to_owned());
     AbortOnDropHandle::new(tokio::spawn(async move {
-        let mut backoff = Backoff::default();
-        loop {
-            publisher.usable().await;
-            let properties = json_properties()
-                .with_type("mark".into())
-                .with_correlation_id(mark.as_str().into());
-            let message = Message {
-                exchange: LOG,
-                key: HISTORY_KEY,
-                body: b"{}",
-                properties,
-                mandatory: true,
-            };
-            match publisher.publish(message).await {
-                Ok(()) => return Instant::now(),
-                Err(error) => log_broker_error(
-                    &error,
-                    "a mark in the history is not confirmed; writing it again",
-                ),
-            }
-            backoff.wait().await;
-        }
+        let properties = json_properties()
+            .with_type("mark".into())
+            .with_correlation_id(mark.into());
+        let message = Message::new(LOG, HISTORY_KEY, b"{}", properties);
+        let words = "a mark in the history is not confirmed; writing it again";
+        publisher.publish_until_confirmed(message, words).await;
+        Instant::now()
     }))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::Kind;
+    use super::super::EntryKind;
     use super::*;
-    use lapin::types::FieldTable;
+    use lapin::types::{AMQPValue, FieldTable};
     use pool_core::id::TaskId;
 
     fn delivery(offset: i64, id: &str, properties: lapin::BasicProperties) -> Delivery {
@@ -249,11 +185,11 @@ mod tests {
         delivery(
             offset,
             id,
-            json_properties().with_type(Kind::Result.as_str().into()),
+            json_properties().with_type(EntryKind::Result.as_str().into()),
         )
     }
 
-    fn mark(reading: &Reading) -> Delivery {
+    fn mark(reading: &IndexReading) -> Delivery {
         delivery(
             9,
             "",
@@ -272,7 +208,7 @@ mod tests {
     #[test]
     fn a_new_reading_takes_the_place_of_the_last_one_when_it_is_complete() {
         let seen = RwLock::default();
-        let mut first = Reading::new();
+        let mut first = IndexReading::new();
         first.learn(&seen, &result(1, "kept"));
         assert_eq!(
             result_at(&seen, "kept"),
@@ -289,7 +225,7 @@ mod tests {
         );
 
         // The broker has lost the end of the stream, and another entry has taken the offset.
-        let mut second = Reading::new();
+        let mut second = IndexReading::new();
         second.learn(&seen, &mark(&first));
         second.learn(&seen, &result(1, "kept"));
         second.learn(&seen, &result(2, "other"));

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 /// A result message without its large parts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub struct Record {
+pub struct ResultSummary {
     #[serde(default)]
     pub programmer: Option<ProgrammerId>,
     #[serde(default)]
@@ -19,7 +19,7 @@ pub struct Record {
     pub timings: Timings,
 }
 
-impl Record {
+impl ResultSummary {
     /// None if the body is not a result message.
     pub fn read(body: &[u8]) -> Option<Self> {
         serde_json::from_slice(body).ok()

@@ -7,14 +7,15 @@ pub(crate) mod resubmit;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::{StreamExt, stream};
+use pool_api::problem::QueueFull;
+use pool_api::tasks::new_id;
 use pool_broker::BrokerError;
 use pool_broker::event_log::LogError;
 use pool_broker::fault::{Point, point};
-use pool_broker::headers::{Keeps, Reply, task_properties};
+use pool_broker::headers::{Keeps, Reply};
 use pool_broker::process::Process;
-use pool_broker::publisher::Message;
-use pool_broker::topology::TASKS;
-use pool_core::event::Event;
+use pool_broker::steps::{OutgoingTask, publish_task};
+use pool_core::event::{Event, TaskSubmitted};
 use pool_core::id::TaskId;
 use pool_core::routing::{Unroutable, routing_key};
 use pool_core::state::{Refusal, TaskState, Verdict};
@@ -22,8 +23,8 @@ use pool_core::task::{Task, TaskMessage};
 use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 
-use crate::history::{History, Kind};
-use queue_limits::{QueueFull, QueueLimits, Slot, Wanted};
+use crate::history::{EntryKind, History};
+use queue_limits::{QueueLimits, Slot, Wanted};
 
 /// How many tasks are submitted at the same time.
 const AT_ONCE: usize = 64;
@@ -48,7 +49,7 @@ pub enum NotTaken {
 
 /// An accepted task.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Taken {
+pub struct AcceptedTask {
     pub id: TaskId,
     /// The same id with the same body had been accepted before: nothing was done.
     pub repeated: bool,
@@ -87,7 +88,7 @@ impl Intake {
     /// # Errors
     /// [`QueueFull`].
     pub fn slot_again(&self, task: &Task) -> Result<Option<Slot>, QueueFull> {
-        let waits = |known: &TaskState| known.owner.is_none() && known.submitted_at.is_some();
+        let waits = |known: &TaskState| known.owner().is_none() && known.submitted_at.is_some();
         self.slots_unless(std::slice::from_ref(task), waits)
             .map(|mut slots| slots.pop().flatten())
     }
@@ -147,7 +148,7 @@ impl Intake {
         task: Task,
         slot: Option<Slot>,
         reply: &Reply,
-    ) -> Result<Taken, NotTaken> {
+    ) -> Result<AcceptedTask, NotTaken> {
         let route = self
             .process
             .routes
@@ -158,22 +159,24 @@ impl Intake {
         let known = self.process.log.read(|fold| {
             fold.tasks
                 .get(&task.id)
-                .map(|state| state.published || state.outcome.is_some())
+                .map(|state| state.is_published() || state.is_finished())
         });
         if known == Some(true) {
-            return Ok(Taken {
+            return Ok(AcceptedTask {
                 id: task.id,
                 repeated: true,
             });
         }
-        self.history.add(Kind::Task, Some(&task.id), &body).await?;
+        self.history
+            .add(EntryKind::Task, Some(&task.id), &body)
+            .await?;
         point(Point::TaskKept);
-        let submitted = Event::Submitted {
+        let submitted = Event::from(TaskSubmitted {
             task: task.id.clone(),
             body_hash: task.body_hash(),
             route,
             deadline_ms: task.message.limits.deadline.map(|deadline| deadline.0),
-        };
+        });
         match self.process.log.append(submitted).await? {
             Verdict::Accepted => {}
             // An earlier submission ended before the task was published: finish it.
@@ -184,7 +187,7 @@ impl Intake {
         // From here on the log counts the task.
         drop(slot);
         self.publish(&task, &body, reply).await?;
-        Ok(Taken {
+        Ok(AcceptedTask {
             id: task.id,
             repeated: known.is_some(),
         })
@@ -192,7 +195,10 @@ impl Intake {
 
     /// Takes many tasks, without a reply queue. One failure does not stop the tasks that have begun. After the broker has
     /// failed to answer once, no further tasks are begun: each would wait as long as the first.
-    pub async fn take_all(&self, tasks: Vec<(Task, Option<Slot>)>) -> Vec<Result<Taken, NotTaken>> {
+    pub async fn take_all(
+        &self,
+        tasks: Vec<(Task, Option<Slot>)>,
+    ) -> Vec<Result<AcceptedTask, NotTaken>> {
         let silent = AtomicBool::new(false);
         let taking = stream::iter(tasks).map(|(task, slot)| async {
             if silent.load(Ordering::Relaxed) {
@@ -221,36 +227,22 @@ impl Intake {
 
     async fn publish(&self, task: &Task, body: &[u8], reply: &Reply) -> Result<(), NotTaken> {
         let key = routing_key(&task.message.capabilities);
-        let properties = reply.on(task_properties(
-            task.id.as_str(),
-            0,
-            Keeps::of_task(&task.message, Some(wall_clock())),
-        ));
-        let message = Message {
-            exchange: TASKS,
+        let outgoing = OutgoingTask {
+            id: task.id.as_str(),
+            generation: 0,
+            keeps: Keeps::of_task(&task.message, Some(wall_clock())),
+            reply: reply.clone(),
             key: &key,
             body,
-            properties,
-            mandatory: true,
         };
-        self.process.publisher.publish(message).await?;
+        publish_task(&self.process, &outgoing).await?;
         point(Point::Queued);
         self.process
             .log
-            .append(Event::Published {
-                task: task.id.clone(),
-                generation: 0,
-            })
+            .append(Event::published(task.id.clone(), 0))
             .await?;
         point(Point::Published);
         tracing::debug!(task_id = %task.id, %key, "a task was submitted");
         Ok(())
     }
-}
-
-/// An id that sorts by its creation time.
-pub fn new_id() -> TaskId {
-    let text = format!("t-{}", uuid::Uuid::now_v7().simple());
-    // A UUID in hexadecimal after `t-` fits the pattern of task ids.
-    TaskId::new(text).unwrap_or_else(|_| unreachable!("a UUID is a task id"))
 }

@@ -8,38 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
-/// A route without room for all its tasks of a request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct FullRoute {
-    pub route: String,
-    /// Tasks that wait for the route now.
-    pub waiting: usize,
-    /// The most tasks that may wait.
-    pub limit: usize,
-    /// How many more fit.
-    pub room: usize,
-    /// New tasks for the route in the request.
-    pub wanted: usize,
-}
-
-/// Why no task was accepted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(rename = "NoRoom")]
-pub struct QueueFull {
-    pub full: Vec<FullRoute>,
-    /// Indexes of the tasks that would be accepted now, from 0.
-    pub fits: Vec<usize>,
-}
-
-impl FullRoute {
-    /// Whether the request has more tasks for the route than may ever wait there.
-    pub fn never_fits(&self) -> bool {
-        self.wanted > self.limit
-    }
-}
+use pool_api::problem::{FullRoute, QueueFull};
 
 /// The route of a task that is not in the log yet.
 #[derive(Debug, Clone)]

@@ -8,16 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::Channel;
-use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
-use lapin::types::FieldTable;
+use lapin::options::QueueDeleteOptions;
 use pool_broker::backoff::Backoff;
 use pool_broker::fault::{Point, point};
-use pool_broker::link::discard;
 use pool_broker::process::Process;
 use pool_broker::topology::Topology;
-use pool_broker::{BrokerError, log_broker_error, with_timeout};
+use pool_broker::{BrokerError, log_broker_error, queue, with_timeout};
 use pool_core::config_hash::config_hash;
-use pool_core::event::Event;
+use pool_core::event::{Configuration, Event};
 use pool_core::pool::Pool;
 use pool_core::rules::Rules;
 use pool_core::state::PoolState;
@@ -38,11 +36,7 @@ pub async fn put_in_force(process: &Process, pool: &Pool) {
 /// Puts the configuration into force again if the log, read from its beginning, has none: then the
 /// log is a new one.
 pub async fn keep_in_force(process: Process, pool: Arc<Pool>) {
-    loop {
-        tokio::select! {
-            () = process.shutdown.cancelled() => return,
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-        }
+    while process.pause(LOOK_EVERY).await {
         if process.log.is_fresh() && process.log.read(|fold| fold.configuration().is_none()) {
             declare_again(&process, &pool).await;
         }
@@ -60,12 +54,12 @@ pub(crate) fn is_in_force(fold: &PoolState, pool: &Pool) -> bool {
 }
 
 fn configured(pool: &Pool, hash: String, again: bool) -> Event {
-    Event::Configured {
+    Event::from(Configuration {
         hash,
         capabilities: pool.capabilities(),
         rules: Rules::of(pool),
         again,
-    }
+    })
 }
 
 /// Declares missing queues again and binds the routes in force, if this pool file has them. Tried
@@ -75,13 +69,14 @@ pub async fn declare_again(process: &Process, pool: &Pool) {
     if process.log.read(others) {
         return;
     }
+    let link = &process.consume;
     let declared = async {
-        let channel = process.consume.channel().await?;
-        let declared = Topology::new(&channel, process.consume.endpoint())
-            .declare(&process.routes, &pool.events)
-            .await;
-        discard(&channel, process.consume.endpoint()).await;
-        declared?;
+        let declaring = link.on_channel(|channel| async move {
+            Topology::new(&channel, link.endpoint())
+                .declare(&process.routes, &pool.events)
+                .await
+        });
+        declaring.await?;
         try_put_in_force(process, pool).await
     };
     if let Err(error) = declared.await {
@@ -90,10 +85,9 @@ pub async fn declare_again(process: &Process, pool: &Pool) {
 }
 
 async fn try_put_in_force(process: &Process, pool: &Pool) -> Result<(), BrokerError> {
-    let channel = process.consume.channel().await?;
-    let done = lock_and_bind(process, pool, &channel).await;
-    discard(&channel, process.consume.endpoint()).await;
-    done
+    let link = &process.consume;
+    link.on_channel(|channel| async move { lock_and_bind(process, pool, &channel).await })
+        .await
 }
 
 async fn lock_and_bind(
@@ -102,31 +96,16 @@ async fn lock_and_bind(
     channel: &Channel,
 ) -> Result<(), BrokerError> {
     let limit: Duration = process.consume.endpoint().timeout();
-    let options = QueueDeclareOptions {
-        exclusive: true,
-        auto_delete: true,
-        ..QueueDeclareOptions::default()
-    };
-    let lock = channel.queue_declare(LOCK.into(), options, FieldTable::default());
-    with_timeout(
-        limit,
-        "lock the routes (another dispatcher may be binding them)",
-        lock,
-    )
-    .await?;
+    let what = "lock the routes (another dispatcher may be binding them)";
+    queue::lock(channel, limit, LOCK, what).await?;
     let bound = bind(process, pool, channel).await;
     // The lock belongs to the connection, so it must be released whatever happened; after an error
     // only another channel works.
-    let unlocked = async {
-        let channel = process.consume.channel().await?;
+    let unlocked = process.consume.on_channel(|channel| async move {
         let unlock = channel.queue_delete(LOCK.into(), QueueDeleteOptions::default());
-        let unlocked = with_timeout(limit, "unlock the routes", unlock)
-            .await
-            .map(drop);
-        discard(&channel, process.consume.endpoint()).await;
-        unlocked
-    };
-    bound.and(unlocked.await)
+        with_timeout(limit, "unlock the routes", unlock).await
+    });
+    bound.and(unlocked.await.map(drop))
 }
 
 /// Appends the event first. If this process dies half-way, the next dispatcher with another file
@@ -140,8 +119,9 @@ async fn bind(process: &Process, pool: &Pool, channel: &Channel) -> Result<(), B
         let replaced = replaced.as_deref().unwrap_or("none");
         tracing::info!(%hash, replaced, file = %pool.file.display(), "this configuration is now in force");
         let appended = process.log.append(configured(pool, hash, false)).await;
-        appended.map_err(|error| BrokerError::Nacked {
-            what: format!("put the configuration in force: {error}"),
+        appended.map_err(|error| BrokerError::Log {
+            what: "put the configuration in force".to_owned(),
+            error,
         })?;
         point(Point::Configured);
     }

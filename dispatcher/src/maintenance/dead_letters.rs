@@ -4,17 +4,19 @@
 use std::time::Duration;
 
 use lapin::message::Delivery;
+use pool_broker::BrokerError;
 use pool_broker::fault::{Point, point};
-use pool_broker::headers::{self, Keeps, Reply, json_properties};
+use pool_broker::headers;
 use pool_broker::process::Process;
-use pool_broker::publisher::Message;
-use pool_broker::topology::{DEAD_QUEUE, REPLIES, RESULTS_KEY, RESULTS_QUEUE, TASKS, UNROUTABLE};
+use pool_broker::steps::{
+    OutgoingTask, ReissuePoints, publish_result_again, publish_task, send_on,
+};
+use pool_broker::topology::{DEAD_QUEUE, RESULTS_QUEUE, UNROUTABLE};
 use tokio::time::Instant;
 
-use crate::dead::letter::{DeadLetter, Death};
+use crate::dead::letter::{Death, describe};
 use crate::dead::{DeadError, DeadLetters};
 use crate::queue_depths::{Depth, depth};
-use crate::reissue::{NotReissued, Reissued, send_on};
 
 const COUNT_EVERY: Duration = Duration::from_secs(5);
 /// Also look when the number of messages is unchanged: one may have left and another arrived.
@@ -27,19 +29,11 @@ const MOST: u16 = 5_000;
 /// A message that was returned this often would only come back again.
 const MOST_GENERATIONS: u32 = 50;
 
-#[derive(Debug, thiserror::Error)]
-enum NotRedriven {
-    #[error(transparent)]
-    Dead(#[from] DeadError),
-    #[error(transparent)]
-    NotReissued(#[from] NotReissued),
-}
-
 /// Looks whenever the number of messages has changed, until shutdown.
 pub(crate) async fn run(process: Process, dead: DeadLetters) {
     let mut known = (0, Instant::now());
     let mut not_before = Instant::now();
-    while !process.shutdown.is_cancelled() {
+    loop {
         if process.log.is_fresh()
             && Instant::now() >= not_before
             && let Depth::Ready(count) = depth(&process, DEAD_QUEUE).await
@@ -56,15 +50,14 @@ pub(crate) async fn run(process: Process, dead: DeadLetters) {
                 }
             }
         }
-        tokio::select! {
-            () = process.shutdown.cancelled() => return,
-            () = tokio::time::sleep(COUNT_EVERY) => {}
+        if !process.pause(COUNT_EVERY).await {
+            return;
         }
     }
 }
 
-async fn redrive(process: &Process, dead: &DeadLetters) -> Result<u32, NotRedriven> {
-    let mut look = dead.look(MOST).await?;
+async fn redrive(process: &Process, dead: &DeadLetters) -> Result<u32, DeadError> {
+    let mut look = dead.scan(MOST).await?;
     let mut redriven = 0;
     while let Some(delivery) = look.next().await? {
         let Some(death) = Death::of(&delivery.properties).filter(Death::is_of_returns) else {
@@ -72,7 +65,7 @@ async fn redrive(process: &Process, dead: &DeadLetters) -> Result<u32, NotRedriv
         };
         if issue_again(process, &delivery, &death.queue).await? {
             point(Point::RescueIssued);
-            let letter = DeadLetter::of(&delivery);
+            let letter = describe(&delivery);
             tracing::warn!(task_id = letter.task_id, queue = %death.queue, "issued a message again that had been returned too often");
             look.take_out(&delivery).await?;
             redriven += 1;
@@ -87,51 +80,18 @@ async fn issue_again(
     process: &Process,
     delivery: &Delivery,
     queue: &str,
-) -> Result<bool, NotReissued> {
+) -> Result<bool, BrokerError> {
     let properties = &delivery.properties;
     if queue == RESULTS_QUEUE {
-        // The headers are those of the pool; headers that the broker added are not passed on.
-        let id = headers::text(properties.message_id()).unwrap_or_default();
-        let attempt = headers::attempt(properties);
-        let mut again = Reply::as_it_came(properties).on(headers::result_properties(id, attempt));
-        if let Some(kind) = headers::text(properties.kind()) {
-            again = again.with_type(kind.into());
-        }
-        let message = Message {
-            exchange: REPLIES,
-            key: RESULTS_KEY,
-            body: &delivery.data,
-            properties: again,
-            mandatory: true,
-        };
-        process.publisher.publish(message).await?;
-        return Ok(true);
-    }
-    if queue == UNROUTABLE {
-        let key = delivery.routing_key.as_str();
-        let again =
-            Reply::as_it_came(properties).on(match headers::text(properties.message_id()) {
-                Some(id) => headers::task_properties(
-                    id,
-                    headers::token(properties).generation,
-                    Keeps::of(properties),
-                ),
-                None => json_properties(),
-            });
-        let message = Message {
-            exchange: TASKS,
-            key,
-            body: &delivery.data,
-            properties: again,
-            mandatory: true,
-        };
-        process.publisher.publish(message).await?;
-        return Ok(true);
-    }
-    if headers::token(properties).generation >= MOST_GENERATIONS {
+        publish_result_again(process, delivery).await?;
+    } else if queue == UNROUTABLE {
+        let again = OutgoingTask::passed_on(delivery, delivery.routing_key.as_str());
+        publish_task(process, &again).await?;
+    } else if headers::token(properties).generation < MOST_GENERATIONS {
+        let points = ReissuePoints::OF_DISPATCHER;
+        send_on(process, &delivery.data, properties, points).await?;
+    } else {
         return Ok(false);
     }
-    match send_on(process, &delivery.data, properties).await? {
-        Reissued::Published(_) | Reissued::Overtaken | Reissued::Finished => Ok(true),
-    }
+    Ok(true)
 }

@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use pool_broker::BrokerError;
 use pool_broker::fault::{Point, point};
-use pool_broker::headers::result_properties;
+use pool_broker::headers::Reply;
 use pool_broker::process::Process;
-use pool_broker::publisher::Message;
-use pool_broker::topology::{REPLIES, RESULTS_KEY};
+use pool_broker::steps::publish_result;
 use pool_core::id::TaskId;
 use pool_core::result::{ResultMessage, Status, TaskFailure};
 use pool_core::time::Timestamp;
@@ -26,33 +25,36 @@ const LONGEST: Duration = Duration::from_secs(3600);
 /// The most tasks per round; the rest waits for the next.
 const AT_ONCE: usize = 500;
 
-/// When the result of an overdue task is published again, and the length of the present wait.
-type Told = HashMap<TaskId, (Instant, Duration)>;
+/// The overdue tasks whose result is published, and when it is published again.
+type Expired = HashMap<TaskId, NextTry>;
+
+struct NextTry {
+    at: Instant,
+    /// The length of the present wait.
+    pause: Duration,
+}
 
 /// Checks every second until shutdown.
 pub async fn run(process: Process) {
-    let mut told = Told::new();
-    loop {
-        tokio::select! {
-            () = process.shutdown.cancelled() => return,
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-        }
+    let mut expired = Expired::new();
+    while process.pause(LOOK_EVERY).await {
         process.log.read(|fold| {
-            told.retain(|task, _| {
+            expired.retain(|task, _| {
                 fold.tasks
                     .get(task)
-                    .is_some_and(|state| state.outcome.is_none())
+                    .is_some_and(|state| !state.is_finished())
             });
         });
-        for (deadline, task) in overdue(&process, &told) {
+        for (deadline, task) in overdue(&process, &expired) {
             match expire(&process, &task, deadline).await {
                 Ok(()) => {
                     point(Point::Expired);
                     tracing::info!(task_id = %task, %deadline, "the deadline passed while the task waited");
-                    let pause = told
+                    let pause = expired
                         .get(&task)
-                        .map_or(AGAIN_AFTER, |(_, pause)| LONGEST.min(*pause * 2));
-                    told.insert(task, (Instant::now() + pause, pause));
+                        .map_or(AGAIN_AFTER, |last| LONGEST.min(last.pause * 2));
+                    let at = Instant::now() + pause;
+                    expired.insert(task, NextTry { at, pause });
                 }
                 Err(error) => {
                     tracing::warn!(task_id = %task, %error, "failed to publish the result of an expired task; trying again");
@@ -64,14 +66,15 @@ pub async fn run(process: Process) {
 }
 
 /// Empty while the log may have gone on without this process: the tasks may have been started.
-fn overdue(process: &Process, told: &Told) -> Vec<(Timestamp, TaskId)> {
+fn overdue(process: &Process, expired: &Expired) -> Vec<(Timestamp, TaskId)> {
     let (true, Ok(now)) = (process.log.is_fresh(), process.clock.now()) else {
         return Vec::new();
     };
     process.log.read(|fold| {
         let due = |task: &TaskId| {
-            told.get(task)
-                .is_none_or(|(again, _)| Instant::now() >= *again)
+            expired
+                .get(task)
+                .is_none_or(|next| Instant::now() >= next.at)
         };
         let overdue = fold.tasks.overdue(now).filter(|(_, task)| due(task));
         overdue
@@ -83,15 +86,6 @@ fn overdue(process: &Process, told: &Told) -> Vec<(Timestamp, TaskId)> {
 
 async fn expire(process: &Process, task: &TaskId, deadline: Timestamp) -> Result<(), BrokerError> {
     let expired = TaskFailure::deadline_passed(deadline);
-    let body =
-        ResultMessage::without_attempt(Some(task.clone()), Status::Expired, expired).to_json();
-    let properties = result_properties(task.as_str(), None);
-    let message = Message {
-        exchange: REPLIES,
-        key: RESULTS_KEY,
-        body: &body,
-        properties,
-        mandatory: true,
-    };
-    process.publisher.publish(message).await
+    let mut result = ResultMessage::without_attempt(Some(task.clone()), Status::Expired, expired);
+    publish_result(process, &mut result, &Reply::default()).await
 }

@@ -1,6 +1,6 @@
 //! Background services that keep the pool whole.
 //!
-//! [`start`] lists them. [`supervisor`] runs them and the other services of a dispatcher.
+//! [`start`] lists them.
 
 pub mod configuration;
 mod dead_letters;
@@ -9,18 +9,17 @@ pub mod open_task_snapshots;
 pub mod queue_cleaner;
 pub mod rescuer;
 pub mod retry_scheduler;
-pub(crate) mod supervisor;
 pub mod unroutable;
 
 use std::sync::Arc;
 
 use pool_broker::process::Process;
+use pool_broker::service::Services;
 use pool_core::pool::Pool;
 
 use crate::dead::DeadLetters;
 use crate::history::History;
 use rescuer::PresenceTracker;
-use supervisor::Services;
 
 /// The parts that the services use.
 pub(crate) struct Maintenance {
@@ -28,7 +27,7 @@ pub(crate) struct Maintenance {
     pub(crate) pool: Arc<Pool>,
     pub(crate) history: History,
     pub(crate) dead: DeadLetters,
-    pub(crate) presence_tracker: PresenceTracker,
+    pub(crate) presence_tracker: Arc<PresenceTracker>,
 }
 
 /// Starts all of them.

@@ -11,7 +11,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use pool_broker::event_log::{Log, LogError};
 use pool_broker::fault::{Point, point};
 use pool_broker::process::Process;
-use pool_core::event::Event;
+use pool_core::event::{Event, TargetPaused, TaskSnapshot};
 use pool_core::pool::Pool;
 use pool_core::state::PoolState;
 use pool_core::time::Timestamp;
@@ -28,11 +28,7 @@ pub async fn run(process: Process, pool: Arc<Pool>) {
     let every = pool.events.restate_every();
     // Start at once: a dispatcher may be restarted more often than every quarter.
     let mut wait = Duration::ZERO;
-    loop {
-        tokio::select! {
-            () = process.shutdown.cancelled() => return,
-            () = tokio::time::sleep(wait) => {}
-        }
+    while process.pause(wait).await {
         wait = every;
         let since = |fold: &PoolState| {
             Timestamp(
@@ -57,15 +53,19 @@ pub async fn run(process: Process, pool: Arc<Pool>) {
 
 /// Pauses and open tasks without a snapshot since `then`.
 fn due(fold: &PoolState, then: Timestamp) -> impl Iterator<Item = Event> {
-    let pause = |(target, paused): (&_, &pool_core::state::pauses::Paused)| Event::Paused {
-        target: Clone::clone(target),
-        pause: paused.pause,
-        since_ms: Some(paused.since.0),
+    let pause = |(target, paused): (&_, &pool_core::state::pauses::Paused)| {
+        Event::from(TargetPaused {
+            target: Clone::clone(target),
+            pause: paused.pause,
+            since_ms: Some(paused.since.0),
+        })
     };
     let tasks = fold.tasks.stated_before(then);
-    let state = tasks.map(|(id, state)| Event::Stated {
-        task: id.clone(),
-        state: Box::new(state.statement()),
+    let state = tasks.map(|(id, state)| {
+        Event::from(TaskSnapshot {
+            task: id.clone(),
+            state: Box::new(state.clone()),
+        })
     });
     fold.pauses.iter().map(pause).chain(state)
 }

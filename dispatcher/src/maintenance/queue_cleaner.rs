@@ -6,24 +6,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
+use lapin::Channel;
+use lapin::options::BasicGetOptions;
+use lapin::protocol::AMQPSoftError;
+use pool_broker::acks::ack;
 use pool_broker::backoff::Backoff;
 use pool_broker::fault::{Point, point};
-use pool_broker::link::discard;
 use pool_broker::process::Process;
-use pool_broker::with_timeout;
+use pool_broker::steps::{ReissuePoints, send_on};
+use pool_broker::{BrokerError, with_timeout};
 use pool_core::pool::Pool;
 
 use super::configuration;
-use crate::reissue::{NotReissued, send_on};
 
 /// Check again: a message that a programmer held when its queue was retired returns later.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Empties all retired queues repeatedly until the process ends.
 pub async fn run(process: Process, pool: Arc<Pool>) {
-    while !process.shutdown.is_cancelled() {
+    loop {
         // If another file is in force than this process' own, its idea of the queues in use is
         // outdated.
         if process
@@ -32,9 +33,8 @@ pub async fn run(process: Process, pool: Arc<Pool>) {
         {
             empty_all(&process).await;
         }
-        tokio::select! {
-            () = process.shutdown.cancelled() => return,
-            () = tokio::time::sleep(LOOK_AGAIN) => {}
+        if !process.pause(LOOK_AGAIN).await {
+            return;
         }
     }
 }
@@ -56,47 +56,36 @@ async fn empty_all(process: &Process) {
     }
 }
 
-async fn empty(process: &Process, queue: &str) -> Result<(), NotReissued> {
-    let limit = process.consume.endpoint().timeout();
-    let channel = process.consume.channel().await?;
-    // Asking for a missing queue without `passive` would close the channel with an error.
-    let options = QueueDeclareOptions {
-        passive: true,
-        ..QueueDeclareOptions::default()
-    };
-    let exists = with_timeout(
-        limit,
-        format!("look for {queue}"),
-        channel.queue_declare(queue.into(), options, FieldTable::default()),
-    );
-    if exists.await.is_err() {
-        return Ok(());
+async fn empty(process: &Process, queue: &str) -> Result<(), BrokerError> {
+    let emptying = process
+        .consume
+        .on_channel(|channel| async move { move_tasks(process, &channel, queue).await });
+    match emptying.await {
+        Ok(0) => {}
+        Ok(moved) => {
+            tracing::info!(%queue, moved, "moved the tasks of a queue that is no longer used")
+        }
+        // The queue is gone, and its tasks with it.
+        Err(error) if error.is(AMQPSoftError::NOTFOUND) => {}
+        Err(error) => return Err(error),
     }
+    Ok(())
+}
+
+async fn move_tasks(process: &Process, channel: &Channel, queue: &str) -> Result<u32, BrokerError> {
+    let limit = process.consume.endpoint().timeout();
     let mut moved = 0;
     loop {
         let get = channel.basic_get(queue.into(), BasicGetOptions::default());
         let Some(message) = with_timeout(limit, format!("empty {queue}"), get).await? else {
-            break;
+            return Ok(moved);
         };
+        let delivery = message.delivery;
         point(Point::RetiredTaken);
-        send_on(
-            process,
-            &message.delivery.data,
-            &message.delivery.properties,
-        )
-        .await?;
+        let points = ReissuePoints::OF_DISPATCHER;
+        send_on(process, &delivery.data, &delivery.properties, points).await?;
         point(Point::RetiredLogged);
-        with_timeout(
-            limit,
-            "ack a moved task",
-            message.delivery.ack(BasicAckOptions::default()),
-        )
-        .await?;
+        ack(&delivery, limit).await?;
         moved += 1;
     }
-    if moved > 0 {
-        tracing::info!(%queue, moved, "moved the tasks of a queue that is no longer used");
-    }
-    discard(&channel, process.consume.endpoint()).await;
-    Ok(())
 }

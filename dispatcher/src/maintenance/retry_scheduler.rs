@@ -8,17 +8,17 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::TryStreamExt;
 use lapin::message::Delivery;
-use lapin::options::BasicAckOptions;
+use pool_broker::acks::ack;
 use pool_broker::backoff::Backoff;
+use pool_broker::consumer::ConsumerSettings;
 use pool_broker::fault::{Point, point};
-use pool_broker::headers::{self, DeadLetterInfo, Keeps, Reply};
-use pool_broker::link::discard;
+use pool_broker::headers::{self, DeadLetterInfo, Reply};
 use pool_broker::process::Process;
-use pool_broker::publisher::Message;
-use pool_broker::topology::{DEAD_EXCHANGE, RETRIES_QUEUE, TASKS};
-use pool_broker::{BrokerError, log_broker_error, with_timeout};
+use pool_broker::steps::{OutgoingTask, dead_letter, publish_task, request_result};
+use pool_broker::topology::RETRIES_QUEUE;
+use pool_broker::{BrokerError, log_broker_error};
 use pool_core::event::Event;
 use pool_core::result::ErrorKind;
 use pool_core::routing::routing_key;
@@ -26,37 +26,31 @@ use pool_core::task::TaskMessage;
 use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 
-use crate::consumer;
-use crate::results::ask_for_result;
-
 /// How many messages are held; the others stay in the queue.
 const PREFETCH: u16 = 1000;
 
 /// Consumes until shutdown.
 pub async fn run(process: Process) {
-    consumer::keep(
-        &process,
-        "failed to consume tasks that wait for another attempt; trying again",
-        || consume(&process),
-    )
-    .await;
+    let words = "failed to consume tasks that wait for another attempt; trying again";
+    process.keep_consuming(words, || consume(&process)).await;
 }
 
 async fn consume(process: &Process) -> Result<(), BrokerError> {
-    let channel = process.consume.channel().await?;
-    let consumer = consumer::start(process, &channel, (RETRIES_QUEUE, "retries"), PREFETCH).await?;
-    let in_hand = consumer.for_each_concurrent(usize::from(PREFETCH), |delivery| async {
-        if let Ok(delivery) = delivery {
-            handle_until_done(process, &delivery).await;
-        }
-    });
-    tokio::select! {
-        () = in_hand => {}
+    let limit = process.consume.endpoint().timeout();
+    let consuming = process.consume.on_channel(|channel| async move {
+        let deliveries = ConsumerSettings::new(RETRIES_QUEUE, "retries")
+            .prefetch(PREFETCH)
+            .start(&channel, limit)
+            .await?;
+        let in_hand =
+            deliveries.try_for_each_concurrent(usize::from(PREFETCH), |delivery| async move {
+                handle_until_done(process, &delivery).await;
+                Ok(())
+            });
         // Held messages are delivered again, so the next channel must not wait for them.
-        () = consumer::in_vain(process, &channel) => {}
-    }
-    discard(&channel, process.consume.endpoint()).await;
-    Ok(())
+        process.while_useful(&channel, in_hand).await
+    });
+    consuming.await
 }
 
 /// The longest wait of a task, whatever this machine's clock says.
@@ -81,75 +75,44 @@ async fn handle_until_done(process: &Process, delivery: &Delivery) {
 }
 
 async fn issue(process: &Process, delivery: &Delivery) -> Result<(), BrokerError> {
-    let limit = process.consume.endpoint().timeout();
-    if headers::text(delivery.properties.kind()) == Some(headers::REPEAT) {
-        ask_for_result(process, &delivery.properties, None).await?;
-        return with_timeout(
-            limit,
-            "ack a request for a result",
-            delivery.ack(BasicAckOptions::default()),
-        )
-        .await
-        .map(drop);
-    }
-    match TaskMessage::parse(&delivery.data, Timestamp::default()) {
-        Ok(message) => issue_task(process, delivery, &message).await?,
-        // Written by another version, or by hand.
-        Err(error) => {
-            tracing::error!(%error, "a message in `pool.retries` is not a task; moving it to pool.dead");
-            let reason = format!("{}: {error}", ErrorKind::InvalidTask.as_str());
-            let properties = DeadLetterInfo::new(reason, RETRIES_QUEUE, wall_clock())
-                .properties(&delivery.properties);
-            let message = Message {
-                exchange: DEAD_EXCHANGE,
-                key: "",
-                body: &delivery.data,
-                properties,
-                mandatory: true,
-            };
-            process.publisher.publish(message).await?;
+    let properties = &delivery.properties;
+    if headers::text(properties.kind()) == Some(headers::REPEAT) {
+        let id = headers::text(properties.message_id()).unwrap_or_default();
+        let reply = Reply::of(properties).unwrap_or_default();
+        request_result(process, id, &reply, None).await?;
+    } else {
+        match TaskMessage::parse(&delivery.data, Timestamp::default()) {
+            Ok(message) => issue_task(process, delivery, message).await?,
+            // Written by another version, or by hand.
+            Err(error) => {
+                tracing::error!(%error, "a message in `pool.retries` is not a task; moving it to pool.dead");
+                let reason = format!("{}: {error}", ErrorKind::InvalidTask.as_str());
+                let info = DeadLetterInfo::new(reason, RETRIES_QUEUE, wall_clock());
+                dead_letter(process, &delivery.data, properties, &info).await?;
+            }
         }
+        point(Point::RetryLogged);
     }
-    point(Point::RetryLogged);
-    with_timeout(
-        limit,
-        "ack a retried task",
-        delivery.ack(BasicAckOptions::default()),
-    )
-    .await
-    .map(drop)
+    let limit = process.consume.endpoint().timeout();
+    ack(delivery, limit).await.map(drop)
 }
 
 async fn issue_task(
     process: &Process,
     delivery: &Delivery,
-    message: &TaskMessage,
+    message: TaskMessage,
 ) -> Result<(), BrokerError> {
-    let properties = &delivery.properties;
-    let generation = headers::token(properties).generation;
-    let id = message.id.clone();
-    let name = headers::text(properties.message_id()).unwrap_or_default();
-    let reply = Reply::of(properties).unwrap_or_else(|_| Reply::without_address(properties));
-    let properties = headers::task_properties(name, generation, Keeps::of(properties));
-    let (key, properties) = (routing_key(&message.capabilities), reply.on(properties));
     // A task that was cancelled meanwhile is published too: the programmer that gets it sends the
     // result to its submitter and drops the message.
-    let again = Message {
-        exchange: TASKS,
-        key: &key,
-        body: &delivery.data,
-        properties,
-        mandatory: true,
-    };
+    let key = routing_key(&message.capabilities);
+    let again = OutgoingTask::passed_on(delivery, &key);
     point(Point::RetryDue);
-    process.publisher.publish(again).await?;
+    publish_task(process, &again).await?;
     point(Point::RetryIssued);
-    if let Some(task) = id {
+    if let Some(task) = message.id {
+        let generation = again.generation;
         // Nothing depends on this event: the message is in its queue.
-        let _ = process
-            .log
-            .append(Event::Published { task, generation })
-            .await;
+        let _ = process.log.append(Event::published(task, generation)).await;
     }
     Ok(())
 }

@@ -5,23 +5,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use lapin::BasicProperties;
 use lapin::message::Delivery;
-use lapin::options::BasicAckOptions;
+use pool_broker::BrokerError;
+use pool_broker::acks::ack;
+use pool_broker::consumer::ConsumerSettings;
 use pool_broker::fault::{Point, point};
 use pool_broker::headers::{self, Reply};
-use pool_broker::link::discard;
 use pool_broker::process::Process;
-use pool_broker::publisher::Message;
-use pool_broker::topology::{REPLIES, RESULTS_KEY, TASKS, UNROUTABLE};
-use pool_broker::{BrokerError, with_timeout};
-use pool_core::event::Event;
+use pool_broker::steps::{OutgoingTask, publish_result, publish_task};
+use pool_broker::topology::{TASKS, UNROUTABLE};
+use pool_core::event::{Event, TaskStarted};
 use pool_core::id::{AttemptId, Capability, TaskId};
 use pool_core::pool::Pool;
-use pool_core::result::{
-    ErrorKind, MAX_RESULT_BYTES, ResultMessage, Status, TaskFailure, lower_limit,
-};
+use pool_core::result::{ErrorKind, ResultMessage, Status, TaskFailure};
 use pool_core::routing::{CapabilitySet, Routes, parse_routing_key, queue_name, routing_key};
 use pool_core::state::{PoolState, Verdict};
 use pool_core::task::{Task, TaskMessage};
@@ -29,10 +25,10 @@ use pool_core::time::Timestamp;
 use tokio::time::Instant;
 
 use super::configuration;
-use crate::consumer;
 
 /// The wait for a key that has a route and came here all the same: its bindings are being changed.
 const BINDING_GAP: Duration = Duration::from_secs(1);
+const PREFETCH: u16 = 10;
 /// Within this time after a declaration nothing is declared again.
 const DECLARED_FOR: Duration = Duration::from_secs(5);
 
@@ -96,32 +92,29 @@ fn meant_by(key: &str) -> Option<CapabilitySet> {
 
 /// Consumes until shutdown.
 pub async fn run(process: Process, pool: Arc<Pool>) {
-    consumer::keep(
-        &process,
-        "failed to consume unroutable tasks; trying again",
-        || consume(&process, &pool),
-    )
-    .await;
+    let words = "failed to consume unroutable tasks; trying again";
+    process
+        .keep_consuming(words, || consume(&process, &pool))
+        .await;
 }
 
 async fn consume(process: &Process, pool: &Pool) -> Result<(), BrokerError> {
-    let channel = process.consume.channel().await?;
     let limit = process.consume.endpoint().timeout();
-    let mut consumer = consumer::start(process, &channel, (UNROUTABLE, "unroutable"), 10).await?;
-    let mut declared = None;
-    while let Some(Ok(delivery)) = consumer.next().await {
-        point(Point::UnroutableTaken);
-        handle(process, pool, &delivery, &mut declared).await?;
-        point(Point::UnroutableHandled);
-        with_timeout(
-            limit,
-            "ack an unroutable task",
-            delivery.ack(BasicAckOptions::default()),
-        )
-        .await?;
-    }
-    discard(&channel, process.consume.endpoint()).await;
-    Ok(())
+    let consuming = process.consume.on_channel(|channel| async move {
+        let mut deliveries = ConsumerSettings::new(UNROUTABLE, "unroutable")
+            .prefetch(PREFETCH)
+            .start(&channel, limit)
+            .await?;
+        let mut declared = None;
+        loop {
+            let delivery = deliveries.receive().await?;
+            point(Point::UnroutableTaken);
+            handle(process, pool, &delivery, &mut declared).await?;
+            point(Point::UnroutableHandled);
+            ack(&delivery, limit).await?;
+        }
+    });
+    consuming.await
 }
 
 /// `declared` is when such a message last made this process declare the topology.
@@ -153,15 +146,7 @@ async fn handle(
                 *declared = Some(Instant::now());
             }
             tracing::info!(%key, "publishing an unroutable task again");
-            let properties = headers::carried_on(&delivery.properties);
-            let again = Message {
-                exchange: TASKS,
-                key: &key,
-                body: &delivery.data,
-                properties,
-                mandatory: true,
-            };
-            process.publisher.publish(again).await
+            publish_task(process, &OutgoingTask::passed_on(delivery, &key)).await
         }
         Remedy::Reject(failure) => reject(process, delivery, message.ok(), failure).await,
     }
@@ -175,35 +160,29 @@ async fn inherit(
     task: Task,
 ) -> Result<Option<AttemptId>, BrokerError> {
     let owned = |fold: &PoolState| {
-        let state = fold
-            .tasks
-            .get(&task.id)
-            .filter(|state| state.outcome.is_none())?;
-        Some((
-            state.owner.as_ref()?.programmer.clone(),
-            state.route.clone(),
-        ))
+        let state = fold.tasks.get(&task.id)?;
+        Some((state.owner()?.programmer.clone(), state.route.clone()))
     };
     let Some((programmer, route)) = process.log.read(owned) else {
         return Ok(None);
     };
     let (attempt, token) = (AttemptId::new(), headers::token(&delivery.properties));
     let body_hash = task.body_hash();
-    let started = Event::Started {
+    let started = Event::from(TaskStarted {
         task: task.id,
         attempt,
         programmer,
         token,
         route,
         body_hash,
-    };
+    });
     match process.log.append(started).await {
         Ok(Verdict::Accepted) => Ok(Some(attempt)),
         // The owner has another message of the task, or an outcome.
         Ok(Verdict::Refused(_)) => Ok(None),
-        Err(error) => Err(BrokerError::Pool {
+        Err(error) => Err(BrokerError::Log {
             what: "take a task over".to_owned(),
-            reason: error.to_string(),
+            error,
         }),
     }
 }
@@ -232,38 +211,7 @@ async fn reject(
     result.task = message.map(Box::new);
     let reply = Reply::of(&delivery.properties)
         .unwrap_or_else(|_| Reply::without_address(&delivery.properties));
-    let properties = reply.on(headers::result_properties(
-        id.as_ref().map_or("", TaskId::as_str),
-        result.attempt.map(|attempt| attempt.to_string()),
-    ));
-    publish_result(process, &mut result, &properties).await
-}
-
-/// The result contains the task, so it can be too large for a broker that accepted the task.
-async fn publish_result(
-    process: &Process,
-    result: &mut ResultMessage,
-    properties: &BasicProperties,
-) -> Result<(), BrokerError> {
-    let body = result.fit(MAX_RESULT_BYTES);
-    let message = |body| {
-        let properties = properties.clone();
-        Message {
-            exchange: REPLIES,
-            key: RESULTS_KEY,
-            body,
-            properties,
-            mandatory: true,
-        }
-    };
-    let published = process.publisher.publish(message(&body)).await;
-    let Some(takes) = published.as_ref().err().and_then(BrokerError::size_limit) else {
-        return published;
-    };
-    process
-        .publisher
-        .publish(message(&result.fit(lower_limit(body.len(), takes))))
-        .await
+    publish_result(process, &mut result, &reply).await
 }
 
 #[cfg(test)]

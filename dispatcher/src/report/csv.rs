@@ -1,6 +1,6 @@
 //! The report as CSV, for spreadsheets: one row per group, then the total.
 
-use super::{Group, Percentiles, Report};
+use pool_api::report::{Group, Percentiles, Report};
 
 const COLUMNS: [&str; 24] = [
     "name",
@@ -33,7 +33,7 @@ const COLUMNS: [&str; 24] = [
 ///
 /// # Errors
 /// Never in practice: it is written to memory.
-pub fn text(report: &Report) -> Result<String, csv::Error> {
+pub(crate) fn text(report: &Report) -> Result<String, csv::Error> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record(COLUMNS)?;
     for group in report.groups.iter().chain([&report.total]) {

@@ -4,10 +4,10 @@
 use std::fmt::Write as _;
 
 use anyhow::anyhow;
+use pool_api::format::{dollars, duration, tokens};
+use pool_api::report::{Group, Percentiles, Report};
 
-use super::plots::{self, DARK, Failed, LIGHT, Paper};
-use super::{Group, Percentiles, Report};
-use crate::format::{dollars, duration, tokens};
+use super::plots::{self, DARK, DrawError, LIGHT, Paper};
 
 const STYLE: &str = include_str!("page.css");
 /// An LLM with fewer decided tasks than this is hard to judge.
@@ -17,7 +17,7 @@ const ENOUGH: u64 = 10;
 ///
 /// # Errors
 /// When a plot cannot be drawn.
-pub fn page(report: &Report) -> anyhow::Result<String> {
+pub(crate) fn page(report: &Report) -> anyhow::Result<String> {
     let mut page =
         String::from("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
     page.push_str("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");
@@ -64,7 +64,7 @@ fn tiles(report: &Report) -> String {
     )
 }
 
-fn figures(report: &Report) -> Result<String, Failed> {
+fn figures(report: &Report) -> Result<String, DrawError> {
     let decided: Vec<&Group> = report
         .groups
         .iter()
@@ -156,8 +156,8 @@ pub(super) fn worth_it<'a>(groups: &[&'a Group]) -> Vec<&'a Group> {
 fn figure(
     title: &str,
     caption: &str,
-    draw: impl Fn(Paper) -> Result<String, Failed>,
-) -> Result<String, Failed> {
+    draw: impl Fn(Paper) -> Result<String, DrawError>,
+) -> Result<String, DrawError> {
     let mut pictures = String::new();
     for (class, palette, narrow) in [
         ("light broad", LIGHT, false),

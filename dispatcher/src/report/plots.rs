@@ -5,8 +5,7 @@ use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-
-use super::{Group, Report};
+use pool_api::report::{Group, Report};
 
 /// More rows than this are unreadable; the table has all of them.
 const MOST_ROWS: usize = 14;
@@ -78,15 +77,16 @@ impl Paper {
 }
 
 /// Why a plot could not be drawn.
-pub(super) type Failed = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type DrawError = Box<dyn std::error::Error + Send + Sync>;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Plane<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
 fn svg(
-    (width, height): (u32, u32),
-    draw: impl FnOnce(&Area<'_>) -> Result<(), Failed>,
-) -> Result<String, Failed> {
+    width: u32,
+    height: u32,
+    draw: impl FnOnce(&Area<'_>) -> Result<(), DrawError>,
+) -> Result<String, DrawError> {
     let mut text = String::new();
     {
         let area = SVGBackend::with_string(&mut text, (width, height)).into_drawing_area();
@@ -104,11 +104,11 @@ pub(super) fn points<'a>(groups: &[&'a Group]) -> Vec<(&'a Group, f64, f64)> {
 
 /// Success rate against cost: up is better, left is cheaper. The whiskers are the 95 % confidence
 /// interval of the rate (Wilson).
-pub(super) fn worth(groups: &[&Group], paper: Paper) -> Result<String, Failed> {
+pub(super) fn worth(groups: &[&Group], paper: Paper) -> Result<String, DrawError> {
     let points = points(groups);
     let dearest = points.iter().map(|(_, cost, _)| *cost).fold(0.0, f64::max);
     let right = if dearest > 0.0 { dearest * 1.1 } else { 1.0 };
-    svg((paper.width(), 380), |area| {
+    svg(paper.width(), 380, |area| {
         let mut chart = ChartBuilder::on(area)
             .margin(12)
             .margin_right(EDGE)
@@ -148,7 +148,7 @@ pub(super) fn worth(groups: &[&Group], paper: Paper) -> Result<String, Failed> {
 }
 
 /// The numbers of the points at one place.
-struct Label {
+struct PointLabel {
     x: i32,
     y: i32,
     /// Where the numbers begin, to the right of the dot.
@@ -156,7 +156,7 @@ struct Label {
     numbers: String,
 }
 
-impl Label {
+impl PointLabel {
     fn add(&mut self, number: i32, beside: i32) {
         self.numbers = format!("{}, {number}", self.numbers);
         self.beside = self.beside.max(beside);
@@ -177,13 +177,13 @@ fn number_points(
     chart: &Plane<'_, '_>,
     points: &[(&Group, f64, f64)],
     paper: Paper,
-) -> Result<(), Failed> {
+) -> Result<(), DrawError> {
     const LINE: i32 = 17;
     /// Dots this close to each other look like one.
     const SAME: i32 = 3;
     let area = chart.plotting_area().strip_coord_spec();
     let (left, top) = area.get_base_pixel();
-    let mut places: Vec<Label> = Vec::new();
+    let mut places: Vec<PointLabel> = Vec::new();
     for (number, (group, cost, rate)) in (1..).zip(points) {
         let (x, y) = chart.backend_coord(&(*cost, *rate));
         let (x, y, beside) = (x - left, y - top, x - left + radius(group.tasks) + 5);
@@ -193,7 +193,7 @@ fn number_points(
             .find(|label| (label.x - x).abs() <= SAME && (label.y - y).abs() <= SAME)
         {
             Some(label) => label.add(number, beside),
-            None => places.push(Label {
+            None => places.push(PointLabel {
                 x,
                 y,
                 beside,
@@ -227,7 +227,7 @@ fn number_points(
 }
 
 /// The time within which 50 %, 90 % and 99 % of the tasks ended.
-pub(super) fn durations(groups: &[&Group], paper: Paper) -> Result<String, Failed> {
+pub(super) fn durations(groups: &[&Group], paper: Paper) -> Result<String, DrawError> {
     let rows: Vec<(&str, [f64; 3])> = groups
         .iter()
         .filter_map(|group| {
@@ -246,7 +246,10 @@ pub(super) fn durations(groups: &[&Group], paper: Paper) -> Result<String, Faile
         .fold(0.0, f64::max)
         .max(0.001);
     let names: Vec<&str> = rows.iter().map(|(name, _)| *name).collect();
-    let axis = ("seconds of the run: p50, p90, p99", longest * 1.1);
+    let axis = Axis {
+        name: "seconds of the run: p50, p90, p99",
+        end: longest * 1.1,
+    };
     lanes(&names, axis, paper, |chart| {
         for (row, (_, times)) in rows.iter().enumerate() {
             let y = paper.middle(row);
@@ -264,7 +267,7 @@ pub(super) fn durations(groups: &[&Group], paper: Paper) -> Result<String, Faile
 }
 
 /// Tasks that did not succeed, by the kind of their error.
-pub(super) fn failures(report: &Report, paper: Paper) -> Result<String, Failed> {
+pub(super) fn failures(report: &Report, paper: Paper) -> Result<String, DrawError> {
     let mut rows: Vec<(&str, u64)> = report
         .total
         .failures
@@ -278,7 +281,11 @@ pub(super) fn failures(report: &Report, paper: Paper) -> Result<String, Failed> 
         .map(|(_, count)| number(*count))
         .fold(1.0, f64::max);
     let names: Vec<&str> = rows.iter().map(|(name, _)| *name).collect();
-    lanes(&names, ("tasks", most * 1.1), paper, |chart| {
+    let axis = Axis {
+        name: "tasks",
+        end: most * 1.1,
+    };
+    lanes(&names, axis, paper, |chart| {
         for (row, (_, count)) in rows.iter().enumerate() {
             let (top, bottom) = (paper.middle(row) - 0.25, paper.middle(row) + 0.25);
             let bar = Rectangle::new(
@@ -291,24 +298,30 @@ pub(super) fn failures(report: &Report, paper: Paper) -> Result<String, Failed> 
     })
 }
 
+/// A scale that begins at 0.
+struct Axis {
+    name: &'static str,
+    end: f64,
+}
+
 /// A row for each name, above a scale that begins at 0.
 fn lanes(
     names: &[&str],
-    (axis, end): (&str, f64),
+    axis: Axis,
     paper: Paper,
-    draw: impl FnOnce(&mut Plane<'_, '_>) -> Result<(), Failed>,
-) -> Result<String, Failed> {
+    draw: impl FnOnce(&mut Plane<'_, '_>) -> Result<(), DrawError>,
+) -> Result<String, DrawError> {
     const NAMES: u32 = 250;
     const LEFT: i32 = 12;
     const ABOVE: i32 = 22;
     let count = u32::try_from(names.len().max(1)).unwrap_or(1);
-    svg((paper.width(), paper.lane() * count + 66), |area| {
+    svg(paper.width(), paper.lane() * count + 66, |area| {
         let mut chart = ChartBuilder::on(area)
             .margin(12)
             .margin_left(if paper.narrow { 12 } else { NAMES })
             .margin_right(EDGE)
             .x_label_area_size(44)
-            .build_cartesian_2d(0f64..end, f64::from(count)..0f64)?;
+            .build_cartesian_2d(0f64..axis.end, f64::from(count)..0f64)?;
         let mut mesh = chart.configure_mesh();
         mesh.axis_style(paper.palette.line)
             .bold_line_style(paper.palette.line)
@@ -317,7 +330,7 @@ fn lanes(
         mesh.label_style(paper.words(13))
             .axis_desc_style(paper.words(14))
             .x_labels(paper.marks())
-            .x_desc(axis);
+            .x_desc(axis.name);
         mesh.x_label_formatter(&|value| plain(*value)).draw()?;
         draw(&mut chart)?;
         for (row, name) in names.iter().enumerate() {

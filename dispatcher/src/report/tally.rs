@@ -1,16 +1,16 @@
 //! The arithmetic of the report. Pure.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use pool_api::report::{By, Group, Percentiles, Report};
 use pool_core::money::MicroUsd;
-use pool_core::result::{LlmUsage, Status};
+use pool_core::result::{LlmUsage, Status, Usage};
 use pool_core::state::Outcome;
 use pool_core::time::Timestamp;
 
-use super::query::By;
-use super::{Group, Percentiles, Report};
-use crate::history::record::Record;
+use crate::history::record::ResultSummary;
 
 /// The group of tasks without a name: no LLM was called, the label is missing, or the route is no
 /// longer in the log.
@@ -18,22 +18,22 @@ const NONE: &str = "(none)";
 
 /// A finished task: its log entry, and the numbers of its result.
 #[derive(Debug, Clone)]
-pub struct Ended {
-    pub outcome: Outcome,
+pub(super) struct FinishedTask {
+    pub(super) outcome: Outcome,
     /// Attempts that count; 0 if no attempt counts, or if they are no longer in the log.
-    pub attempts: u32,
-    pub route: String,
-    pub labels: BTreeMap<String, String>,
-    pub record: Option<Arc<Record>>,
+    pub(super) attempts: u32,
+    pub(super) route: String,
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) record: Option<Arc<ResultSummary>>,
 }
 
-/// The report about tasks that ended in this period, including its first moment.
-pub fn report(ended: &[Ended], by: &By, (since, until): (Timestamp, Timestamp)) -> Report {
+/// The report about tasks that ended in this period.
+pub(super) fn report(ended: &[FinishedTask], by: &By, period: RangeInclusive<Timestamp>) -> Report {
     let (mut total, mut groups) = (Sums::default(), HashMap::<String, Sums>::new());
     let mut without_details = 0;
     for task in ended
         .iter()
-        .filter(|task| task.outcome.at >= since && task.outcome.at <= until)
+        .filter(|task| period.contains(&task.outcome.at))
     {
         without_details += u64::from(task.record.is_none() && task.outcome.attempt.is_some());
         total.count(task);
@@ -49,8 +49,8 @@ pub fn report(ended: &[Ended], by: &By, (since, until): (Timestamp, Timestamp)) 
         .collect();
     groups.sort_by(|a, b| (b.tasks, &a.name).cmp(&(a.tasks, &b.name)));
     Report {
-        since,
-        until,
+        since: *period.start(),
+        until: *period.end(),
         by: by.to_string(),
         total: total.group("all".to_owned()),
         groups,
@@ -58,7 +58,7 @@ pub fn report(ended: &[Ended], by: &By, (since, until): (Timestamp, Timestamp)) 
     }
 }
 
-impl Ended {
+impl FinishedTask {
     fn name(&self, by: &By) -> String {
         let record = self.record.as_deref();
         let known = match by {
@@ -83,7 +83,7 @@ impl Ended {
     }
 
     /// The spending of a task, by group.
-    fn usage(&self, by: &By) -> Vec<(String, Spent)> {
+    fn usage(&self, by: &By) -> Vec<(String, Usage)> {
         let each = self
             .record
             .as_deref()
@@ -92,7 +92,7 @@ impl Ended {
         match by {
             By::Llm if !each.is_empty() => each
                 .iter()
-                .map(|usage| (usage.llm.to_string(), Spent::from(usage)))
+                .map(|usage| (usage.llm.to_string(), of_one(usage)))
                 .collect(),
             By::Llm | By::Programmer | By::Route | By::Label(_) => {
                 vec![(self.name(by), all_usage(self))]
@@ -101,47 +101,27 @@ impl Ended {
     }
 }
 
-/// Calls, tokens and cost.
-#[derive(Debug, Clone, Default)]
-struct Spent {
-    calls: u64,
-    failed_calls: u64,
-    input_tokens: u64,
-    cached_input_tokens: u64,
-    output_tokens: u64,
-    cost: MicroUsd,
-}
-
-impl From<&LlmUsage> for Spent {
-    fn from(usage: &LlmUsage) -> Self {
-        Self {
-            calls: usage.calls,
-            failed_calls: usage.failed_calls,
-            input_tokens: usage.input_tokens,
-            cached_input_tokens: usage.cached_input_tokens,
-            output_tokens: usage.output_tokens,
-            cost: usage.cost_usd,
-        }
-    }
-}
-
-/// The whole spending of a task. If its details are gone, the log still has the cost.
-fn all_usage(task: &Ended) -> Spent {
-    let Some(record) = &task.record else {
-        return Spent {
-            cost: task.outcome.cost,
-            ..Spent::default()
-        };
-    };
-    let usage = &record.usage;
-    Spent {
+/// The use of one LLM, as a use by itself.
+fn of_one(usage: &LlmUsage) -> Usage {
+    Usage {
         calls: usage.calls,
         failed_calls: usage.failed_calls,
         input_tokens: usage.input_tokens,
         cached_input_tokens: usage.cached_input_tokens,
         output_tokens: usage.output_tokens,
-        cost: usage.cost_usd,
+        cost_usd: usage.cost_usd,
+        ..Usage::default()
     }
+}
+
+/// The whole spending of a task. If its details are gone, the log still has the cost.
+fn all_usage(task: &FinishedTask) -> Usage {
+    let by_the_log = || Usage {
+        cost_usd: task.outcome.cost,
+        ..Usage::default()
+    };
+    let record = task.record.as_ref();
+    record.map_or_else(by_the_log, |record| record.usage.clone())
 }
 
 #[derive(Default)]
@@ -156,7 +136,7 @@ struct Sums {
 }
 
 impl Sums {
-    fn count(&mut self, task: &Ended) {
+    fn count(&mut self, task: &FinishedTask) {
         let (group, outcome) = (&mut self.group, &task.outcome);
         group.tasks += 1;
         match outcome.status {
@@ -183,14 +163,14 @@ impl Sums {
         }
     }
 
-    fn spend(&mut self, spent: &Spent) {
+    fn spend(&mut self, spent: &Usage) {
         let group = &mut self.group;
         group.calls += spent.calls;
         group.failed_calls += spent.failed_calls;
         group.input_tokens += spent.input_tokens;
         group.cached_input_tokens += spent.cached_input_tokens;
         group.output_tokens += spent.output_tokens;
-        group.cost_usd += spent.cost;
+        group.cost_usd += spent.cost_usd;
     }
 
     fn group(self, name: String) -> Group {

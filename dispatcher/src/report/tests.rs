@@ -7,10 +7,10 @@ use pool_core::result::{ErrorKind, LlmUsage, ResultMessage, Status, TaskFailure,
 use pool_core::state::Outcome;
 use pool_core::time::Timestamp;
 
-use super::query::{By, Since};
-use super::tally::{Ended, report};
+use super::tally::{FinishedTask, report};
 use super::*;
-use crate::history::record::Record;
+use crate::history::record::ResultSummary;
+use pool_api::report::{By, Group, Percentiles, Report, Since};
 
 const FREE: &str = "ollama/qwen";
 const PAID: &str = "anthropic/claude";
@@ -38,7 +38,7 @@ fn used(
 }
 
 /// A task that ended, with its usage as the worker sums it up.
-fn ended(at: u64, status: Status, name: &str, run_ms: u64, by_llm: Vec<LlmUsage>) -> Ended {
+fn ended(at: u64, status: Status, name: &str, run_ms: u64, by_llm: Vec<LlmUsage>) -> FinishedTask {
     let (mut usage, cost) = (
         Usage::default(),
         by_llm.iter().map(|usage| usage.cost_usd).sum(),
@@ -55,7 +55,7 @@ fn ended(at: u64, status: Status, name: &str, run_ms: u64, by_llm: Vec<LlmUsage>
         ..usage
     };
     let programmer = ProgrammerId::new(if name == FREE { "001" } else { "006" }).ok();
-    let record = Record {
+    let record = ResultSummary {
         programmer: programmer.clone(),
         llm: Some(llm(name)),
         used_backup: false,
@@ -87,7 +87,7 @@ fn ended(at: u64, status: Status, name: &str, run_ms: u64, by_llm: Vec<LlmUsage>
         "run_id".to_owned(),
         if at.0 < 50 { "a" } else { "b" }.to_owned(),
     )]);
-    Ended {
+    FinishedTask {
         outcome,
         attempts: 1,
         route: "any".to_owned(),
@@ -97,7 +97,7 @@ fn ended(at: u64, status: Status, name: &str, run_ms: u64, by_llm: Vec<LlmUsage>
 }
 
 /// Six tasks of two LLMs, and one that was cancelled before a programmer took it.
-fn sample() -> Vec<Ended> {
+fn sample() -> Vec<FinishedTask> {
     use Status::{Failed, Succeeded};
     let mut second_try = ended(
         20,
@@ -161,7 +161,7 @@ fn sample() -> Vec<Ended> {
 }
 
 fn all(by: &By) -> Report {
-    report(&sample(), by, (Timestamp(0), Timestamp(100)))
+    report(&sample(), by, Timestamp(0)..=Timestamp(100))
 }
 
 fn group<'a>(report: &'a Report, name: &str) -> &'a Group {
@@ -272,7 +272,7 @@ fn the_numbers_are_those_that_a_hand_computes() {
 
 #[test]
 fn percentiles_are_exact() {
-    let tasks: Vec<Ended> = (1..=200)
+    let tasks: Vec<FinishedTask> = (1..=200)
         .map(|n| {
             ended(
                 n,
@@ -283,7 +283,7 @@ fn percentiles_are_exact() {
             )
         })
         .collect();
-    let report = report(&tasks, &By::Llm, (Timestamp(0), Timestamp(1000)));
+    let report = report(&tasks, &By::Llm, Timestamp(0)..=Timestamp(1000));
     let expected = Percentiles {
         p50: 100_000,
         p90: 180_000,
@@ -342,7 +342,7 @@ fn tasks_are_put_together_by_what_is_asked_for() {
 
 #[test]
 fn only_tasks_that_ended_in_the_time_asked_for_are_counted() {
-    let some = report(&sample(), &By::Llm, (Timestamp(20), Timestamp(40)));
+    let some = report(&sample(), &By::Llm, Timestamp(20)..=Timestamp(40));
     assert_eq!(
         (some.total.tasks, some.groups.len()),
         (3, 2),
@@ -397,7 +397,7 @@ fn only_tasks_that_ended_in_the_time_asked_for_are_counted() {
 fn of_an_old_task_the_outcome_counts_and_its_attempts_are_not_guessed() {
     let mut old = sample().swap_remove(3);
     (old.attempts, old.record) = (0, None);
-    let report = report(&[old], &By::Llm, (Timestamp(0), Timestamp(100)));
+    let report = report(&[old], &By::Llm, Timestamp(0)..=Timestamp(100));
     assert_eq!(
         (report.without_details, report.total.succeeded),
         (1, 1),
@@ -439,7 +439,7 @@ fn a_record_is_read_from_the_result_as_it_is_on_the_wire() {
         ..ResultMessage::without_attempt(None, Status::Failed, failure)
     };
     let (programmer, llm, used_backup) = (result.programmer.clone(), result.llm.clone(), true);
-    let expected = Record {
+    let expected = ResultSummary {
         programmer,
         llm,
         used_backup,
@@ -447,12 +447,12 @@ fn a_record_is_read_from_the_result_as_it_is_on_the_wire() {
         timings,
     };
     assert_eq!(
-        Record::read(&result.to_json()),
+        ResultSummary::read(&result.to_json()),
         Some(expected),
         "the numbers, and nothing large"
     );
     assert_eq!(
-        Record::read(b"no result"),
+        ResultSummary::read(b"no result"),
         None,
         "a body that is not a result has no record"
     );
@@ -472,7 +472,7 @@ fn hostile() -> Report {
     report(
         &tasks,
         &By::Label("run_id".to_owned()),
-        (Timestamp(0), Timestamp(100)),
+        Timestamp(0)..=Timestamp(100),
     )
 }
 
@@ -579,7 +579,7 @@ fn the_page_is_whole_in_itself_and_names_cannot_break_out_of_it() {
 
 #[test]
 fn a_page_without_tasks_says_so() {
-    let page = html::page(&report(&[], &By::Llm, (Timestamp(0), Timestamp(1)))).expect("a page");
+    let page = html::page(&report(&[], &By::Llm, Timestamp(0)..=Timestamp(1))).expect("a page");
     assert!(page.contains("nothing to draw"), "instead of empty plots");
 }
 

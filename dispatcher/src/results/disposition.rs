@@ -7,7 +7,7 @@ use pool_broker::process::Process;
 use pool_core::event::Event;
 use pool_core::id::{AttemptId, TaskId};
 use pool_core::result::{ErrorKind, ResultMessage, Status};
-use pool_core::state::{Outcome, PoolState, Refusal, Verdict};
+use pool_core::state::{Outcome, PoolState, Refusal, TaskState, Verdict};
 use pool_core::task::Task;
 
 /// How long to wait until this process has read the claim of a task whose result is already here.
@@ -58,10 +58,7 @@ pub(super) enum Disposition {
 impl Disposition {
     /// For a result that is not the outcome of its task.
     fn of_loser(fold: &PoolState, task: &TaskId) -> Self {
-        let outcome = fold
-            .tasks
-            .get(task)
-            .and_then(|state| state.outcome.as_ref());
+        let outcome = fold.tasks.get(task).and_then(TaskState::outcome);
         let cancelled = outcome.is_some_and(|outcome| outcome.status == Status::Cancelled);
         if cancelled {
             Self::Cancelled
@@ -145,7 +142,7 @@ async fn decide_without_attempt(
         Verdict::Refused(Refusal::Finished) => {
             let the_same =
                 |outcome: &Outcome| outcome.attempt.is_none() && outcome.status == result.status;
-            let known = |fold: &PoolState| fold.tasks.get(task)?.outcome.as_ref().map(the_same);
+            let known = |fold: &PoolState| fold.tasks.get(task)?.outcome().map(the_same);
             Ok(process.log.read(|fold| match known(fold) {
                 Some(true) => Disposition::Outcome,
                 Some(false) | None => Disposition::of_loser(fold, task),

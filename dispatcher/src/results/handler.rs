@@ -9,19 +9,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::{FutureExt, StreamExt};
+use futures_util::{FutureExt, TryStreamExt};
 use lapin::message::Delivery;
 use pool_broker::backoff::Backoff;
+use pool_broker::consumer::ConsumerSettings;
 use pool_broker::event_log::LogError;
 use pool_broker::fault::{Point, point};
-use pool_broker::headers::{self, json_properties};
-use pool_broker::link::discard;
+use pool_broker::headers::{self, DeadLetterInfo, Reply};
 use pool_broker::process::Process;
-use pool_broker::publisher::Message;
 use pool_broker::service::Service;
-use pool_broker::topology::{DEAD_EXCHANGE, RESULTS_QUEUE};
+use pool_broker::steps::{dead_letter, request_result};
+use pool_broker::topology::RESULTS_QUEUE;
 use pool_broker::{BrokerError, log_broker_error};
-use pool_core::event::Event;
+use pool_core::event::{Event, PoolEvent};
 use pool_core::id::TaskId;
 use pool_core::result::{ResultMessage, Status};
 use pool_telemetry::clock::wall_clock;
@@ -31,9 +31,7 @@ use tokio::time::Instant;
 use super::acks::acknowledge;
 use super::disposition::{Disposition, decide};
 use super::reply_sender::{NotDelivered, ReplySender};
-use super::request_result::ask_for_result;
-use crate::consumer;
-use crate::history::{History, Kind, NotRead};
+use crate::history::{EntryKind, History, NotRead};
 
 /// The most results in progress at once.
 const PREFETCH: u16 = 200;
@@ -52,15 +50,14 @@ pub(crate) fn services(process: Process, history: History, patience: Duration) -
         process,
         history,
         reply_sender,
-        untold: Untold::default(),
+        unsent: UnsentResults::default(),
     };
     let handling = async move {
-        consumer::keep(
-            &handler.process,
-            "failed to consume results; trying again",
-            || consume(&handler),
-        )
-        .await;
+        let words = "failed to consume results; trying again";
+        handler
+            .process
+            .keep_consuming(words, || consume(&handler))
+            .await;
     };
     [("results", handling.boxed()), ("replies", sending.boxed())]
 }
@@ -70,31 +67,31 @@ struct ResultHandler {
     process: Process,
     history: History,
     reply_sender: ReplySender,
-    untold: Untold,
+    unsent: UnsentResults,
 }
 
 /// Counts the results that have not reached their submitters. Cheap to clone.
 #[derive(Clone, Default)]
-struct Untold(Arc<AtomicUsize>);
+struct UnsentResults(Arc<AtomicUsize>);
 
 /// One such result; it counts until it is dropped.
-struct UntoldResult(Untold);
+struct UnsentResult(UnsentResults);
 
-impl Untold {
-    fn add(&self) -> UntoldResult {
+impl UnsentResults {
+    fn add(&self) -> UnsentResult {
         self.0.fetch_add(1, Ordering::Relaxed);
-        UntoldResult(self.clone())
+        UnsentResult(self.clone())
     }
 }
 
-impl UntoldResult {
+impl UnsentResult {
     /// Whether there are other such results.
     fn has_others(&self) -> bool {
         self.0.0.load(Ordering::Relaxed) > 1
     }
 }
 
-impl Drop for UntoldResult {
+impl Drop for UnsentResult {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -102,32 +99,33 @@ impl Drop for UntoldResult {
 
 async fn consume(handler: &ResultHandler) -> Result<(), BrokerError> {
     let process = &handler.process;
-    let channel = process.consume.channel().await?;
     let limit = process.consume.endpoint().timeout();
-    let consumer = consumer::start(process, &channel, (RESULTS_QUEUE, "results"), PREFETCH).await?;
-    let (handled, tags) = mpsc::channel(usize::from(PREFETCH));
-    let in_hand = async {
-        let handled = handled;
-        consumer
-            .for_each_concurrent(usize::from(PREFETCH), |delivery| async {
-                if let Ok(delivery) = delivery
-                    && handle_until_done(handler, &delivery).await
-                {
+    let consuming = process.consume.on_channel(|channel| async move {
+        let deliveries = ConsumerSettings::new(RESULTS_QUEUE, "results")
+            .prefetch(PREFETCH)
+            .start(&channel, limit)
+            .await?;
+        let (handled, tags) = mpsc::channel(usize::from(PREFETCH));
+        let in_hand = async {
+            let handled = &handled;
+            let each = |delivery| async move {
+                if handle_until_done(handler, &delivery).await {
                     // If the task that acks has ended, this consumer ends too, and the broker
                     // delivers unacknowledged results again.
                     let _ = handled.send(delivery.delivery_tag).await;
                 }
-            })
-            .await;
-        Ok(())
-    };
-    let ended = tokio::select! {
-        ended = async { tokio::try_join!(in_hand, acknowledge(&channel, limit, tags)) } => ended.map(drop),
+                Ok(())
+            };
+            deliveries
+                .try_for_each_concurrent(usize::from(PREFETCH), each)
+                .await
+        };
+        let both =
+            async { tokio::try_join!(in_hand, acknowledge(&channel, limit, tags)).map(drop) };
         // Results in progress are delivered again, so the next channel must not wait for them.
-        () = consumer::in_vain(process, &channel) => Ok(()),
-    };
-    discard(&channel, process.consume.endpoint()).await;
-    ended
+        process.while_useful(&channel, both).await
+    });
+    consuming.await
 }
 
 /// Why a result stays unacknowledged.
@@ -146,7 +144,7 @@ enum NotHandled {
 }
 
 impl NotHandled {
-    fn tell(&self) {
+    fn log_retry(&self) {
         let text = "failed to handle a result; trying again";
         match self {
             Self::Broker(error) | Self::Reply(NotDelivered::Broker(error)) => {
@@ -166,7 +164,7 @@ impl NotHandled {
 async fn handle_until_done(handler: &ResultHandler, delivery: &Delivery) -> bool {
     point(Point::ResultTaken);
     let mut backoff = Backoff::default();
-    let mut progress = Progress {
+    let mut progress = DeliveryProgress {
         arrived: Instant::now(),
         kept: false,
     };
@@ -174,14 +172,14 @@ async fn handle_until_done(handler: &ResultHandler, delivery: &Delivery) -> bool
         if !delivery.acker.usable() || handler.process.shutdown.is_cancelled() {
             return false;
         }
-        error.tell();
+        error.log_retry();
         backoff.wait().await;
     }
     true
 }
 
 /// The progress that earlier tries have made.
-struct Progress {
+struct DeliveryProgress {
     arrived: Instant,
     /// The result is in the history.
     kept: bool,
@@ -190,7 +188,7 @@ struct Progress {
 async fn handle(
     handler: &ResultHandler,
     delivery: &Delivery,
-    progress: &mut Progress,
+    progress: &mut DeliveryProgress,
 ) -> Result<(), NotHandled> {
     if headers::text(delivery.properties.kind()) == Some(headers::REPEAT) {
         return repeat(handler, delivery, progress.arrived).await;
@@ -198,23 +196,17 @@ async fn handle(
     let process = &handler.process;
     match serde_json::from_slice::<ResultMessage>(&delivery.data) {
         Ok(result) => {
-            let untold = handler.untold.add();
-            let due = decide(process, &result, untold.has_others()).await?;
+            let unsent = handler.unsent.add();
+            let due = decide(process, &result, unsent.has_others()).await?;
             point(Point::OutcomeWritten);
-            deliver(handler, delivery, &result, due, progress, untold).await?;
+            deliver(handler, delivery, &result, due, progress, unsent).await?;
             point(Point::ResultDelivered);
         }
         Err(error) => {
             tracing::error!(%error, "a message in `results` is not a result; moving it to pool.dead");
-            let properties = json_properties();
-            let message = Message {
-                exchange: DEAD_EXCHANGE,
-                key: "",
-                body: &delivery.data,
-                properties,
-                mandatory: true,
-            };
-            process.publisher.publish(message).await?;
+            let reason = format!("invalid_result: {error}");
+            let info = DeadLetterInfo::new(reason, RESULTS_QUEUE, wall_clock());
+            dead_letter(process, &delivery.data, &delivery.properties, &info).await?;
         }
     }
     Ok(())
@@ -241,11 +233,12 @@ async fn repeat(
     let known = process.log.read(|fold| {
         fold.tasks
             .get(&id)
-            .map(|state| state.outcome.as_ref().map(|end| end.status))
+            .map(|state| state.outcome().map(|end| end.status))
     });
     if known == Some(None) {
         let later = wall_clock().plus(ASKED_AGAIN_AFTER);
-        return Ok(ask_for_result(process, &delivery.properties, Some(later)).await?);
+        let reply = Reply::of(&delivery.properties).unwrap_or_default();
+        return Ok(request_result(process, id.as_str(), &reply, Some(later)).await?);
     }
     let outcome = known.flatten();
     if outcome == Some(Status::Cancelled) {
@@ -276,7 +269,7 @@ async fn repeat(
 /// attempt before it requests this result. Reading back an event of our own makes sure that the
 /// usage has been read too.
 async fn cancelled(process: &Process, task: &TaskId) -> Result<ResultMessage, LogError> {
-    process.log.append(Event::Tick).await?;
+    process.log.append(Event::Pool(PoolEvent::Tick)).await?;
     Ok(ResultMessage::cancelled(
         task.clone(),
         process.log.read(|fold| fold.tasks.usage(task)),
@@ -290,8 +283,8 @@ async fn deliver(
     delivery: &Delivery,
     result: &ResultMessage,
     due: Disposition,
-    progress: &mut Progress,
-    untold: UntoldResult,
+    progress: &mut DeliveryProgress,
+    unsent: UnsentResult,
 ) -> Result<(), NotHandled> {
     let (properties, arrived) = (&delivery.properties, progress.arrived);
     let id = match (due, &result.task_id) {
@@ -312,7 +305,7 @@ async fn deliver(
             Disposition::Outcome if !progress.kept => {
                 handler
                     .history
-                    .add(Kind::Result, result.task_id.as_ref(), &delivery.data)
+                    .add(EntryKind::Result, result.task_id.as_ref(), &delivery.data)
                     .await
             }
             Disposition::Outcome
@@ -328,7 +321,7 @@ async fn deliver(
             .reply_sender
             .deliver(properties, arrived, id, &delivery.data)
             .await;
-        drop(untold);
+        drop(unsent);
         point(Point::ResultReplied);
         told
     };

@@ -7,8 +7,6 @@ mod acks;
 mod disposition;
 mod handler;
 mod reply_sender;
-mod request_result;
 
 pub(crate) use handler::services;
 pub(crate) use reply_sender::send_again;
-pub(crate) use request_result::ask_for_result;

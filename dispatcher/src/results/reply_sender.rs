@@ -13,10 +13,11 @@ use lapin::message::Delivery;
 use pool_broker::BrokerError;
 use pool_broker::fault::{Point, point};
 use pool_broker::headers::{DeadLetterInfo, Reply, json_properties, text};
-use pool_broker::outbox::{Letter, Outbox, PROMPT};
+use pool_broker::outbox::{Outbox, PROMPT};
 use pool_broker::process::Process;
 use pool_broker::publisher::Message;
-use pool_broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_QUEUE};
+use pool_broker::steps;
+use pool_broker::topology::{REPLIES, RESULTS_QUEUE};
 use pool_telemetry::clock::wall_clock;
 use tokio::time::Instant;
 
@@ -100,7 +101,8 @@ impl Reluctant {
     /// `longest` is the longest duration of a try: until then no other result is tried.
     fn turn(
         &mut self,
-        (arrived, now): (Instant, Instant),
+        arrived: Instant,
+        now: Instant,
         patience: Duration,
         longest: Duration,
     ) -> Turn {
@@ -123,7 +125,7 @@ pub(crate) struct ReplySender {
 }
 
 impl ReplySender {
-    /// The sender, and what sends its letters: the caller runs it.
+    /// The sender, and what sends its messages: the caller runs it.
     pub(crate) fn new(
         process: Process,
         patience: Duration,
@@ -155,22 +157,11 @@ impl ReplySender {
         let turn = self.turn(&to, arrived);
         let delivered = match turn {
             None => {
-                let letter = Letter {
-                    exchange: REPLIES,
-                    key: to.clone(),
-                    body: body.to_vec(),
-                    properties,
-                };
-                self.outbox.publish(letter).await
+                let message = Message::new(REPLIES, to.clone(), body.to_vec(), properties);
+                self.outbox.publish(message).await
             }
             Some(Turn::Try) => {
-                let message = Message {
-                    exchange: REPLIES,
-                    key: &to,
-                    body,
-                    properties,
-                    mandatory: true,
-                };
+                let message = Message::new(REPLIES, &to, body, properties);
                 self.process.publisher.publish(message).await
             }
             Some(Turn::Wait) => return Err(NotDelivered::Waits(to)),
@@ -194,7 +185,7 @@ impl ReplySender {
             .unwrap_or_else(PoisonError::into_inner);
         reluctant
             .get_mut(to)
-            .map(|queue| queue.turn((arrived, Instant::now()), self.patience, longest))
+            .map(|queue| queue.turn(arrived, Instant::now(), self.patience, longest))
     }
 
     /// `tried`: the queue was already throttled; otherwise many results may have been sent at once.
@@ -241,16 +232,8 @@ impl ReplySender {
             "{REASON}: {to} has accepted its results too slowly or not at all for {} s; repair or empty the queue, then run `pool dead retry` to send this result",
             self.patience.as_secs()
         );
-        let properties =
-            DeadLetterInfo::new(reason, RESULTS_QUEUE, wall_clock()).properties(came_with);
-        let message = Message {
-            exchange: DEAD_EXCHANGE,
-            key: "",
-            body,
-            properties,
-            mandatory: true,
-        };
-        self.process.publisher.publish(message).await?;
+        let info = DeadLetterInfo::new(reason, RESULTS_QUEUE, wall_clock());
+        steps::dead_letter(&self.process, body, came_with, &info).await?;
         point(Point::GaveUp);
         tracing::error!(task_id = id, reply_to = %to, "the result is in pool.dead because its reply queue refuses it (see `pool dead list`)");
         Ok(())
@@ -289,13 +272,7 @@ pub(crate) async fn send_again(
     let Some((to, properties)) = addressed(&letter.properties, id).filter(|_| ours) else {
         return Ok(None);
     };
-    let message = Message {
-        exchange: REPLIES,
-        key: &to,
-        body: &letter.data,
-        properties,
-        mandatory: true,
-    };
+    let message = Message::new(REPLIES, &to, &letter.data, properties);
     process.publisher.publish(message).await?;
     Ok(Some(to))
 }
@@ -323,7 +300,8 @@ mod tests {
         let at = |s| began + Duration::from_secs(s);
         let turn = |queue: &mut Reluctant, arrived, now| {
             queue.turn(
-                (at(arrived), at(now)),
+                at(arrived),
+                at(now),
                 Duration::from_secs(60),
                 Duration::from_secs(30),
             )
@@ -366,7 +344,8 @@ mod tests {
         let at = |ms| began + Duration::from_millis(ms);
         let turn = |queue: &mut Reluctant, arrived, now| {
             queue.turn(
-                (at(arrived), at(now)),
+                at(arrived),
+                at(now),
                 Duration::from_secs(3),
                 Duration::from_secs(30),
             )

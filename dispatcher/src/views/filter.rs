@@ -2,68 +2,21 @@
 //! last heartbeats.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
-use std::str::FromStr;
+use std::collections::BinaryHeap;
 
+use pool_api::tasks::{Label, Stage};
 use pool_core::id::{LlmName, ProgrammerId, TaskId};
 use pool_core::pool::Pool;
-use pool_core::result::Status;
-use pool_core::state::{PoolState, TaskState};
+use pool_core::state::{Phase, PoolState, TaskState};
 use pool_core::time::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::presence::Snapshot;
-use crate::history::Entry;
+use crate::history::IndexEntry;
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 5_000;
-/// The values of a task's `status`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Stage {
-    Queued,
-    Running,
-    Succeeded,
-    Failed,
-    Rejected,
-    Cancelled,
-    Expired,
-}
-
-impl Stage {
-    pub(super) fn of(state: &TaskState, runs: bool) -> Self {
-        match (&state.outcome, runs) {
-            (Some(outcome), _) => outcome.status.into(),
-            (None, true) => Self::Running,
-            (None, false) => Self::Queued,
-        }
-    }
-
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Running => "running",
-            Self::Succeeded => Status::Succeeded.as_str(),
-            Self::Failed => Status::Failed.as_str(),
-            Self::Rejected => Status::Rejected.as_str(),
-            Self::Cancelled => Status::Cancelled.as_str(),
-            Self::Expired => Status::Expired.as_str(),
-        }
-    }
-}
-
-impl From<Status> for Stage {
-    fn from(status: Status) -> Self {
-        match status {
-            Status::Succeeded => Self::Succeeded,
-            Status::Failed => Self::Failed,
-            Status::Rejected => Self::Rejected,
-            Status::Cancelled => Self::Cancelled,
-            Status::Expired => Self::Expired,
-        }
-    }
-}
 
 /// Which tasks `GET /tasks` returns.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -87,59 +40,8 @@ pub struct Filter {
     offset: Option<usize>,
 }
 
-/// A label filter: key, `=` or `:`, and a value or nothing. Keys may contain these signs too, so
-/// the key ends where a task's label says it does.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Label(String);
-
-impl FromStr for Label {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if !text.contains(['=', ':']) {
-            return Err(format!(
-                "the label {text:?} is not key=value; use `{text}=` for every task that has the key"
-            ));
-        }
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl TryFrom<String> for Label {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl AsRef<str> for Label {
-    fn as_ref(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Display for Label {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl Label {
-    pub fn is_among(&self, labels: &BTreeMap<String, String>) -> bool {
-        labels.iter().any(|(key, value)| {
-            let rest = self
-                .0
-                .strip_prefix(key.as_str())
-                .and_then(|rest| rest.strip_prefix(['=', ':']));
-            rest.is_some_and(|rest| rest.is_empty() || rest == value)
-        })
-    }
-}
-
 /// A task that may be in the list, with its sort key.
-pub(super) type Found = (Option<Timestamp>, TaskId);
+pub(super) type FoundTask = (Option<Timestamp>, TaskId);
 
 impl Filter {
     /// How many tasks match by the log alone, and the newest of them, unordered. If the filter also
@@ -149,7 +51,7 @@ impl Filter {
         pool: &Pool,
         fold: &PoolState,
         heard: &Snapshot,
-    ) -> (usize, Vec<Found>) {
+    ) -> (usize, Vec<FoundTask>) {
         let matches = |state: &TaskState| {
             self.status
                 .is_none_or(|wanted| wanted == Stage::of(state, runs(fold, state, heard)))
@@ -167,7 +69,7 @@ impl Filter {
             .filter(|(_, state)| matches(state))
             .map(|(id, state)| (time(state), id));
         if self.asks_for_words() {
-            let all: Vec<Found> = matching.map(|(at, id)| (at, id.clone())).collect();
+            let all: Vec<FoundTask> = matching.map(|(at, id)| (at, id.clone())).collect();
             return (all.len(), all);
         }
         let (mut total, mut newest) = (0, BinaryHeap::new());
@@ -210,7 +112,7 @@ impl Filter {
     }
 
     /// Matches the part of the filter that needs the history: label and text.
-    pub(super) fn of_words(&self, id: &TaskId, entry: Option<&Entry>) -> bool {
+    pub(super) fn of_words(&self, id: &TaskId, entry: Option<&IndexEntry>) -> bool {
         let label = |label: &Label| entry.is_some_and(|entry| label.is_among(&entry.labels));
         self.label.as_ref().is_none_or(label)
             && self
@@ -221,7 +123,7 @@ impl Filter {
 }
 
 /// Sorts newest first, then applies `offset` and `limit`.
-pub(super) fn newest(mut found: Vec<Found>, filter: &Filter) -> Vec<TaskId> {
+pub(super) fn newest(mut found: Vec<FoundTask>, filter: &Filter) -> Vec<TaskId> {
     found.sort_unstable_by(|a, b| b.cmp(a));
     found
         .into_iter()
@@ -232,9 +134,9 @@ pub(super) fn newest(mut found: Vec<Found>, filter: &Filter) -> Vec<TaskId> {
 }
 
 /// `text` must be in lower case.
-fn contains(id: &TaskId, entry: Option<&Entry>, text: &str) -> bool {
+fn contains(id: &TaskId, entry: Option<&IndexEntry>, text: &str) -> bool {
     let has = |words: &str| words.to_lowercase().contains(text);
-    let of_entry = |entry: &Entry| {
+    let of_entry = |entry: &IndexEntry| {
         let label = |(key, value): (&String, &String)| has(&format!("{key}={value}"));
         has(&entry.summary) || entry.labels.iter().any(label)
     };
@@ -243,12 +145,12 @@ fn contains(id: &TaskId, entry: Option<&Entry>, text: &str) -> bool {
 
 /// The LLM that made the result; for a running task, its programmer's primary LLM.
 fn llm<'a>(pool: &'a Pool, state: &'a TaskState) -> Option<&'a LlmName> {
-    match (&state.outcome, &state.owner) {
-        (Some(outcome), _) => outcome.llm.as_ref(),
-        (None, Some(owner)) => pool
+    match &state.phase {
+        Phase::Finished(outcome) => outcome.llm.as_ref(),
+        Phase::Running { owner, .. } => pool
             .programmer(&owner.programmer)
             .map(|programmer| programmer.primary()),
-        (None, None) => None,
+        Phase::Pending | Phase::Queued | Phase::RetryAt(_) => None,
     }
 }
 
@@ -256,25 +158,22 @@ fn llm<'a>(pool: &'a Pool, state: &'a TaskState) -> Option<&'a LlmName> {
 fn time(state: &TaskState) -> Option<Timestamp> {
     state
         .submitted_at
-        .or_else(|| state.outcome.as_ref().map(|outcome| outcome.at))
+        .or_else(|| state.outcome().map(|outcome| outcome.at))
 }
 
 /// Whether a programmer works on the task. A task whose programmer is lost waits for another one.
 pub(super) fn runs(fold: &PoolState, state: &TaskState, heard: &Snapshot) -> bool {
     state
-        .owner
-        .as_ref()
+        .owner()
         .is_some_and(|owner| !heard.has_lost(fold, owner))
 }
 
 /// The programmer that works on the task, or did.
 pub(super) fn programmer(state: &TaskState, runs: bool) -> Option<&ProgrammerId> {
-    let owner = state
-        .owner
-        .as_ref()
-        .filter(|_| runs)
-        .map(|owner| &owner.programmer);
-    owner.or_else(|| state.outcome.as_ref()?.programmer.as_ref())
+    let owner = state.owner().filter(|_| runs);
+    owner
+        .map(|owner| &owner.programmer)
+        .or_else(|| state.outcome()?.programmer.as_ref())
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use pool_api::status::Unseen;
+use pool_api::status::NoHeartbeat;
 use pool_config::{Env, load};
-use pool_core::event::{EmitterId, Event, EventBatch};
+use pool_core::event::{EmitterId, Event, EventBatch, TaskFinished, TaskStarted, TaskSubmitted};
 use pool_core::id::{AttemptId, Token};
 use pool_core::money::MicroUsd;
+use pool_core::result::Status;
 use pool_core::state::PoolState;
 use pool_core::time::Timestamp;
 
@@ -22,22 +24,22 @@ fn fold() -> PoolState {
     let (mut fold, emitter, mut first) = (PoolState::new(), EmitterId::new(), 0);
     for n in 0..COUNT {
         let (body_hash, route) = (String::new(), "fast".to_owned());
-        let mut events = vec![Event::Submitted {
+        let mut events = vec![Event::from(TaskSubmitted {
             task: id(n),
             body_hash,
             route,
             deadline_ms: None,
-        }];
+        })];
         if n % 3 == 0 {
             let (llm, cost_usd, error) = (None, MicroUsd::ZERO, None);
-            events.push(Event::Finished {
+            events.push(Event::from(TaskFinished {
                 task: id(n),
                 attempt: None,
                 status: Status::Failed,
                 llm,
                 cost_usd,
                 error,
-            });
+            }));
         }
         let count = events.len() as u64;
         fold.apply(
@@ -61,7 +63,7 @@ fn listed(filter: &Filter) -> (usize, Vec<TaskId>) {
     let (total, found) = filter.of_log(
         &pool,
         &fold(),
-        &Snapshot::empty(Unseen::NotYet(Duration::ZERO)),
+        &Snapshot::empty(NoHeartbeat::NotYet(Duration::ZERO)),
     );
     (total, newest(found, filter))
 }
@@ -107,14 +109,14 @@ fn a_task_whose_programmer_is_not_heard_of_any_more_is_queued_again() {
         },
     );
     let (route, body_hash) = ("fast".to_owned(), String::new());
-    let started = Event::Started {
+    let started = Event::from(TaskStarted {
         task: id(1),
         attempt,
         programmer,
         token,
         route,
         body_hash,
-    };
+    });
     fold.apply(
         &EventBatch {
             v: 1,
@@ -128,8 +130,8 @@ fn a_task_whose_programmer_is_not_heard_of_any_more_is_queued_again() {
     let pool = load(Path::new("../config/trial.yaml"), &Env::of_process())
         .expect("the pool file of the trial");
     let unheard = [
-        Unseen::NotYet(Duration::ZERO),
-        Unseen::Silent {
+        NoHeartbeat::NotYet(Duration::ZERO),
+        NoHeartbeat::Silent {
             since: Timestamp(1),
         },
     ];
@@ -196,10 +198,10 @@ fn a_list_is_the_newest_that_match_and_counts_all_of_them() {
 #[test]
 fn words_are_found_in_ids_summaries_and_labels() {
     let labels = [("run_id".to_owned(), "Seven".to_owned())].into();
-    let entry = Entry {
+    let entry = IndexEntry {
         summary: "Rename Parse".to_owned(),
         labels,
-        ..Entry::default()
+        ..IndexEntry::default()
     };
     let found = |filter: &Filter| filter.of_words(&id(1), Some(&entry));
     for text in ["t-001", "rename", "run_id=seven"] {

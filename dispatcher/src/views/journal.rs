@@ -10,7 +10,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use pool_broker::event_log::Observer;
-use pool_core::event::Event;
+use pool_core::event::{Event, TaskEvent};
 use pool_core::id::{AttemptId, TaskId};
 use pool_core::result::Status;
 use pool_core::state::Verdict;
@@ -23,7 +23,7 @@ const CHANGES: usize = 2_000;
 
 /// One event about a task.
 #[derive(Debug, Clone)]
-pub struct Entry {
+pub struct JournalEntry {
     pub at: Timestamp,
     pub decision: Event,
     pub verdict: Verdict,
@@ -31,7 +31,7 @@ pub struct Entry {
 
 #[derive(Debug, Default)]
 struct Track {
-    entries: Vec<Entry>,
+    entries: Vec<JournalEntry>,
     version: u64,
     /// Events since it is tracked.
     events: usize,
@@ -62,7 +62,7 @@ pub struct Journal(Arc<RwLock<Memory>>);
 
 /// The tasks that have changed since a version.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Changes {
+pub enum ChangedSince {
     These(Vec<TaskId>),
     /// More changes than the journal remembers.
     Many,
@@ -80,7 +80,7 @@ impl Journal {
     }
 
     /// The kept events of this task, oldest first.
-    pub fn entries(&self, task: &TaskId) -> Vec<Entry> {
+    pub fn entries(&self, task: &TaskId) -> Vec<JournalEntry> {
         self.look(|memory| {
             memory
                 .tracks
@@ -91,14 +91,14 @@ impl Journal {
     }
 
     /// The tasks that have changed since `version`, each once.
-    pub fn changed_since(&self, version: u64) -> Changes {
+    pub fn changed_since(&self, version: u64) -> ChangedSince {
         self.look(|memory| {
             let remembered = memory
                 .changes
                 .front()
                 .map_or(memory.version, |(oldest, _)| oldest - 1);
             if version < remembered || version > memory.version {
-                return Changes::Many;
+                return ChangedSince::Many;
             }
             let mut tasks: Vec<TaskId> = Vec::new();
             let newer = memory
@@ -110,7 +110,7 @@ impl Journal {
             newer
                 .filter(|(_, task)| seen.insert(task))
                 .for_each(|(_, task)| tasks.push(task.clone()));
-            Changes::These(tasks)
+            ChangedSince::These(tasks)
         })
     }
 
@@ -138,7 +138,7 @@ impl Observer for Journal {
 
     fn hears(&self, at: Timestamp, decision: &Event, verdict: Verdict) {
         let mut memory = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        memory.hear(&Entry {
+        memory.hear(&JournalEntry {
             at,
             decision: decision.clone(),
             verdict,
@@ -147,8 +147,10 @@ impl Observer for Journal {
 }
 
 impl Memory {
-    fn hear(&mut self, entry: &Entry) {
-        if let Event::Used { so_far: true, .. } = entry.decision {
+    fn hear(&mut self, entry: &JournalEntry) {
+        if let Event::Task(TaskEvent::Used(used)) = &entry.decision
+            && used.so_far
+        {
             // There is one for each paid call, and the next one supersedes it.
             return;
         }
@@ -186,8 +188,8 @@ impl Memory {
     }
 
     fn count(&mut self, decision: &Event, task: &TaskId) {
-        if let Event::Started { attempt, .. } = decision {
-            self.attempts.insert(*attempt, task.clone());
+        if let Event::Task(TaskEvent::Started(started)) = decision {
+            self.attempts.insert(started.attempt, task.clone());
         }
         if let Some(status) = decision.ends_as() {
             *self.ended.entry(status).or_default() += 1;
@@ -203,8 +205,8 @@ impl Memory {
             self.forgotten.insert(hash(&oldest));
             self.events -= track.events;
             for entry in track.entries {
-                if let Event::Started { attempt, .. } = entry.decision {
-                    self.attempts.remove(&attempt);
+                if let Event::Task(TaskEvent::Started(started)) = entry.decision {
+                    self.attempts.remove(&started.attempt);
                 }
             }
         }
@@ -220,16 +222,17 @@ fn hash(task: &TaskId) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pool_core::event::{BudgetSettled, PoolEvent, TaskCancelled, TaskPublished, TaskStarted};
 
     fn task(n: usize) -> TaskId {
         TaskId::new(format!("t{n}")).expect("an id")
     }
 
     fn published(n: usize) -> Event {
-        Event::Published {
+        Event::from(TaskPublished {
             task: task(n),
             generation: 0,
-        }
+        })
     }
 
     fn hear(journal: &Journal, decision: &Event) {
@@ -242,20 +245,20 @@ mod tests {
         for n in [1, 2, 1] {
             hear(&journal, &published(n));
         }
-        hear(&journal, &Event::Tick);
+        hear(&journal, &Event::Pool(PoolEvent::Tick));
         assert_eq!(
             journal.changed_since(0),
-            Changes::These(vec![task(1), task(2)]),
+            ChangedSince::These(vec![task(1), task(2)]),
             "newest first, each once"
         );
         assert_eq!(
             journal.changed_since(2),
-            Changes::These(vec![task(1)]),
+            ChangedSince::These(vec![task(1)]),
             "since the version"
         );
         assert_eq!(
             journal.changed_since(3),
-            Changes::These(vec![]),
+            ChangedSince::These(vec![]),
             "a tick concerns no task"
         );
         for n in 0..CHANGES {
@@ -263,14 +266,14 @@ mod tests {
         }
         assert_eq!(
             journal.changed_since(2),
-            Changes::Many,
+            ChangedSince::Many,
             "more changes than are remembered"
         );
         let before = journal.version();
         journal.starts_over();
         assert_eq!(
             journal.changed_since(before),
-            Changes::Many,
+            ChangedSince::Many,
             "anything may have changed"
         );
         assert!(
@@ -323,7 +326,7 @@ mod tests {
     fn what_names_only_the_attempt_is_in_its_tasks_timeline() {
         let journal = Journal::default();
         let attempt = AttemptId::new();
-        let started = Event::Started {
+        let started = Event::from(TaskStarted {
             task: task(1),
             attempt,
             programmer: pool_core::id::ProgrammerId::new("001").expect("an id"),
@@ -333,18 +336,18 @@ mod tests {
             },
             route: "any".to_owned(),
             body_hash: String::new(),
-        };
+        });
         hear(&journal, &started);
         let cost_usd = pool_core::money::MicroUsd::ZERO;
         hear(
             &journal,
-            &Event::Settled {
+            &Event::from(BudgetSettled {
                 attempt,
                 cost_usd,
                 by_llm: std::collections::BTreeMap::new(),
-            },
+            }),
         );
-        hear(&journal, &Event::Cancelled { task: task(1) });
+        hear(&journal, &Event::from(TaskCancelled { task: task(1) }));
         assert_eq!(journal.entries(&task(1)).len(), 3, "all three");
         assert_eq!(
             journal.ended(),

@@ -2,53 +2,23 @@
 
 use std::collections::BTreeMap;
 
+use pool_api::budget::BudgetStatus;
+use pool_api::pool::{BreakerState, BreakerStatus};
 use pool_core::eligibility::Eligibility;
-use pool_core::id::{LlmName, ProgrammerId};
-use pool_core::llm::{Fault, LlmKey, Scope};
+use pool_core::llm::{LlmKey, Scope};
 use pool_core::money::MicroUsd;
 use pool_core::pool::{Pool, Programmer};
 use pool_core::state::PoolState;
 use pool_core::state::breaker::{Breaker, State};
-use pool_core::time::Timestamp;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum BreakerState {
-    Closed,
-    Open,
-    HalfOpen,
-}
-
-/// A breaker that is not closed, or that closed recently.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct BreakerStatus {
-    pub llm: LlmName,
-    pub base_url: String,
-    /// For an LLM on a loopback address: the host where it runs.
-    pub host: Option<String>,
-    /// Which programmers it keeps from the LLM.
-    pub scope: Scope,
-    pub state: BreakerState,
-    /// If open, since when the LLM has failed; if closed, since when it has answered again.
-    pub since: Timestamp,
-    /// When the next probe is due; for a half-open breaker, when the present probe times out.
-    pub until: Option<Timestamp>,
-    pub reason: Option<Fault>,
-    pub failures: u32,
-    /// The programmer that is probing, or that probed last.
-    pub probed_by: Option<ProgrammerId>,
-}
 
 pub(super) fn breakers(standing: &Eligibility<'_>) -> Vec<BreakerStatus> {
     standing
         .breakers()
-        .map(|(key, scope, breaker)| breaker_status((key, scope), breaker))
+        .map(|(key, scope, breaker)| breaker_status(key, scope, breaker))
         .collect()
 }
 
-fn breaker_status((key, scope): (&LlmKey, &Scope), breaker: &Breaker) -> BreakerStatus {
+fn breaker_status(key: &LlmKey, scope: &Scope, breaker: &Breaker) -> BreakerStatus {
     let (state, since, until, outage, probed_by) = match &breaker.state {
         State::Closed { since, by } => (BreakerState::Closed, *since, None, None, Some(by)),
         State::Open { outage, until } => (
@@ -80,39 +50,8 @@ fn breaker_status((key, scope): (&LlmKey, &Scope), breaker: &Breaker) -> Breaker
     }
 }
 
-/// Today's budget: `GET /budget`.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct BudgetStatus {
-    /// `null` if spending is not limited.
-    pub max_daily_spend_usd: Option<MicroUsd>,
-    pub alert_threshold_usd: MicroUsd,
-    /// The limit was set for this day only, by `pool budget set`.
-    pub set_for_today: bool,
-    /// The cost of today's calls, plus the reservations of lost workers.
-    pub spent_usd: MicroUsd,
-    /// The part of it that lost workers had reserved. Their real cost is unknown, so the whole
-    /// reservation counts until they report. It is in `by_programmer`, but not in `by_llm`.
-    #[serde(default)]
-    pub lost_usd: MicroUsd,
-    /// The most that running tasks may still spend.
-    pub reserved_usd: MicroUsd,
-    /// The amount that can still be reserved; `null` without a limit.
-    pub left_usd: Option<MicroUsd>,
-    /// Whether spending has reached the alert threshold.
-    pub alert: bool,
-    /// The day in the budget's time zone, such as `2026-01-31`.
-    pub day: Option<String>,
-    pub day_ends: Option<Timestamp>,
-    pub time_zone: String,
-    pub by_llm: BTreeMap<LlmName, MicroUsd>,
-    pub by_programmer: BTreeMap<ProgrammerId, MicroUsd>,
-    /// Warnings for the operator who sets the limit.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<String>,
-}
-
 /// Today's budget by the log.
-pub fn budget(pool: &Pool, fold: &PoolState) -> BudgetStatus {
+pub(super) fn budget(pool: &Pool, fold: &PoolState) -> BudgetStatus {
     let budget = &fold.budget;
     let (spent, reserved, alert) = (budget.spent(), budget.reserved(), budget.alert());
     let warning = budget

@@ -4,14 +4,12 @@
 
 pub mod filter;
 pub mod journal;
-pub mod llms;
+mod llms;
 pub mod older;
-pub mod pauses;
-pub mod pool_status;
 pub mod presence;
 pub mod reader;
 mod route_load;
-pub mod tasks;
+mod tasks;
 pub mod timeline;
 
 pub use reader::Reader;

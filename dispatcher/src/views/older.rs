@@ -2,20 +2,19 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::{AMQPValue, FieldTable};
-use pool_broker::link::discard;
+use lapin::types::AMQPValue;
+use pool_broker::acks::ack;
+use pool_broker::consumer::ConsumerSettings;
 use pool_broker::process::Process;
 use pool_broker::topology::EVENTS_STREAM;
 use pool_broker::{BrokerError, with_timeout};
-use pool_core::event::{Event, EventBatch};
+use pool_core::event::{Event, EventBatch, TaskEvent};
 use pool_core::id::{AttemptId, TaskId};
 use pool_core::state::PoolState;
 use pool_core::time::Timestamp;
 use tokio::sync::Semaphore;
 
-use super::journal::Entry;
+use super::journal::JournalEntry;
 
 /// Reading the stream is expensive for the broker and this process: one reader at a time.
 static ONE: Semaphore = Semaphore::const_new(1);
@@ -27,7 +26,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// When a task was submitted and when it ended, if known.
 #[derive(Debug, Clone, Copy)]
-pub struct Span {
+pub struct TimeRange {
     pub from: Option<Timestamp>,
     pub to: Timestamp,
 }
@@ -39,14 +38,14 @@ pub struct Span {
 pub async fn entries(
     process: &Process,
     task: &TaskId,
-    span: Span,
-) -> Result<Vec<Entry>, BrokerError> {
+    span: TimeRange,
+) -> Result<Vec<JournalEntry>, BrokerError> {
     let reading = async {
         let _one = ONE.acquire().await;
-        let channel = process.consume.channel().await?;
-        let entries = read(process, &channel, task, span).await;
-        discard(&channel, process.consume.endpoint()).await;
-        entries
+        process
+            .consume
+            .on_channel(|channel| async move { read(process, &channel, task, span).await })
+            .await
     };
     with_timeout(LIMIT, format!("read the stream {EVENTS_STREAM}"), async {
         Ok(reading.await)
@@ -58,16 +57,9 @@ async fn read(
     process: &Process,
     channel: &lapin::Channel,
     task: &TaskId,
-    span: Span,
-) -> Result<Vec<Entry>, BrokerError> {
+    span: TimeRange,
+) -> Result<Vec<JournalEntry>, BrokerError> {
     let limit = process.consume.endpoint().timeout();
-    with_timeout(
-        limit,
-        "set the prefetch of the events' reader",
-        channel.basic_qos(PREFETCH, BasicQosOptions::default()),
-    )
-    .await?;
-    let mut arguments = FieldTable::default();
     // A time stands for the chunk that contains it; earlier events in the chunk are skipped.
     // Verdicts about a task need no earlier events.
     let from = span
@@ -75,22 +67,18 @@ async fn read(
         .map_or(AMQPValue::LongString("first".into()), |from| {
             AMQPValue::Timestamp(from.0 / 1000)
         });
-    arguments.insert("x-stream-offset".into(), from);
-    let consume = channel.basic_consume(
-        EVENTS_STREAM.into(),
-        "".into(),
-        BasicConsumeOptions::default(),
-        arguments,
-    );
-    let mut consumer =
-        with_timeout(limit, format!("read the stream {EVENTS_STREAM}"), consume).await?;
+    let mut deliveries = ConsumerSettings::new(EVENTS_STREAM, "")
+        .prefetch(PREFETCH)
+        .from_offset(from)
+        .start(channel, limit)
+        .await?;
     let mut search = Search {
         task,
         fold: PoolState::new(),
         attempts: Vec::new(),
         found: Vec::new(),
     };
-    while let Ok(Some(Ok(delivery))) = tokio::time::timeout(END, consumer.next()).await {
+    while let Ok(Ok(delivery)) = tokio::time::timeout(END, deliveries.receive()).await {
         let Ok(batch) = EventBatch::from_json(&delivery.data) else {
             continue;
         };
@@ -98,12 +86,7 @@ async fn read(
             break;
         }
         search.read(&batch);
-        with_timeout(
-            limit,
-            "acknowledge events",
-            delivery.ack(BasicAckOptions::default()),
-        )
-        .await?;
+        ack(&delivery, limit).await?;
     }
     Ok(search.found)
 }
@@ -112,31 +95,21 @@ struct Search<'a> {
     task: &'a TaskId,
     fold: PoolState,
     attempts: Vec<AttemptId>,
-    found: Vec<Entry>,
+    found: Vec<JournalEntry>,
 }
 
 impl Search<'_> {
     fn read(&mut self, batch: &EventBatch) {
-        let Self {
-            task,
-            fold,
-            attempts,
-            found,
-        } = self;
-        fold.apply(batch, |_, decision, verdict| {
-            if let Event::Started {
-                task: started,
-                attempt,
-                ..
-            } = decision
-                && started == *task
+        self.fold.apply(batch, |_, decision, verdict| {
+            if let Event::Task(TaskEvent::Started(started)) = decision
+                && started.task == *self.task
             {
-                attempts.push(*attempt);
+                self.attempts.push(started.attempt);
             }
-            let task_of =
-                |attempt: &AttemptId| attempts.contains(attempt).then(|| TaskId::clone(task));
-            if decision.part_of(task_of).as_ref() == Some(*task) {
-                found.push(Entry {
+            let is_its = |attempt: &AttemptId| self.attempts.contains(attempt);
+            let task_of = |attempt: &AttemptId| is_its(attempt).then(|| self.task.clone());
+            if decision.part_of(task_of).as_ref() == Some(self.task) {
+                self.found.push(JournalEntry {
                     at: batch.at(),
                     decision: decision.clone(),
                     verdict,

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use pool_api::status::{Seen, Unseen};
-use pool_broker::status::BrokerStatus;
+use pool_api::status::{LastBeat, NoHeartbeat};
+use pool_broker::status::{BrokerState, BrokerStatus};
 use pool_core::event::EmitterId;
 use pool_core::heartbeat::{Gate, Heartbeat, ProgrammerBeat, ShutReason};
 use pool_core::id::ProgrammerId;
@@ -20,7 +20,7 @@ use tokio::time::Instant;
 const HOLDER_IS_FRESH: Duration = Duration::from_secs(30);
 
 /// The latest heartbeat of a programmer.
-struct Heard {
+struct ReceivedBeat {
     beat: ProgrammerBeat,
     at: Instant,
     time: Timestamp,
@@ -34,7 +34,7 @@ struct Heard {
 /// The latest heartbeats. Cheap to clone.
 #[derive(Clone)]
 pub struct Presence {
-    heard: Arc<RwLock<HashMap<ProgrammerId, Heard>>>,
+    heard: Arc<RwLock<HashMap<ProgrammerId, ReceivedBeat>>>,
     /// Since when this dispatcher has listened.
     since: Instant,
     begun: Timestamp,
@@ -53,16 +53,16 @@ impl Default for Presence {
 /// The recent heartbeats. While the broker is away: those that were recent when it was lost.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    pub seen: HashMap<ProgrammerId, Seen>,
+    pub seen: HashMap<ProgrammerId, LastBeat>,
     /// Programmers whose last heartbeat is too old.
-    pub missed: HashMap<ProgrammerId, Unseen>,
+    pub missed: HashMap<ProgrammerId, NoHeartbeat>,
     /// The state of all other programmers.
-    pub unheard: Unseen,
+    pub unheard: NoHeartbeat,
 }
 
 impl Snapshot {
     /// A snapshot without any heartbeat.
-    pub fn empty(unheard: Unseen) -> Self {
+    pub fn empty(unheard: NoHeartbeat) -> Self {
         Self {
             seen: HashMap::new(),
             missed: HashMap::new(),
@@ -74,7 +74,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`Unseen`].
-    pub fn of(&self, id: &ProgrammerId) -> Result<&Seen, Unseen> {
+    pub fn of(&self, id: &ProgrammerId) -> Result<&LastBeat, NoHeartbeat> {
         self.seen
             .get(id)
             .ok_or_else(|| self.missed.get(id).copied().unwrap_or(self.unheard))
@@ -83,7 +83,7 @@ impl Snapshot {
     /// Whether this owner's programmer is down or has been replaced by another process, as far as
     /// this dispatcher knows. For display; only the log decides which attempt owns a task.
     pub fn has_lost(&self, fold: &PoolState, owner: &Owner) -> bool {
-        fold.is_gone(owner) || self.of(&owner.programmer).is_err_and(Unseen::is_down)
+        fold.is_gone(owner) || self.of(&owner.programmer).is_err_and(NoHeartbeat::is_down)
     }
 }
 
@@ -101,7 +101,7 @@ impl Presence {
                 continue;
             }
             let (at, time, left) = (Instant::now(), wall_clock(), heartbeat.ends);
-            let heard = Heard {
+            let heard = ReceivedBeat {
                 at,
                 time,
                 by: heartbeat.process,
@@ -159,7 +159,7 @@ impl Presence {
         id: &ProgrammerId,
         fresh: Duration,
         broker: &BrokerStatus,
-    ) -> Result<Seen, Unseen> {
+    ) -> Result<LastBeat, NoHeartbeat> {
         let presence = self.heard.read().unwrap_or_else(PoisonError::into_inner);
         let heard = presence.get(id);
         heard
@@ -167,10 +167,15 @@ impl Presence {
             .unwrap_or_else(|| Err(self.unseen(heard, fresh, broker)))
     }
 
-    fn unseen(&self, heard: Option<&Heard>, fresh: Duration, broker: &BrokerStatus) -> Unseen {
+    fn unseen(
+        &self,
+        heard: Option<&ReceivedBeat>,
+        fresh: Duration,
+        broker: &BrokerStatus,
+    ) -> NoHeartbeat {
         match self.listened(broker) {
-            Ok(listened) if listened < fresh => Unseen::NotYet(listened),
-            Ok(_) => Unseen::Silent {
+            Ok(listened) if listened < fresh => NoHeartbeat::NotYet(listened),
+            Ok(_) => NoHeartbeat::Silent {
                 since: heard.map_or(self.begun.max(broker.since), |heard| heard.time),
             },
             Err(deaf) => deaf,
@@ -178,22 +183,24 @@ impl Presence {
     }
 
     /// How long it has listened without a break.
-    fn listened(&self, broker: &BrokerStatus) -> Result<Duration, Unseen> {
+    fn listened(&self, broker: &BrokerStatus) -> Result<Duration, NoHeartbeat> {
         match broker.state {
-            "connected" => Ok(self.since.elapsed().min(wall_clock().since(broker.since))),
-            "blocked" => Err(Unseen::Deaf("takes no messages")),
-            _ => Err(Unseen::Deaf("is not reachable")),
+            BrokerState::Connected => {
+                Ok(self.since.elapsed().min(wall_clock().since(broker.since)))
+            }
+            BrokerState::Blocked => Err(NoHeartbeat::Deaf("takes no messages")),
+            BrokerState::Reconnecting => Err(NoHeartbeat::Deaf("is not reachable")),
         }
     }
 }
 
-impl Heard {
+impl ReceivedBeat {
     /// None if the heartbeat is too old.
-    fn seen(&self, fresh: Duration) -> Option<Result<Seen, Unseen>> {
+    fn seen(&self, fresh: Duration) -> Option<Result<LastBeat, NoHeartbeat>> {
         if self.left {
-            return Some(Err(Unseen::Left { at: self.time }));
+            return Some(Err(NoHeartbeat::Left { at: self.time }));
         }
-        let seen = || Seen {
+        let seen = || LastBeat {
             gate: self.beat.gate.clone(),
             port: self.beat.port,
             worker: self.name.clone(),
@@ -276,13 +283,13 @@ mod tests {
         );
         says(&presence, 1, Gate::Consuming, true);
         assert!(
-            matches!(state(), Err(Unseen::Left { .. })),
+            matches!(state(), Err(NoHeartbeat::Left { .. })),
             "it was the holder's last heartbeat: {:?}",
             state()
         );
         let snapshot = presence.snapshot(FRESH, &connected);
         assert!(
-            snapshot.of(&id()).is_err_and(Unseen::is_down),
+            snapshot.of(&id()).is_err_and(NoHeartbeat::is_down),
             "likewise: {snapshot:?}"
         );
         says(&presence, 2, held(), false);
@@ -311,13 +318,13 @@ mod tests {
         let known = presence.of(&id(), none, &away).map(|seen| seen.gate);
         assert_eq!(
             known,
-            Err(Unseen::Deaf("is not reachable")),
+            Err(NoHeartbeat::Deaf("is not reachable")),
             "its present state is unknown"
         );
         let other = ProgrammerId::new("009").expect("an id");
         assert_eq!(
             presence.snapshot(none, &away).of(&other).err(),
-            Some(Unseen::Deaf("is not reachable")),
+            Some(NoHeartbeat::Deaf("is not reachable")),
             "so are those of others"
         );
     }

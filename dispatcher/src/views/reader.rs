@@ -2,23 +2,27 @@
 
 use std::sync::Arc;
 
-use pool_api::status::{ProgrammerState, ProgrammerStatus, programmer_status};
+use pool_api::budget::BudgetStatus;
+use pool_api::control::PauseView;
+use pool_api::pool::{PoolStatus, RouteStatus};
+use pool_api::status::{ProgrammerStatus, programmer_status};
+use pool_api::tasks::{TaskList, TaskView};
 use pool_broker::process::Process;
 use pool_core::config_hash::config_hash;
 use pool_core::eligibility::Eligibility;
 use pool_core::id::TaskId;
+use pool_core::pause::Target;
 use pool_core::pool::{Pool, Programmer};
 use pool_core::state::PoolState;
+use pool_core::state::pauses::Paused;
 use pool_telemetry::clock::wall_clock;
 
-use super::filter::{Filter, Found, newest, runs};
+use super::filter::{Filter, FoundTask, newest, runs};
 use super::journal::Journal;
 use super::llms;
-use super::pauses::{PauseView, paused};
-use super::pool_status::{PoolStatus, RouteStatus};
 use super::presence::{Presence, Snapshot};
 use super::route_load::RouteLoad;
-use super::tasks::{TaskList, TaskView};
+use super::tasks::task_view;
 use crate::history::History;
 use crate::queue_depths::queue_depths;
 
@@ -74,7 +78,7 @@ impl Reader {
         let view = |fold: &PoolState| {
             fold.tasks
                 .get(id)
-                .map(|state| TaskView::new(id, state, runs(fold, state, heard), entry))
+                .map(|state| task_view(id, state, runs(fold, state, heard), entry))
         };
         self.process.log.read(view)
     }
@@ -89,9 +93,9 @@ impl Reader {
             .log
             .read(|fold| filter.of_log(&self.pool, fold, &heard));
         if filter.asks_for_words() {
-            let matching = |some: &[Found]| {
+            let matching = |some: &[FoundTask]| {
                 self.history.look(|entries| {
-                    let matches = |(_, id): &&Found| filter.of_words(id, entries.get(id));
+                    let matches = |(_, id): &&FoundTask| filter.of_words(id, entries.get(id));
                     some.iter().filter(matches).cloned().collect::<Vec<_>>()
                 })
             };
@@ -109,7 +113,19 @@ impl Reader {
 
     /// All active pauses.
     pub fn pauses(&self) -> Vec<PauseView> {
-        self.process.log.read(paused)
+        let view = |(target, paused): (&Target, &Paused)| PauseView {
+            target: target.clone(),
+            pause: paused.pause,
+            since: paused.since,
+        };
+        self.process
+            .log
+            .read(|fold| fold.pauses.iter().map(view).collect())
+    }
+
+    /// Today's budget.
+    pub fn budget(&self) -> BudgetStatus {
+        self.process.log.read(|fold| llms::budget(&self.pool, fold))
     }
 
     /// Why this dispatcher cannot do its work, or cannot see the pool.
@@ -126,10 +142,8 @@ impl Reader {
         if let Err(off) = self.process.clock.now() {
             return Some(off.to_string());
         }
-        let in_force = self.process.log.read(|fold| {
-            fold.configuration()
-                .map(|configuration| configuration.hash.clone())
-        });
+        let hash = |fold: &PoolState| Some(fold.configuration()?.hash.clone());
+        let in_force = self.process.log.read(hash);
         let file = self.pool.file.display();
         match in_force {
             None => Some(format!(
@@ -186,7 +200,10 @@ impl Reader {
                 .map(|(route, waiting)| load.route(fold, route, waiting))
                 .collect()
         });
-        let available = programmers.iter().filter(|p| is_available(p.state)).count();
+        let available = programmers
+            .iter()
+            .filter(|p| p.state.is_available())
+            .count();
         PoolStatus {
             detail: self.trouble(),
             pauses: self.pauses(),
@@ -204,17 +221,10 @@ impl Reader {
                 .filter(|route| route.waiting.is_none())
                 .count(),
             open_tasks: process.log.read(|fold| fold.tasks.open()),
-            budget: process.log.read(|fold| llms::budget(pool, fold)),
+            budget: self.budget(),
             breakers,
             routes,
             programmers,
         }
-    }
-}
-
-fn is_available(state: ProgrammerState) -> bool {
-    match state {
-        ProgrammerState::Idle | ProgrammerState::Busy => true,
-        ProgrammerState::Shut | ProgrammerState::Down => false,
     }
 }

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
+use pool_api::pool::RouteStatus;
 use pool_core::routing::Route;
 use pool_core::state::PoolState;
 use pool_core::time::Timestamp;
 
-use super::pool_status::RouteStatus;
 use super::presence::Snapshot;
 
 /// Open tasks, by their state.
@@ -67,8 +67,8 @@ mod tests {
     use std::collections::BTreeMap;
     use std::time::Duration;
 
-    use pool_api::status::Unseen;
-    use pool_core::event::{EmitterId, Event, EventBatch};
+    use pool_api::status::NoHeartbeat;
+    use pool_core::event::{EmitterId, Event, EventBatch, TaskStarted, TaskSubmitted};
     use pool_core::id::{AttemptId, Capability, ProgrammerId, TaskId, Token};
     use pool_core::routing::Routes;
 
@@ -81,25 +81,25 @@ mod tests {
             ProgrammerId::new("006").expect("an id"),
         );
         let (route, body_hash) = ("any".to_owned(), String::new());
-        let submitted = Event::Submitted {
+        let submitted = Event::from(TaskSubmitted {
             task: task.clone(),
             body_hash: body_hash.clone(),
             route: route.clone(),
             deadline_ms: None,
-        };
+        });
         let token = Token {
             generation: 0,
             count: 0,
         };
         let attempt = AttemptId::from_u128(1);
-        let started = Event::Started {
+        let started = Event::from(TaskStarted {
             task,
             attempt,
             programmer: programmer.clone(),
             token,
             route: route.clone(),
             body_hash,
-        };
+        });
         let mut fold = PoolState::new();
         let batch = EventBatch {
             v: 1,
@@ -122,12 +122,12 @@ mod tests {
             (status.running, status.waiting_tasks, status.oldest_waiting)
         };
         assert_eq!(
-            seen(Unseen::NotYet(Duration::ZERO)),
+            seen(NoHeartbeat::NotYet(Duration::ZERO)),
             (1, 0, None),
             "the dispatcher has not listened long enough to know"
         );
         assert_eq!(
-            seen(Unseen::Silent {
+            seen(NoHeartbeat::Silent {
                 since: Timestamp(1)
             }),
             (0, 1, Some(Timestamp(5))),

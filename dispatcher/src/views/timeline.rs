@@ -1,38 +1,17 @@
 //! Describes a task's events in words, for its page. Pure.
 
-use pool_core::event::Event;
+use pool_api::events::{Line, Tone};
+use pool_core::event::{BreakerEvent, BudgetEvent, Event, Spent, TaskEvent, TaskFinished};
 use pool_core::id::{AttemptId, ProgrammerId};
+use pool_core::money::MicroUsd;
+use pool_core::result::Status;
 use pool_core::state::{Refusal, Verdict};
 use pool_core::time::Timestamp;
-use serde::Serialize;
 
-use super::journal::Entry;
-
-/// The colour of a line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Tone {
-    Neutral,
-    Active,
-    Good,
-    Bad,
-    Warning,
-}
-
-/// One line of a timeline.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
-pub struct Line {
-    pub at: Timestamp,
-    pub text: String,
-    pub tone: Tone,
-    /// False: the event came too late or was not allowed; the text says why.
-    pub accepted: bool,
-    pub programmer: Option<ProgrammerId>,
-    pub attempt: Option<AttemptId>,
-}
+use super::journal::JournalEntry;
 
 /// The timeline of a task.
-pub fn lines(entries: &[Entry]) -> Vec<Line> {
+pub fn lines(entries: &[JournalEntry]) -> Vec<Line> {
     let mut number = 0;
     entries
         .iter()
@@ -45,44 +24,33 @@ pub fn lines(entries: &[Entry]) -> Vec<Line> {
 
 /// The number of the next attempt after this event, as the fold counts: an attempt that was handed
 /// back does not count.
-fn number_of(entry: &Entry, before: u32) -> u32 {
+fn number_of(entry: &JournalEntry, before: u32) -> u32 {
     match (&entry.decision, entry.verdict) {
         (_, Verdict::Refused(_)) => before,
-        (Event::Started { .. }, Verdict::Accepted) => before + 1,
-        (Event::Released { .. }, Verdict::Accepted) => before.saturating_sub(1),
+        (Event::Task(TaskEvent::Started(_)), Verdict::Accepted) => before + 1,
+        (Event::Task(TaskEvent::Released(_)), Verdict::Accepted) => before.saturating_sub(1),
         (_, Verdict::Accepted) => before,
     }
 }
 
-fn line(entry: &Entry, number: u32) -> Line {
+fn line(entry: &JournalEntry, number: u32) -> Line {
+    let accepted = entry.verdict == Verdict::Accepted;
     // A refused event begins no attempt.
-    let number = (entry.verdict == Verdict::Accepted).then_some(number);
-    let Words {
+    let said = words(&entry.decision, accepted.then_some(number));
+    let (text, tone) = match entry.verdict {
+        Verdict::Accepted => (said.text, said.tone),
+        Verdict::Refused(refusal) => {
+            let text = format!("{} – refused: {}", said.text, why(refusal));
+            (text, Tone::Warning)
+        }
+    };
+    Line {
+        at: entry.at,
         text,
         tone,
-        programmer,
-        attempt,
-    } = words(&entry.decision, number);
-    match entry.verdict {
-        Verdict::Accepted => Line {
-            at: entry.at,
-            text,
-            tone,
-            accepted: true,
-            programmer,
-            attempt,
-        },
-        Verdict::Refused(refusal) => {
-            let text = format!("{text} – refused: {}", why(refusal));
-            Line {
-                at: entry.at,
-                text,
-                tone: Tone::Warning,
-                accepted: false,
-                programmer,
-                attempt,
-            }
-        }
+        accepted,
+        programmer: said.programmer,
+        attempt: said.attempt,
     }
 }
 
@@ -127,37 +95,61 @@ impl Words {
     }
 }
 
-fn words(decision: &Event, number: Option<u32>) -> Words {
-    match decision {
-        Event::Submitted { route, .. } => {
-            Words::new(Tone::Neutral, format!("submitted for the route {route}"))
+fn words(event: &Event, number: Option<u32>) -> Words {
+    match event {
+        Event::Task(event) => words_of_task(event, number),
+        Event::Budget(BudgetEvent::Reserved(reserved)) => {
+            let amount = reserved.amount_usd;
+            let text = format!("reserved ${amount} of today's budget for paid calls");
+            Words::new(Tone::Neutral, text).of(Some(&reserved.programmer), Some(reserved.attempt))
         }
-        Event::Published { generation: 0, .. } => Words::new(Tone::Neutral, "queued"),
-        Event::Published { generation, .. } => Words::new(
-            Tone::Neutral,
-            format!("queued again (generation {generation})"),
-        ),
-        Event::Reissued {
-            retry: Some(retry), ..
-        } => {
-            let at = Timestamp(retry.at_ms);
-            let text = format!(
-                "the attempt failed: {}; the next one starts no earlier than {at}",
-                retry.error.as_str()
-            );
-            Words::new(Tone::Warning, text).of(None, Some(retry.attempt))
+        Event::Budget(BudgetEvent::Settled(settled)) => {
+            let cost = settled.cost_usd;
+            let text = format!("paid calls cost ${cost}; the rest of the reservation is released");
+            Words::new(Tone::Neutral, text).of(None, Some(settled.attempt))
         }
-        Event::Reissued { generation, .. } => Words::new(
+        Event::Breaker(BreakerEvent::LlmFailed(failed)) => {
+            let (llm, fault) = (&failed.key.llm, failed.fault.as_str());
+            let text = format!("a call to {llm} failed for good: {fault}");
+            Words::new(Tone::Warning, text).of(Some(&failed.programmer), None)
+        }
+        Event::Budget(_) | Event::Breaker(_) | Event::Pool(_) => {
+            Words::new(Tone::Neutral, "an event of the pool")
+        }
+    }
+}
+
+fn words_of_task(event: &TaskEvent, number: Option<u32>) -> Words {
+    match event {
+        TaskEvent::Submitted(submitted) => Words::new(
             Tone::Neutral,
-            format!("about to be published again (generation {generation})"),
+            format!("submitted for the route {}", submitted.route),
         ),
-        Event::Started {
-            programmer,
-            attempt,
-            token,
-            ..
-        } => {
-            let again = if token.count > 0 {
+        TaskEvent::Published(published) => match published.generation {
+            0 => Words::new(Tone::Neutral, "queued"),
+            generation => Words::new(
+                Tone::Neutral,
+                format!("queued again (generation {generation})"),
+            ),
+        },
+        TaskEvent::Reissued(reissued) => match &reissued.retry {
+            Some(retry) => {
+                let (at, error) = (Timestamp(retry.at_ms), retry.error.as_str());
+                let text = format!(
+                    "the attempt failed: {error}; the next one starts no earlier than {at}"
+                );
+                Words::new(Tone::Warning, text).of(None, Some(retry.attempt))
+            }
+            None => Words::new(
+                Tone::Neutral,
+                format!(
+                    "about to be published again (generation {})",
+                    reissued.generation
+                ),
+            ),
+        },
+        TaskEvent::Started(started) => {
+            let again = if started.token.count > 0 {
                 " after a redelivery"
             } else {
                 ""
@@ -165,118 +157,72 @@ fn words(decision: &Event, number: Option<u32>) -> Words {
             let which = number.map_or("an attempt".to_owned(), |number| {
                 format!("attempt {number}")
             });
-            let text = format!("{} began {which}{again}", programmer.display_name());
-            Words::new(Tone::Active, text).of(Some(programmer), Some(*attempt))
+            let text = format!("{} began {which}{again}", started.programmer.display_name());
+            Words::new(Tone::Active, text).of(Some(&started.programmer), Some(started.attempt))
         }
-        Event::Released {
-            no_llm: true,
-            attempt,
-            ..
-        } => {
-            Words::new(Tone::Warning, "handed back: no LLM was available").of(None, Some(*attempt))
+        TaskEvent::Released(released) => {
+            let text = if released.no_llm {
+                "handed back: no LLM was available"
+            } else {
+                "handed back: the worker was shut down or lost its connection; the attempt does not count"
+            };
+            Words::new(Tone::Warning, text).of(None, Some(released.attempt))
         }
-        Event::Released { attempt, .. } => {
-            let text = "handed back: the worker was shut down or lost its connection; the attempt does not count";
-            Words::new(Tone::Warning, text).of(None, Some(*attempt))
-        }
-        Event::Used {
-            attempt,
-            spent,
-            so_far,
-            ..
-        } => {
-            let usage = &spent.usage;
-            let most = if *so_far { "at most " } else { "" };
+        TaskEvent::Used(used) => {
+            let Spent {
+                cost_usd,
+                tokens,
+                usage,
+            } = &used.spent;
+            let most = if used.so_far { "at most " } else { "" };
             let text = format!(
-                "the attempt has used {most}${} and {} tokens in {} calls",
-                spent.cost_usd, spent.tokens, usage.calls
+                "the attempt has used {most}${cost_usd} and {tokens} tokens in {} calls",
+                usage.calls
             );
-            Words::new(Tone::Neutral, text).of(None, Some(*attempt))
+            Words::new(Tone::Neutral, text).of(None, Some(used.attempt))
         }
-        Event::Finished { .. } | Event::Cancelled { .. } => outcome(decision),
-        Event::Reserved {
-            programmer,
-            attempt,
-            amount_usd,
-            ..
-        } => {
-            let text = format!("reserved ${amount_usd} of today's budget for paid calls");
-            Words::new(Tone::Neutral, text).of(Some(programmer), Some(*attempt))
-        }
-        Event::Settled {
-            attempt, cost_usd, ..
-        } => Words::new(
-            Tone::Neutral,
-            format!("paid calls cost ${cost_usd}; the rest of the reservation is released"),
-        )
-        .of(None, Some(*attempt)),
-        Event::LlmFailed {
-            key,
-            programmer,
-            fault,
-            ..
-        } => {
-            let text = format!("a call to {} failed for good: {}", key.llm, fault.as_str());
-            Words::new(Tone::Warning, text).of(Some(programmer), None)
-        }
-        Event::Stated { .. } => Words::new(
+        TaskEvent::Finished(finished) => outcome(finished),
+        TaskEvent::Cancelled(_) => Words::new(Tone::Bad, "cancelled by an operator"),
+        TaskEvent::Stated(_) => Words::new(
             Tone::Neutral,
             "snapshot, because the log is about to drop the task's first events",
         ),
-        Event::Tick
-        | Event::Configured { .. }
-        | Event::Paused { .. }
-        | Event::Resumed { .. }
-        | Event::BudgetSet { .. }
-        | Event::LlmAnswered { .. }
-        | Event::Probing { .. }
-        | Event::Probed { .. }
-        | Event::Up { .. }
-        | Event::Unknown => Words::new(Tone::Neutral, "an event of the pool"),
     }
 }
 
-fn outcome(decision: &Event) -> Words {
-    let Event::Finished {
-        attempt,
-        status,
-        llm,
-        cost_usd,
-        error,
-        ..
-    } = decision
-    else {
-        return Words::new(Tone::Bad, "cancelled by an operator");
-    };
-    let tone = if *status == pool_core::result::Status::Succeeded {
+fn outcome(finished: &TaskFinished) -> Words {
+    let status = finished.status;
+    let tone = if status == Status::Succeeded {
         Tone::Good
     } else {
         Tone::Bad
     };
     let mut text = status.as_str().to_owned();
     // The status says it already: no error for a cancelled task.
-    if let Some(error) = error.filter(|error| error.as_str() != status.as_str()) {
+    if let Some(error) = finished.error
+        && error.as_str() != status.as_str()
+    {
         text.push_str(&format!(": {}", error.as_str()));
     }
-    if let Some(llm) = llm {
+    if let Some(llm) = &finished.llm {
         text.push_str(&format!(", with {llm}"));
     }
-    if *cost_usd > pool_core::money::MicroUsd::ZERO {
-        text.push_str(&format!(", for ${cost_usd}"));
+    if finished.cost_usd > MicroUsd::ZERO {
+        text.push_str(&format!(", for ${}", finished.cost_usd));
     }
-    Words::new(tone, text).of(None, *attempt)
+    Words::new(tone, text).of(None, finished.attempt)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pool_core::event::{TaskCancelled, TaskReleased, TaskStarted};
     use pool_core::id::TaskId;
-    use pool_core::money::MicroUsd;
-    use pool_core::result::{ErrorKind, Status};
+    use pool_core::result::ErrorKind;
 
     fn said(decision: Event, verdict: Verdict) -> (String, Tone, bool) {
         let line = line(
-            &Entry {
+            &JournalEntry {
                 at: Timestamp(1),
                 decision,
                 verdict,
@@ -289,22 +235,24 @@ mod tests {
     #[test]
     fn attempts_are_counted_as_the_pool_counts_them() {
         let task = TaskId::new("t").expect("an id");
-        let started = |n: u64| Event::Started {
-            task: task.clone(),
-            attempt: AttemptId::from_u128(n.into()),
-            programmer: ProgrammerId::new("006").expect("an id"),
-            token: pool_core::id::Token {
-                generation: 0,
-                count: n,
-            },
-            route: "fast".to_owned(),
-            body_hash: String::new(),
+        let started = |n: u64| {
+            Event::from(TaskStarted {
+                task: task.clone(),
+                attempt: AttemptId::from_u128(n.into()),
+                programmer: ProgrammerId::new("006").expect("an id"),
+                token: pool_core::id::Token {
+                    generation: 0,
+                    count: n,
+                },
+                route: "fast".to_owned(),
+                body_hash: String::new(),
+            })
         };
-        let released = Event::Released {
+        let released = Event::from(TaskReleased {
             task: task.clone(),
             attempt: AttemptId::from_u128(1),
             no_llm: false,
-        };
+        });
         let events = [
             (started(0), Verdict::Accepted),
             (started(0), Verdict::Refused(Refusal::Superseded)),
@@ -312,9 +260,9 @@ mod tests {
             (released, Verdict::Accepted),
             (started(2), Verdict::Accepted),
         ];
-        let entries: Vec<Entry> = events
+        let entries: Vec<JournalEntry> = events
             .into_iter()
-            .map(|(decision, verdict)| Entry {
+            .map(|(decision, verdict)| JournalEntry {
                 at: Timestamp(1),
                 decision,
                 verdict,
@@ -340,35 +288,35 @@ mod tests {
     #[test]
     fn an_outcome_names_error_llm_and_cost_and_a_refusal_says_why() {
         let task = TaskId::new("t").expect("an id");
-        let finished = Event::Finished {
+        let finished = Event::from(TaskFinished {
             task: task.clone(),
             attempt: None,
             status: Status::Failed,
             llm: Some("a/b".parse().expect("an LLM")),
             cost_usd: MicroUsd(1_500_000),
             error: Some(ErrorKind::NoChange),
-        };
+        });
         let text = "failed: no_change, with a/b, for $1.50".to_owned();
         assert_eq!(
             said(finished, Verdict::Accepted),
             (text, Tone::Bad, true),
             "all known facts"
         );
-        let stopped = Event::Finished {
+        let stopped = Event::from(TaskFinished {
             task: task.clone(),
             attempt: None,
             status: Status::Cancelled,
             llm: None,
             cost_usd: MicroUsd::ZERO,
             error: Some(ErrorKind::Cancelled),
-        };
+        });
         assert_eq!(
             said(stopped, Verdict::Accepted).0,
             "cancelled",
             "the status is not repeated as the error"
         );
         let late = said(
-            Event::Cancelled { task },
+            Event::from(TaskCancelled { task }),
             Verdict::Refused(Refusal::Finished),
         );
         let text = "cancelled by an operator – refused: the task has already finished".to_owned();

@@ -10,18 +10,19 @@ mod programmers;
 mod tests;
 mod words;
 
+use pool_api::why::{Availability, Position, Reason, Why};
 use pool_core::eligibility::Eligibility;
 use pool_core::id::{ProgrammerId, TaskId};
 use pool_core::pause::{Pause, Target};
 use pool_core::routing::Route;
 use pool_core::state::pauses::Paused;
-use pool_core::state::{Owner, TaskState};
+use pool_core::state::{Owner, Phase, TaskState};
 use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 
 use crate::views::Reader;
-use model::{Able, Answer};
-pub use model::{Availability, Look, Position, ProgrammerWhy, Reason, Why};
+use model::Able;
+pub use model::WhyContext;
 
 /// Explains why a task waits, with what this dispatcher knows now.
 pub(crate) fn explain(reader: &Reader, id: &TaskId) -> Option<Why> {
@@ -34,7 +35,7 @@ pub(crate) fn explain(reader: &Reader, id: &TaskId) -> Option<Why> {
             now: fold.now().max(wall_clock()),
         };
         why(
-            &Look {
+            &WhyContext {
                 standing: &standing,
                 routes: &reader.process.routes,
                 heard: &heard,
@@ -46,152 +47,170 @@ pub(crate) fn explain(reader: &Reader, id: &TaskId) -> Option<Why> {
 }
 
 /// The answer; None if the log has no such task.
-pub fn why(look: &Look<'_>, id: &TaskId) -> Option<Why> {
-    let state = look.standing.fold.tasks.get(id)?;
-    let mut answer = look.answer(id, state);
-    if !look.fresh && state.outcome.is_none() {
-        let known = look.standing.fold.now();
-        answer.sentence = words::stale(known, &answer.sentence, look.standing.now);
-        answer.reason = Reason::ViewStale;
+pub fn why(look: &WhyContext<'_>, id: &TaskId) -> Option<Why> {
+    let Eligibility { pool, fold, now } = *look.standing;
+    let state = fold.tasks.get(id)?;
+    let mut why = look.answer(
+        state,
+        Why {
+            task: id.clone(),
+            reason: Reason::Unavailable,
+            sentence: String::new(),
+            since: None,
+            until: None,
+            position: None,
+            route: state.route.clone(),
+            attempts: state.attempts,
+            max_attempts: pool.dispatcher.max_attempts,
+            releases: state.releases,
+            hand_backs: state.hand_backs,
+            deadline: state.deadline,
+            programmers: Vec::new(),
+            at: now,
+        },
+    );
+    if !look.fresh && !state.is_finished() {
+        why.sentence = words::stale(fold.now(), &why.sentence, now);
+        why.reason = Reason::ViewStale;
     }
-    Some(Why {
-        task: id.clone(),
-        reason: answer.reason,
-        sentence: answer.sentence,
-        since: answer.since,
-        until: answer.until,
-        position: answer.position,
-        route: state.route.clone(),
-        attempts: state.attempts,
-        max_attempts: look.standing.pool.dispatcher.max_attempts,
-        releases: state.releases,
-        hand_backs: state.hand_backs,
-        deadline: state.deadline,
-        programmers: answer.programmers,
-        at: look.standing.now,
-    })
+    Some(why)
 }
 
-impl Look<'_> {
-    fn answer(&self, id: &TaskId, state: &TaskState) -> Answer {
-        if let Some(outcome) = &state.outcome {
-            return Answer::new(
-                Reason::Finished,
-                words::finished(outcome, self.standing.now),
-                Some(outcome.at),
-            );
+/// Each function completes the answer that it is given.
+impl WhyContext<'_> {
+    fn answer(&self, state: &TaskState, why: Why) -> Why {
+        let Eligibility { pool, fold, now } = *self.standing;
+        let since = Some(state.issued_at);
+        match &state.phase {
+            Phase::Finished(outcome) => Why {
+                reason: Reason::Finished,
+                sentence: words::finished(outcome, now),
+                since: Some(outcome.at),
+                ..why
+            },
+            Phase::Running { owner, .. } if self.heard.has_lost(fold, owner) => {
+                self.lost(state, owner, why)
+            }
+            Phase::Running { owner, .. } => self.running(owner, why),
+            Phase::RetryAt(retry) => Why {
+                reason: Reason::Retry,
+                sentence: words::retry(retry, &why),
+                since,
+                until: Some(Timestamp(retry.at_ms)),
+                ..why
+            },
+            // The log has no publish event of a task that came straight over AMQP.
+            Phase::Pending if state.submitted_at.is_some() => {
+                let due = state.issued_at.plus(pool.dispatcher.repair_after);
+                Why {
+                    reason: Reason::NotPublished,
+                    sentence: words::not_published(state, due, now),
+                    since,
+                    until: Some(due),
+                    ..why
+                }
+            }
+            Phase::Pending | Phase::Queued => self.waiting(state, why),
         }
-        if let Some(owner) = &state.owner {
-            return match self.heard.has_lost(self.standing.fold, owner) {
-                true => self.lost(id, state, owner),
-                false => self.running(state, owner),
-            };
-        }
-        let max = self.standing.pool.dispatcher.max_attempts;
-        if let Some(retry) = &state.retry {
-            let due = Timestamp(retry.at_ms);
-            let sentence = words::retry(retry, (state.attempts, max), self.standing.now);
-            return Answer::new(Reason::Retry, sentence, Some(state.issued_at)).until(Some(due));
-        }
-        // The log has no publish event of a task that came straight over AMQP.
-        if !state.published && state.submitted_at.is_some() {
-            let due = state
-                .issued_at
-                .plus(self.standing.pool.dispatcher.repair_after);
-            let sentence = words::not_published(state, due, self.standing.now);
-            return Answer::new(Reason::NotPublished, sentence, Some(state.issued_at))
-                .until(Some(due));
-        }
-        self.waiting(id, state)
     }
 
-    fn running(&self, state: &TaskState, owner: &Owner) -> Answer {
-        let max = self.standing.pool.dispatcher.max_attempts;
-        let mut sentence = words::running(owner, (state.attempts, max), self.standing.now);
-        let ordered = self
-            .standing
-            .fold
+    fn running(&self, owner: &Owner, why: Why) -> Why {
+        let Eligibility { pool, fold, now } = *self.standing;
+        let mut sentence = words::running(owner, &why);
+        let until = fold
             .pauses
             .of_programmer(&owner.programmer)
-            .map(|(_, paused)| paused);
-        let drained = ordered.filter(|paused| paused.pause == Pause::Drain);
-        let until = drained.map(|paused| {
-            paused
-                .since
-                .plus(self.standing.pool.dispatcher.drain_timeout)
-        });
+            .filter(|(_, paused)| paused.pause == Pause::Drain)
+            .map(|(_, paused)| paused.since.plus(pool.dispatcher.drain_timeout));
         if let Some(until) = until {
-            sentence.push_str(&words::drained(until, self.standing.now));
+            sentence.push_str(&words::drained(until, now));
         }
-        Answer::new(Reason::Running, sentence, Some(owner.since)).until(until)
+        Why {
+            reason: Reason::Running,
+            sentence,
+            since: Some(owner.since),
+            until,
+            ..why
+        }
     }
 
     /// Its message is back in the queue, or is about to be.
-    fn lost(&self, id: &TaskId, state: &TaskState, owner: &Owner) -> Answer {
-        let mut answer = self.waiting(id, state);
-        answer
-            .sentence
+    fn lost(&self, state: &TaskState, owner: &Owner, why: Why) -> Why {
+        let mut why = self.waiting(state, why);
+        why.sentence
             .push_str(&words::lost(owner, self.heard.of(&owner.programmer).err()));
-        answer
+        why
     }
 
-    fn waiting(&self, id: &TaskId, state: &TaskState) -> Answer {
+    fn waiting(&self, state: &TaskState, why: Why) -> Why {
+        let Eligibility { pool, now, .. } = *self.standing;
         let since = state
             .submitted_at
             .or(Some(state.issued_at).filter(|at| at.0 > 0));
-        let Some(route) = self
+        let route = self
             .routes
             .all()
             .iter()
-            .find(|route| route.name == state.route)
-        else {
+            .find(|route| route.name == state.route);
+        let Some(route) = route else {
             let (reason, sentence) = words::no_such_route(self.routes, &state.route);
-            return Answer::new(reason, sentence, since);
+            return Why {
+                reason,
+                sentence,
+                since,
+                ..why
+            };
         };
-        let position = self.position(id, state);
-        let mut answer = self.at_route(route, position);
-        let overdue = state
-            .issued_at
-            .plus(self.standing.pool.dispatcher.repair_after)
-            < self.standing.now;
-        if answer.reason == Reason::Next && overdue {
-            answer.sentence.push_str(words::IF_LOST);
+        let position = self.position(&why.task, state);
+        let mut why = self.at_route(
+            route,
+            Why {
+                since,
+                position,
+                ..why
+            },
+        );
+        let overdue = state.issued_at.plus(pool.dispatcher.repair_after) < now;
+        if why.reason == Reason::Next && overdue {
+            why.sentence.push_str(words::IF_LOST);
         }
-        answer
-            .sentence
-            .push_str(&words::also(state, self.standing.pool, self.standing.now));
-        Answer {
-            since,
-            position,
-            ..answer
-        }
+        why.sentence.push_str(&words::also(state, pool, now));
+        why
     }
 
-    /// The reason that keeps tasks of this route waiting; `position` is the place of one of them.
-    fn at_route(&self, route: &Route, position: Option<Position>) -> Answer {
+    /// The reason that keeps tasks of this route waiting.
+    fn at_route(&self, route: &Route, why: Why) -> Why {
         let able = self.programmers(route);
-        let views = able.iter().map(|one| one.view.clone()).collect();
-        let with = |reason, sentence| Answer {
-            programmers: views,
-            ..Answer::new(reason, sentence, None)
+        let why = Why {
+            programmers: able.iter().map(|one| one.view.clone()).collect(),
+            ..why
         };
-        if let Some((reason, sentence)) = self.paused(route, &able, position) {
-            return with(reason, sentence);
+        if let Some((reason, sentence)) = self.paused(route, &able, why.position) {
+            return Why {
+                reason,
+                sentence,
+                ..why
+            };
         }
         let idle: Vec<&ProgrammerId> = able
             .iter()
             .filter(|one| one.view.state == Availability::Idle)
             .map(|one| &one.view.id)
             .collect();
-        let before = position.map_or(0, |position| position.place - 1);
-        if !idle.is_empty() && before < idle.len() {
-            return with(Reason::Next, words::next(route, &idle));
+        let before = why.position.map_or(0, |position| position.place - 1);
+        if before < idle.len() {
+            return Why {
+                reason: Reason::Next,
+                sentence: words::next(route, &idle),
+                ..why
+            };
         }
         if !idle.is_empty() {
-            return with(
-                Reason::BehindOthers,
-                words::behind(route, (idle.len(), able.len()), before),
-            );
+            return Why {
+                reason: Reason::BehindOthers,
+                sentence: words::behind(route, idle.len(), able.len(), before),
+                ..why
+            };
         }
         let any = |state| able.iter().any(|one| one.view.state == state);
         let reason = match (any(Availability::LeftToFree), any(Availability::Busy)) {
@@ -199,8 +218,12 @@ impl Look<'_> {
             (false, true) => Reason::Busy,
             (false, false) => Reason::Unavailable,
         };
-        let until = able.iter().filter_map(|one| one.view.until).min();
-        with(reason, words::nobody(route, &able, position)).until(until)
+        Why {
+            reason,
+            sentence: words::nobody(route, &able, why.position),
+            until: able.iter().filter_map(|one| one.view.until).min(),
+            ..why
+        }
     }
 
     /// The answer if ending the programmers' own pauses would not start the task.
@@ -214,10 +237,7 @@ impl Look<'_> {
         let of_all = pauses().filter(|(target, _)| matches!(target, Target::All));
         let of_route = pauses()
             .filter(|(target, _)| matches!(target, Target::Route { name } if *name == route.name));
-        let held: Vec<(Target, Paused)> = of_all
-            .chain(of_route)
-            .map(|(target, paused)| (target.clone(), *paused))
-            .collect();
+        let held: Vec<(&Target, &Paused)> = of_all.chain(of_route).collect();
         let reason = match held.first()? {
             (Target::All, _) => Reason::PoolPaused,
             (Target::Route { .. } | Target::Programmer { .. }, _) => Reason::RoutePaused,
@@ -230,15 +250,9 @@ impl Look<'_> {
         // A programmer that is not paused would take the task when the other pauses end.
         let each_by_itself =
             Some(able.iter().filter(by_itself).count()).filter(|count| *count == able.len());
-        Some((
-            reason,
-            words::paused(
-                &held,
-                each_by_itself.unwrap_or_default(),
-                position,
-                self.standing.now,
-            ),
-        ))
+        let each_by_itself = each_by_itself.unwrap_or_default();
+        let sentence = words::paused(&held, each_by_itself, position, self.standing.now);
+        Some((reason, sentence))
     }
 
     /// Tasks count in the order in which their messages came into the queue, as far as the log
@@ -248,7 +262,7 @@ impl Look<'_> {
         let own = (state.issued_at, id);
         let (mut before, mut of, mut listed) = (0, 0, false);
         for other in tasks.waiting_in(&state.route) {
-            let Some(published) = tasks.get(other).filter(|state| state.published) else {
+            let Some(published) = tasks.get(other).filter(|state| state.is_published()) else {
                 continue;
             };
             of += 1;

@@ -5,7 +5,9 @@
 
 use std::collections::HashMap;
 
-use pool_api::status::Unseen;
+use pool_api::format::{clock, with_clocks};
+use pool_api::status::NoHeartbeat;
+use pool_api::why::{Availability, ProgrammerWhy};
 use pool_core::eligibility::{Blocker, BudgetFit, Closed, LlmAccess};
 use pool_core::heartbeat::{Gate, ShutReason};
 use pool_core::id::{ProgrammerId, TaskId};
@@ -15,11 +17,10 @@ use pool_core::routing::Route;
 use pool_core::state::Owner;
 use pool_core::time::Timestamp;
 
-use super::model::{Able, Availability, Look, ProgrammerWhy};
+use super::model::{Able, WhyContext};
 use super::words;
-use crate::format::{clock, with_clocks};
 
-impl Look<'_> {
+impl WhyContext<'_> {
     /// All programmers that are eligible for the route.
     pub(super) fn programmers(&self, route: &Route) -> Vec<Able> {
         let busy: HashMap<&ProgrammerId, (&TaskId, &Owner)> = self
@@ -50,36 +51,29 @@ impl Look<'_> {
         let found = found.or_else(|| busy.map(|(task, owner)| self.busy(task, owner)));
         let found = found.or_else(|| self.without_means(programmer));
         let found = found.or_else(|| self.closed(programmer, route));
-        let found = found.unwrap_or_else(|| Found::new(Availability::Idle, "idle", String::new()));
-        let task = busy.map(|(task, _)| task.clone());
-        let since = busy.map(|(_, owner)| owner.since);
-        let Found {
-            state,
-            words,
-            detail,
-            until,
-        } = found;
+        let found = found
+            .unwrap_or_else(|| ProgrammerFinding::new(Availability::Idle, "idle", String::new()));
         Able {
             view: ProgrammerWhy {
                 id: programmer.id.clone(),
-                state,
-                detail,
-                task,
-                since,
-                until,
+                state: found.state,
+                detail: found.detail,
+                task: busy.map(|(task, _)| task.clone()),
+                since: busy.map(|(_, owner)| owner.since),
+                until: found.until,
             },
-            words,
+            words: found.words,
         }
     }
 
-    fn unheard(&self, programmer: &Programmer) -> Option<Found> {
+    fn unheard(&self, programmer: &Programmer) -> Option<ProgrammerFinding> {
         let unseen = self.heard.of(&programmer.id).err()?;
         let (state, words) = match unseen {
-            Unseen::Silent { .. } | Unseen::Left { .. } => (Availability::Down, "down"),
-            Unseen::NotYet(_) => (Availability::Unheard, "without a heartbeat yet"),
-            Unseen::Deaf(_) => (Availability::Unheard, "unknown"),
+            NoHeartbeat::Silent { .. } | NoHeartbeat::Left { .. } => (Availability::Down, "down"),
+            NoHeartbeat::NotYet(_) => (Availability::Unheard, "without a heartbeat yet"),
+            NoHeartbeat::Deaf(_) => (Availability::Unheard, "unknown"),
         };
-        Some(Found::new(
+        Some(ProgrammerFinding::new(
             state,
             words,
             with_clocks(&unseen.to_string(), self.standing.now),
@@ -87,7 +81,7 @@ impl Look<'_> {
     }
 
     /// Problems that only the programmer's process can know.
-    fn shut_by_itself(&self, programmer: &Programmer) -> Option<Found> {
+    fn shut_by_itself(&self, programmer: &Programmer) -> Option<ProgrammerFinding> {
         let Gate::Shut { reason, detail } = &self.heard.seen.get(&programmer.id)?.gate else {
             return None;
         };
@@ -114,7 +108,7 @@ impl Look<'_> {
             | ShutReason::Breaker
             | ShutReason::Budget => return None,
         };
-        Some(Found::new(
+        Some(ProgrammerFinding::new(
             Availability::from(*reason),
             words,
             detail.clone(),
@@ -122,17 +116,21 @@ impl Look<'_> {
     }
 
     /// An operator's pause or drain counts whether the programmer is busy or not.
-    fn ordered(&self, programmer: &Programmer, busy: Option<(&TaskId, &Owner)>) -> Option<Found> {
+    fn ordered(
+        &self,
+        programmer: &Programmer,
+        busy: Option<(&TaskId, &Owner)>,
+    ) -> Option<ProgrammerFinding> {
         let Blocker {
             reason,
             detail,
             until,
-        } = self.obstacle(programmer)?;
+        } = self.blocker(programmer)?;
         match reason {
             ShutReason::Paused | ShutReason::Draining => {
-                let ordered = Found {
+                let ordered = ProgrammerFinding {
                     until,
-                    ..Found::new(Availability::from(reason), reason.as_str(), detail)
+                    ..ProgrammerFinding::new(Availability::from(reason), reason.as_str(), detail)
                 };
                 Some(match busy {
                     Some((task, owner)) => ordered.and(&self.busy(task, owner)),
@@ -149,9 +147,9 @@ impl Look<'_> {
         }
     }
 
-    fn busy(&self, task: &TaskId, owner: &Owner) -> Found {
+    fn busy(&self, task: &TaskId, owner: &Owner) -> ProgrammerFinding {
         let since = clock(owner.since, self.standing.now);
-        Found::new(
+        ProgrammerFinding::new(
             Availability::Busy,
             "busy",
             format!("working on {task} since {since}"),
@@ -159,20 +157,21 @@ impl Look<'_> {
     }
 
     /// Breakers and budget.
-    fn without_means(&self, programmer: &Programmer) -> Option<Found> {
+    fn without_means(&self, programmer: &Programmer) -> Option<ProgrammerFinding> {
         let Blocker {
             reason,
             detail,
             until,
-        } = self.obstacle(programmer)?;
+        } = self.blocker(programmer)?;
         let (state, now) = (Availability::from(reason), self.standing.now);
         let its_turn_comes = || {
-            self.standing.room_for(programmer, |id| self.could_take(id))
+            self.standing
+                .budget_fit(programmer, |id| self.could_take(id))
                 == BudgetFit::ForOthersFirst
         };
-        Some(match self.standing.means(programmer) {
+        Some(match self.standing.llm_access(programmer) {
             LlmAccess::Nothing(shut) => {
-                let shut = Found {
+                let shut = ProgrammerFinding {
                     state,
                     words: words::breakers(&shut, now),
                     detail,
@@ -184,7 +183,7 @@ impl Look<'_> {
                 }
             }
             LlmAccess::Free | LlmAccess::Paid if its_turn_comes() => {
-                Found::new(state, words::ITS_TURN, detail)
+                ProgrammerFinding::new(state, words::ITS_TURN, detail)
             }
             LlmAccess::Free | LlmAccess::Paid => self.over_budget(Blocker {
                 reason,
@@ -201,12 +200,12 @@ impl Look<'_> {
             detail,
             until,
         }: Blocker,
-    ) -> Found {
+    ) -> ProgrammerFinding {
         let (words, detail) = (
             words::over_budget(until, self.standing.now),
             with_clocks(&detail, self.standing.now),
         );
-        Found {
+        ProgrammerFinding {
             state: Availability::from(reason),
             words,
             detail,
@@ -214,7 +213,7 @@ impl Look<'_> {
         }
     }
 
-    fn closed(&self, programmer: &Programmer, route: &Route) -> Option<Found> {
+    fn closed(&self, programmer: &Programmer, route: &Route) -> Option<ProgrammerFinding> {
         match self
             .standing
             .closed(programmer, route, |id| self.could_take(id))?
@@ -230,7 +229,7 @@ impl Look<'_> {
                 let detail = format!(
                     "leaves the task to programmers with free LLMs for {after} s (spill_to_paid_after)"
                 );
-                Some(Found {
+                Some(ProgrammerFinding {
                     state: Availability::LeftToFree,
                     words,
                     detail,
@@ -245,18 +244,18 @@ impl Look<'_> {
                     paused,
                     self.standing.now,
                 );
-                Some(Found::new(Availability::Idle, "idle", detail))
+                Some(ProgrammerFinding::new(Availability::Idle, "idle", detail))
             }
         }
     }
 
-    fn obstacle(&self, programmer: &Programmer) -> Option<Blocker> {
-        let obstacle = self
+    fn blocker(&self, programmer: &Programmer) -> Option<Blocker> {
+        let blocker = self
             .standing
-            .obstacle(programmer, |id| self.could_take(id))?;
+            .blocker(programmer, |id| self.could_take(id))?;
         Some(Blocker {
-            detail: with_clocks(&obstacle.detail, self.standing.now),
-            ..obstacle
+            detail: with_clocks(&blocker.detail, self.standing.now),
+            ..blocker
         })
     }
 
@@ -268,14 +267,14 @@ impl Look<'_> {
     }
 }
 
-struct Found {
+struct ProgrammerFinding {
     state: Availability,
     words: String,
     detail: String,
     until: Option<Timestamp>,
 }
 
-impl Found {
+impl ProgrammerFinding {
     fn new(state: Availability, words: &str, detail: String) -> Self {
         Self {
             state,

@@ -2,9 +2,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
-use pool_api::status::{Seen, Unseen};
+use pool_api::status::{LastBeat, NoHeartbeat};
+use pool_api::why::ProgrammerWhy;
 use pool_config::parse;
-use pool_core::event::{EmitterId, Event, EventBatch, FailedCall};
+use pool_core::event::{
+    BudgetReserved, BudgetSet, Configuration, EmitterId, Event, EventBatch, FailedCall, LlmFailed,
+    ProgrammerUp, TargetPaused, TaskPublished, TaskStarted, TaskSubmitted,
+};
 use pool_core::heartbeat::{Gate, ShutReason};
 use pool_core::id::{AttemptId, LlmName, Token};
 use pool_core::llm::Fault;
@@ -60,7 +64,7 @@ impl World {
             .collect();
         let at = "2026-01-31T12:00:00Z".parse().expect("a time");
         let (fold, routes) = (PoolState::new(), Routes::new(&offers));
-        let heard = Snapshot::empty(Unseen::Silent { since: at });
+        let heard = Snapshot::empty(NoHeartbeat::Silent { since: at });
         let mut world = Self {
             pool,
             routes,
@@ -72,19 +76,19 @@ impl World {
         };
         for programmer in world.pool.programmers.clone() {
             world.says(programmer.id.as_str(), Gate::Consuming);
-            world.append(Event::Up {
+            world.append(Event::from(ProgrammerUp {
                 programmer: programmer.id,
                 host: "h".to_owned(),
                 again: false,
-            });
+            }));
         }
         let rules = Rules::of(&world.pool);
-        world.append(Event::Configured {
+        world.append(Event::from(Configuration {
             hash: "h".to_owned(),
             capabilities: offers,
             rules,
             again: false,
-        });
+        }));
         world
     }
 
@@ -106,7 +110,7 @@ impl World {
     }
 
     fn says(&mut self, programmer: &str, gate: Gate) {
-        let seen = Seen {
+        let seen = LastBeat {
             gate,
             port: 0,
             worker: "worker h/1".to_owned(),
@@ -126,25 +130,25 @@ impl World {
 
     fn submit(&mut self, name: &str, route: &str) {
         let (task, route, body_hash) = (task(name), route.to_owned(), "h".to_owned());
-        self.append(Event::Submitted {
+        self.append(Event::from(TaskSubmitted {
             task,
             body_hash,
             route,
             deadline_ms: None,
-        });
+        }));
     }
 
     /// Submits `t`, the task that the tests ask about.
     fn wait(&mut self, name: &str, route: &str) {
         self.submit(name, route);
-        self.append(Event::Published {
+        self.append(Event::from(TaskPublished {
             task: task(name),
             generation: 0,
-        });
+        }));
     }
 
     fn start(&mut self, name: &str, programmer: &str, attempt: u128) {
-        self.append(Event::Started {
+        self.append(Event::from(TaskStarted {
             task: task(name),
             attempt: AttemptId::from_u128(attempt),
             programmer: id(programmer),
@@ -154,7 +158,7 @@ impl World {
             },
             route: "premium".to_owned(),
             body_hash: "h".to_owned(),
-        });
+        }));
     }
 
     fn reserve(&mut self, name: &str, programmer: &str, attempt: u128, dollars: &str) {
@@ -164,12 +168,12 @@ impl World {
             AttemptId::from_u128(attempt),
         );
         let amount_usd = dollars.parse().expect("an amount");
-        self.append(Event::Reserved {
+        self.append(Event::from(BudgetReserved {
             attempt,
             task,
             programmer,
             amount_usd,
-        });
+        }));
     }
 
     /// Three failed calls of three tasks.
@@ -193,7 +197,7 @@ impl World {
                 task(&format!("o{n}")),
             );
             let fault = Fault::Timeout;
-            self.append(Event::LlmFailed {
+            self.append(Event::from(LlmFailed {
                 key,
                 programmer,
                 host,
@@ -202,16 +206,16 @@ impl World {
                 epoch,
                 retry_after_ms: None,
                 call: FailedCall::default(),
-            });
+            }));
         }
     }
 
     fn pause(&mut self, target: Target, pause: Pause) {
-        self.append(Event::Paused {
+        self.append(Event::from(TargetPaused {
             target,
             pause,
             since_ms: None,
-        });
+        }));
     }
 
     fn why(&self, name: &str) -> Why {
@@ -220,7 +224,7 @@ impl World {
             fold: &self.fold,
             now: self.at,
         };
-        let look = Look {
+        let look = WhyContext {
             standing: &standing,
             routes: &self.routes,
             heard: &self.heard,
@@ -323,7 +327,7 @@ fn everything_that_can_keep_a_programmer_is_told_with_its_detail() {
     }
     world.heard.seen.remove(&id("007"));
     seen.insert(world.state("007").state);
-    world.heard.unheard = Unseen::NotYet(Duration::from_secs(2));
+    world.heard.unheard = NoHeartbeat::NotYet(Duration::from_secs(2));
     seen.insert(world.state("007").state);
     let mut world = World::new();
     world.wait("t", "fast");
@@ -420,9 +424,9 @@ fn an_idle_programmer_of_a_paused_route_says_what_keeps_it() {
 fn the_log_is_believed_before_an_older_heartbeat() {
     let mut world = World::new();
     // Enough budget for all at once.
-    world.append(Event::BudgetSet {
+    world.append(Event::from(BudgetSet {
         limit_usd: "100".parse().expect("an amount"),
-    });
+    }));
     world.wait("t", "premium");
     for (programmer, reason) in [
         ("006", ShutReason::Breaker),
@@ -468,7 +472,7 @@ fn who_is_not_heard_of_says_since_when_and_that_its_worker_has_ended() {
     world
         .heard
         .missed
-        .insert(id("006"), Unseen::Left { at: world.at });
+        .insert(id("006"), NoHeartbeat::Left { at: world.at });
     let said = world.state("006");
     assert_eq!(
         said.state,
@@ -488,7 +492,7 @@ fn who_is_not_heard_of_says_since_when_and_that_its_worker_has_ended() {
     world
         .heard
         .missed
-        .insert(id("006"), Unseen::Deaf("is not reachable"));
+        .insert(id("006"), NoHeartbeat::Deaf("is not reachable"));
     assert_eq!(
         world.state("006").detail,
         "unknown: the broker is not reachable"
@@ -509,7 +513,7 @@ fn the_task_of_a_programmer_that_is_drained_says_when_it_is_given_back() {
     let why = world.why("t");
     let said = format!(
         "; its programmer is being drained: the task ends or is handed back by {}",
-        crate::format::clock(until, world.at)
+        pool_api::format::clock(until, world.at)
     );
     assert!(why.sentence.ends_with(&said), "{}", why.sentence);
     assert_eq!(why.until, Some(until), "when");
@@ -529,11 +533,11 @@ fn an_owner_whose_programmer_is_held_by_another_process_does_not_make_it_busy() 
     let mut world = World::new();
     world.start("a", "006", 1);
     world.later(1);
-    let up = vec![Event::Up {
+    let up = vec![Event::from(ProgrammerUp {
         programmer: id("006"),
         host: "h".to_owned(),
         again: false,
-    }];
+    })];
     let batch = EventBatch {
         v: 1,
         emitter: EmitterId::from_u128(2),
@@ -566,10 +570,10 @@ fn places_in_the_queue_go_by_when_messages_came_into_it() {
         if name == "t" {
             world.submit(name, "premium");
         }
-        world.append(Event::Published {
+        world.append(Event::from(TaskPublished {
             task: task(name),
             generation: 0,
-        });
+        }));
     }
     let place = |world: &World, name| {
         world

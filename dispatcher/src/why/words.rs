@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use pool_api::status::Unseen;
+use pool_api::format::{clock, counted, with_clocks};
+use pool_api::status::NoHeartbeat;
+use pool_api::why::{Position, Reason, Why};
 use pool_core::eligibility::explain_pause;
 use pool_core::event::Retry;
 use pool_core::id::{LlmName, ProgrammerId};
@@ -14,8 +16,7 @@ use pool_core::state::pauses::Paused;
 use pool_core::state::{Outcome, Owner, TaskState};
 use pool_core::time::Timestamp;
 
-use super::model::{Able, Position, Reason};
-use crate::format::{clock, counted, with_clocks};
+use super::model::Able;
 
 pub(super) fn finished(outcome: &Outcome, now: Timestamp) -> String {
     let error = outcome
@@ -46,8 +47,9 @@ fn ended(outcome: &Outcome) -> String {
     }
 }
 
-pub(super) fn running(owner: &Owner, (attempt, max): (u32, u32), now: Timestamp) -> String {
-    let (who, since) = (&owner.programmer, clock(owner.since, now));
+pub(super) fn running(owner: &Owner, why: &Why) -> String {
+    let (who, since) = (&owner.programmer, clock(owner.since, why.at));
+    let (attempt, max) = (why.attempts, why.max_attempts);
     format!(
         "it is not waiting: programmer {who} has been working on it since {since}, attempt {attempt} of {max}"
     )
@@ -65,11 +67,11 @@ pub(super) fn drained(until: Timestamp, now: Timestamp) -> String {
 }
 
 /// Added for a task that waits again.
-pub(super) fn lost(owner: &Owner, unseen: Option<Unseen>) -> String {
+pub(super) fn lost(owner: &Owner, unseen: Option<NoHeartbeat>) -> String {
     let why = match unseen {
-        Some(Unseen::Silent { .. }) => "which sends no heartbeats any more",
-        Some(Unseen::Left { .. }) => "whose worker has ended",
-        Some(Unseen::NotYet(_) | Unseen::Deaf(_)) | None => "whose process is gone",
+        Some(NoHeartbeat::Silent { .. }) => "which sends no heartbeats any more",
+        Some(NoHeartbeat::Left { .. }) => "whose worker has ended",
+        Some(NoHeartbeat::NotYet(_) | NoHeartbeat::Deaf(_)) | None => "whose process is gone",
     };
     format!("; it was with {}, {why}", owner.programmer.display_name())
 }
@@ -81,10 +83,11 @@ pub(super) fn stale(known: Timestamp, sentence: &str, now: Timestamp) -> String 
     )
 }
 
-pub(super) fn retry(retry: &Retry, (attempt, max): (u32, u32), now: Timestamp) -> String {
+pub(super) fn retry(retry: &Retry, why: &Why) -> String {
     let (due, error) = (Timestamp(retry.at_ms), retry.error.as_str());
-    let when = match due > now {
-        true => format!("starts no earlier than {}", clock(due, now)),
+    let (attempt, max) = (why.attempts, why.max_attempts);
+    let when = match due > why.at {
+        true => format!("starts no earlier than {}", clock(due, why.at)),
         false => "is about to be queued".to_owned(),
     };
     format!("attempt {attempt} of {max} failed ({error}); the next one {when}")
@@ -132,14 +135,14 @@ pub(super) fn no_such_route(routes: &Routes, route: &str) -> (Reason, String) {
 
 /// All pauses that apply: an operator who ends one of two must know of the other.
 pub(super) fn paused(
-    pauses: &[(Target, Paused)],
+    pauses: &[(&Target, &Paused)],
     each_by_itself: usize,
     position: Option<Position>,
     now: Timestamp,
 ) -> String {
     let mut each: Vec<String> = pauses
         .iter()
-        .map(|(target, paused)| pause(target, *paused, now))
+        .map(|(target, paused)| pause(target, **paused, now))
         .collect();
     match each_by_itself {
         0 => {}
@@ -166,7 +169,7 @@ pub(super) fn next(route: &Route, idle: &[&ProgrammerId]) -> String {
     }
 }
 
-pub(super) fn behind(route: &Route, (idle, able): (usize, usize), before: usize) -> String {
+pub(super) fn behind(route: &Route, idle: usize, able: usize, before: usize) -> String {
     let tasks = counted(before, "task is", "tasks are");
     format!(
         "{idle} of {} are idle, but {tasks} ahead of it",

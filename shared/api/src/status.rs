@@ -30,6 +30,14 @@ impl ProgrammerState {
     /// In the order in which tables list them.
     pub const ALL: [Self; 4] = [Self::Idle, Self::Busy, Self::Shut, Self::Down];
 
+    /// Whether it works for the pool now.
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Idle | Self::Busy => true,
+            Self::Shut | Self::Down => false,
+        }
+    }
+
     /// The word in messages, logs and metrics; the same as on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -100,7 +108,7 @@ pub struct CircuitStatus {
 
 /// The last heartbeat of a programmer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct LastBeat {
     /// Whether it takes tasks.
     pub gate: Gate,
     /// The port of its `/health`.
@@ -111,7 +119,7 @@ pub struct Seen {
 
 /// Why the state of a programmer is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Unseen {
+pub enum NoHeartbeat {
     /// No heartbeat came for `health_check_interval_s`, though the dispatcher listened.
     #[error("no heartbeat since {since}; is a worker running with it?")]
     Silent {
@@ -132,7 +140,7 @@ pub enum Unseen {
     Deaf(&'static str),
 }
 
-impl Unseen {
+impl NoHeartbeat {
     /// Whether the programmer is known to be down.
     pub fn is_down(self) -> bool {
         match self {
@@ -146,17 +154,8 @@ impl Unseen {
 pub fn programmer_status(
     standing: &Eligibility<'_>,
     programmer: &Programmer,
-    seen: Result<Seen, Unseen>,
+    heard: Result<LastBeat, NoHeartbeat>,
 ) -> ProgrammerStatus {
-    let gate = gate_status(
-        standing,
-        programmer,
-        seen.as_ref()
-            .map(|seen| &seen.gate)
-            .map_err(|unseen| *unseen),
-    );
-    let unknown = seen.as_ref().is_err_and(|unseen| !unseen.is_down());
-    let seen = seen.ok();
     let current = standing
         .current_llm(programmer)
         .unwrap_or_else(|| programmer.primary().clone());
@@ -164,17 +163,17 @@ pub fn programmer_status(
     let key = standing
         .pool
         .llm_key(programmer.primary(), &standing.caller(&programmer.id).host);
-    ProgrammerStatus {
+    let down = ProgrammerStatus {
         id: programmer.id.clone(),
         agent: programmer.id.display_name(),
-        port: seen.as_ref().map_or(programmer.port, |seen| seen.port),
-        state: gate.state,
-        unknown,
-        reason: gate.reason,
-        shut: gate.shut,
-        task: gate.task,
-        since: gate.since,
-        worker: seen.map(|seen| seen.worker),
+        port: programmer.port,
+        state: ProgrammerState::Down,
+        unknown: false,
+        reason: String::new(),
+        shut: None,
+        task: None,
+        since: None,
+        worker: None,
         primary_llm: programmer.primary().to_string(),
         backup_llm: programmer.llms.get(1).map(ToString::to_string),
         using_backup: current != *programmer.primary(),
@@ -187,49 +186,43 @@ pub fn programmer_status(
             .iter()
             .map(ToString::to_string)
             .collect(),
-    }
-}
-
-struct GateStatus {
-    state: ProgrammerState,
-    reason: String,
-    shut: Option<ShutReason>,
-    task: Option<TaskId>,
-    since: Option<Timestamp>,
-}
-
-fn gate_status(
-    standing: &Eligibility<'_>,
-    programmer: &Programmer,
-    gate: Result<&Gate, Unseen>,
-) -> GateStatus {
-    let without_task = |state, reason| GateStatus {
-        state,
-        reason,
-        shut: None,
-        task: None,
-        since: None,
+    };
+    let LastBeat { gate, port, worker } = match heard {
+        Ok(beat) => beat,
+        Err(missing) => {
+            return ProgrammerStatus {
+                unknown: !missing.is_down(),
+                reason: missing.to_string(),
+                ..down
+            };
+        }
+    };
+    let idle = ProgrammerStatus {
+        port,
+        worker: Some(worker),
+        state: ProgrammerState::Idle,
+        ..down
     };
     match gate {
-        Err(unseen) => without_task(ProgrammerState::Down, unseen.to_string()),
-        Ok(Gate::Consuming) => without_task(ProgrammerState::Idle, String::new()),
-        Ok(Gate::Busy { task, since }) => GateStatus {
+        Gate::Consuming => idle,
+        Gate::Busy { task, since } => ProgrammerStatus {
             state: ProgrammerState::Busy,
             reason: format!("working on {task}"),
-            shut: None,
-            task: Some(task.clone()),
-            since: Some(*since),
+            task: Some(task),
+            since: Some(since),
+            ..idle
         },
-        Ok(Gate::Shut { reason, detail }) => {
+        Gate::Shut { reason, detail } => {
             // Breakers and money change often: the log is newer than the heartbeat.
             let known = standing
-                .obstacle(programmer, |_| true)
-                .filter(|obstacle| obstacle.reason == *reason);
-            let detail = known.map_or(detail.clone(), |obstacle| obstacle.detail);
-            let words = format!("{}: {detail}", reason.as_str());
-            GateStatus {
-                shut: Some(*reason),
-                ..without_task(ProgrammerState::Shut, words)
+                .blocker(programmer, |_| true)
+                .filter(|blocker| blocker.reason == reason);
+            let detail = known.map_or(detail, |blocker| blocker.detail);
+            ProgrammerStatus {
+                state: ProgrammerState::Shut,
+                reason: format!("{}: {detail}", reason.as_str()),
+                shut: Some(reason),
+                ..idle
             }
         }
     }
@@ -242,12 +235,11 @@ fn circuit(standing: &Eligibility<'_>, programmer: &Programmer) -> Option<Circui
     let shut = standing.shut(&standing.pool.llm_key(primary, &caller.host), &caller)?;
     let detail = explain(primary, &shut);
     let outage = shut.outage?;
-    let (since, reason, failures) = (outage.since, outage.fault, outage.failures);
     Some(CircuitStatus {
-        since,
+        since: outage.since,
         until: shut.until,
-        reason,
-        failures,
+        reason: outage.fault,
+        failures: outage.failures,
         detail,
     })
 }

@@ -1,5 +1,5 @@
-//! Acknowledgements of a stream's reader, many messages at once. They only allow the broker to send more. One for every
-//! message would cost the broker as much as the message.
+//! Acknowledgements: of one message, and of many messages of a stream at once. Those only allow the broker to send more. One
+//! for every message would cost the broker as much as the message.
 
 use std::time::Duration;
 
@@ -13,6 +13,15 @@ use super::{BrokerError, with_timeout};
 const TOGETHER: usize = 64;
 /// The longest time between acknowledgements, because the broker closes a channel that leaves messages unacknowledged.
 pub const AT_LATEST: Duration = Duration::from_secs(1);
+
+/// Acknowledges one message. False when its channel is closed already.
+///
+/// # Errors
+/// When it could not be written: the broker delivers the message again.
+pub async fn ack(delivery: &Delivery, limit: Duration) -> Result<bool, BrokerError> {
+    let what = format!("ack a message of {:?}", delivery.routing_key.as_str());
+    with_timeout(limit, what, delivery.ack(BasicAckOptions::default())).await
+}
 
 /// The messages that were read and are not acknowledged yet.
 #[derive(Debug)]

@@ -46,6 +46,8 @@ points! {
         Started = "worker.started",
         /// The worktree exists; the agent has not been started.
         WorktreeMade = "worker.worktree_made",
+        /// A piece of the agent's live output is published.
+        OutputSent = "worker.output_sent",
         /// The agent and the checks have ended; the worktree still exists.
         AgentDone = "worker.agent_done",
         /// The worker is about to publish the result.
@@ -179,7 +181,7 @@ mod armed {
 
     /// One part of `POOL_FAULT`.
     #[derive(Debug)]
-    pub(super) struct Fault {
+    pub(super) struct InjectedFault {
         pub(super) point: Point,
         pub(super) act: Act,
         /// The visit of the point at which the fault happens; 1 is the first.
@@ -187,7 +189,7 @@ mod armed {
         reached: AtomicU32,
     }
 
-    static FAULTS: LazyLock<Vec<Fault>> = LazyLock::new(|| {
+    static FAULTS: LazyLock<Vec<InjectedFault>> = LazyLock::new(|| {
         let text = std::env::var("POOL_FAULT").unwrap_or_default();
         parse(&text).unwrap_or_else(|problem| {
             // A test with a misspelt point must not pass.
@@ -220,14 +222,14 @@ mod armed {
         };
     }
 
-    pub(super) fn parse(text: &str) -> Result<Vec<Fault>, String> {
+    pub(super) fn parse(text: &str) -> Result<Vec<InjectedFault>, String> {
         text.split(',')
             .filter(|part| !part.is_empty())
             .map(parse_one)
             .collect()
     }
 
-    fn parse_one(text: &str) -> Result<Fault, String> {
+    fn parse_one(text: &str) -> Result<InjectedFault, String> {
         let (name, what) = text
             .split_once('=')
             .ok_or_else(|| format!("{text:?} is not <point>=<fault>"))?;
@@ -252,7 +254,7 @@ mod armed {
                 ));
             }
         };
-        Ok(Fault {
+        Ok(InjectedFault {
             point,
             act,
             at,

@@ -145,16 +145,6 @@ pub fn carried_on(came_with: &BasicProperties) -> BasicProperties {
     ))
 }
 
-/// The properties of a task message that waits for its next attempt until `at`.
-pub fn retry_properties(
-    task_id: &str,
-    generation: u32,
-    keeps: Keeps,
-    at: Timestamp,
-) -> BasicProperties {
-    due_at(task_properties(task_id, generation, keeps), at)
-}
-
 /// When the next attempt is due.
 pub fn retry_at(properties: &BasicProperties) -> Option<Timestamp> {
     header(properties, RETRY_AT_MS).map(Timestamp)
@@ -170,7 +160,7 @@ pub fn repeat_properties(task_id: &str, at: Option<Timestamp>) -> BasicPropertie
 }
 
 /// Adds the time until which the message waits in `pool.retries`.
-fn due_at(properties: BasicProperties, at: Timestamp) -> BasicProperties {
+pub(crate) fn due_at(properties: BasicProperties, at: Timestamp) -> BasicProperties {
     let mut headers = properties.headers().clone().unwrap_or_default();
     headers.insert(
         RETRY_AT_MS.into(),
@@ -289,22 +279,19 @@ impl Reply {
     /// # Errors
     /// The `reply_to` that does not begin with `results.`: it could name a queue of the pool.
     pub fn of(properties: &BasicProperties) -> Result<Self, String> {
-        let to = text(properties.reply_to()).map(str::to_owned);
-        if let Some(foreign) = to.as_ref().filter(|to| !to.starts_with(REPLY_PREFIX)) {
-            return Err(foreign.clone());
+        let reply = Self::as_it_came(properties);
+        match reply.to {
+            Some(foreign) if !foreign.starts_with(REPLY_PREFIX) => Err(foreign),
+            Some(_) | None => Ok(reply),
         }
-        Ok(Self {
-            to,
-            ..Self::without_address(properties)
-        })
     }
 
     /// Reads them without a check, for a message that is passed on. The worker that takes the task refuses a bad address.
     pub fn as_it_came(properties: &BasicProperties) -> Self {
-        let to = text(properties.reply_to()).map(str::to_owned);
+        let owned = |text: &str| text.to_owned();
         Self {
-            to,
-            ..Self::without_address(properties)
+            to: text(properties.reply_to()).map(owned),
+            correlation_id: text(properties.correlation_id()).map(owned),
         }
     }
 
@@ -312,7 +299,7 @@ impl Reply {
     pub fn without_address(properties: &BasicProperties) -> Self {
         Self {
             to: None,
-            correlation_id: text(properties.correlation_id()).map(str::to_owned),
+            ..Self::as_it_came(properties)
         }
     }
 

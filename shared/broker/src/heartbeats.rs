@@ -3,17 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use lapin::options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::Channel;
+use lapin::options::{QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use tokio::sync::Notify;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::backoff::Backoff;
 use super::clock::Clock;
+use super::consumer::{self, ConsumerSettings, Deliveries};
 use super::headers::json_properties;
-use super::link::{Link, discard};
+use super::link::Link;
 use super::publisher::{Message, Publisher};
 use super::topology::HEARTBEATS;
 use super::{BrokerError, with_timeout};
@@ -52,11 +51,8 @@ pub async fn send(
 async fn send_one(publisher: &Publisher, heartbeat: &Heartbeat) {
     let body = serde_json::to_vec(heartbeat).unwrap_or_default();
     let message = Message {
-        exchange: HEARTBEATS,
-        key: "",
-        body: &body,
-        properties: json_properties(),
         mandatory: false,
+        ..Message::new(HEARTBEATS, "", body, json_properties())
     };
     if let Err(error) = publisher.publish(message).await {
         tracing::debug!(%error, "a heartbeat was not sent");
@@ -69,7 +65,8 @@ pub async fn greet(
     publisher: Publisher,
     greeting: impl Fn(bool) -> Heartbeat,
     clock: Arc<Clock>,
-    (hears, asked): (Arc<Notify>, Arc<Notify>),
+    hears: Arc<Notify>,
+    asked: Arc<Notify>,
     shutdown: CancellationToken,
 ) {
     let answered = async {
@@ -95,48 +92,39 @@ pub async fn greet(
 /// begun to consume.
 pub async fn listen(
     link: Link,
-    mut hear: impl FnMut(Heartbeat),
+    hear: impl Fn(Heartbeat),
     hears: Arc<Notify>,
     shutdown: CancellationToken,
 ) {
-    let mut backoff = Backoff::default();
-    loop {
-        let began = Instant::now();
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            end = hear_all(&link, &mut hear, &hears) => if let Err(error) = end {
-                tracing::debug!(%error, "heartbeats cannot be received; trying again");
-            },
+    let (hear, hears) = (&hear, &hears);
+    consumer::keep(&shutdown, || async {
+        let heard =
+            link.on_channel(|channel| hear_all(channel, link.endpoint().timeout(), hear, hears));
+        if let Err(error) = heard.await {
+            tracing::debug!(%error, "heartbeats cannot be received; trying again");
         }
-        backoff.worked_for(began.elapsed());
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = backoff.wait() => {}
-        }
-    }
+    })
+    .await;
 }
 
+/// Receives until the consumer ends, and gives the reason.
 async fn hear_all(
-    link: &Link,
-    hear: &mut impl FnMut(Heartbeat),
+    channel: Channel,
+    limit: Duration,
+    hear: &impl Fn(Heartbeat),
     hears: &Notify,
 ) -> Result<(), BrokerError> {
-    let channel = link.channel().await?;
-    let mut consumer = consume(&channel, link.endpoint().timeout()).await?;
+    let mut deliveries = consume(&channel, limit).await?;
     hears.notify_one();
-    while let Some(Ok(delivery)) = consumer.next().await {
+    loop {
+        let delivery = deliveries.receive().await?;
         if let Ok(heartbeat) = serde_json::from_slice(&delivery.data) {
             hear(heartbeat);
         }
     }
-    discard(&channel, link.endpoint()).await;
-    Ok(())
 }
 
-async fn consume(
-    channel: &lapin::Channel,
-    limit: Duration,
-) -> Result<lapin::Consumer, BrokerError> {
+async fn consume(channel: &Channel, limit: Duration) -> Result<Deliveries, BrokerError> {
     let options = QueueDeclareOptions {
         exclusive: true,
         auto_delete: true,
@@ -158,10 +146,8 @@ async fn consume(
         FieldTable::default(),
     );
     with_timeout(limit, "bind a queue for heartbeats", bind).await?;
-    let options = BasicConsumeOptions {
-        no_ack: true,
-        ..BasicConsumeOptions::default()
-    };
-    let consume = channel.basic_consume(queue, "heartbeats".into(), options, FieldTable::default());
-    with_timeout(limit, "consume heartbeats", consume).await
+    ConsumerSettings::new(queue.as_str(), "heartbeats")
+        .without_acks()
+        .start(channel, limit)
+        .await
 }

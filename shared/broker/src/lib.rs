@@ -8,6 +8,7 @@ pub mod acks;
 pub mod backoff;
 pub mod clock;
 pub mod connect_error;
+pub mod consumer;
 mod endpoint;
 pub mod event_log;
 pub mod fault;
@@ -18,8 +19,10 @@ pub mod outbox;
 pub mod pool_metrics;
 pub mod process;
 pub mod publisher;
+pub mod queue;
 pub mod service;
 pub mod status;
+pub mod steps;
 mod tls;
 pub mod topology;
 
@@ -27,8 +30,10 @@ use std::time::Duration;
 
 use connect_error::NotConnected;
 pub use endpoint::Endpoint;
+use event_log::LogError;
 use lapin::ErrorKind;
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use pool_core::state::Refusal;
 
 /// An operation on the broker that failed. The text fits after "failed to"; `what` in each variant is the operation:
 /// `publish to pool.tasks with key "fast"`.
@@ -84,6 +89,48 @@ pub enum BrokerError {
         /// The operation.
         what: String,
     },
+    /// The broker ended the consumer.
+    #[error("{what}: the broker cancelled the consumer; was its queue deleted?")]
+    Cancelled {
+        /// The operation.
+        what: String,
+    },
+    /// A consumer that was to end may still be open.
+    #[error("{what}: a consumer may still be open")]
+    StillConsuming {
+        /// The operation.
+        what: String,
+    },
+    /// A stream that always has messages brought none.
+    #[error("{what}: no message came within {} s", after.as_secs())]
+    Silent {
+        /// The operation.
+        what: String,
+        /// `events.stale_s` of the pool file.
+        after: Duration,
+    },
+    /// The event log did not confirm an event that the operation needs.
+    #[error("{what}: {error}")]
+    Log {
+        /// The operation.
+        what: String,
+        /// The log's error.
+        error: LogError,
+    },
+    /// The event log refused an event that the operation needs.
+    #[error("{what}: the event log refuses it: {refusal:?}")]
+    RefusedByLog {
+        /// The operation.
+        what: String,
+        /// The log's reason.
+        refusal: Refusal,
+    },
+    /// The process ends and publishes no more.
+    #[error("{what}: this process is ending")]
+    Ending {
+        /// The operation.
+        what: String,
+    },
     /// No channel for publishing was free in time.
     #[error("{what}: no free publishing channel: {reason}")]
     Pool {
@@ -130,6 +177,12 @@ impl BrokerError {
             | Self::Nacked { .. }
             | Self::Returned { .. }
             | Self::NotDeclared { .. }
+            | Self::Cancelled { .. }
+            | Self::StillConsuming { .. }
+            | Self::Silent { .. }
+            | Self::Log { .. }
+            | Self::RefusedByLog { .. }
+            | Self::Ending { .. }
             | Self::Pool { .. } => false,
         }
     }

@@ -26,7 +26,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// The state of a link.
 #[derive(Debug, Clone)]
-pub enum State {
+pub enum LinkState {
     /// Not connected. The link is connecting, or pauses before it tries again.
     Away {
         /// When the connection was lost, or when the link began.
@@ -52,7 +52,7 @@ pub enum State {
     },
 }
 
-impl State {
+impl LinkState {
     fn connection(&self) -> Option<&Arc<Connection>> {
         match self {
             Self::Away { .. } => None,
@@ -77,18 +77,18 @@ pub struct Link(Arc<Held>);
 
 #[derive(Debug)]
 struct Held {
-    link: Arc<Shared>,
+    link: Arc<Connector>,
     closing: CancellationToken,
     _keeper: AbortOnDropHandle<()>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct Connector {
     endpoint: Endpoint,
     purpose: &'static str,
     /// Its loss is an outage, which logs and metrics report.
     lasting: bool,
-    state: watch::Sender<State>,
+    state: watch::Sender<LinkState>,
     /// The number of connections so far.
     made: AtomicU64,
 }
@@ -105,11 +105,11 @@ impl Link {
     }
 
     fn begin(endpoint: Endpoint, purpose: &'static str, lasting: bool) -> Self {
-        let (state, _) = watch::channel(State::Away {
+        let (state, _) = watch::channel(LinkState::Away {
             since: wall_clock(),
             error: None,
         });
-        let link = Arc::new(Shared {
+        let link = Arc::new(Connector {
             endpoint,
             purpose,
             lasting,
@@ -149,7 +149,7 @@ impl Link {
     }
 
     /// The state, now and after every change.
-    pub fn state(&self) -> watch::Receiver<State> {
+    pub fn state(&self) -> watch::Receiver<LinkState> {
         self.0.link.state.subscribe()
     }
 
@@ -164,8 +164,8 @@ impl Link {
     /// When the link is not connected now.
     pub fn is_there(&self) -> Result<(), BrokerError> {
         match &*self.0.link.state.borrow() {
-            State::Away { error, .. } => Err(self.away(error.clone())),
-            State::Connected { .. } | State::Blocked { .. } => Ok(()),
+            LinkState::Away { error, .. } => Err(self.away(error.clone())),
+            LinkState::Connected { .. } | LinkState::Blocked { .. } => Ok(()),
         }
     }
 
@@ -176,13 +176,13 @@ impl Link {
     pub async fn first_connection(&self) -> Result<(), BrokerError> {
         let mut state = self.state();
         let known = state.wait_for(|state| match state {
-            State::Away { error, .. } => {
+            LinkState::Away { error, .. } => {
                 error.as_ref().is_some_and(|error| error.cause.is_refusal())
             }
-            State::Connected { .. } | State::Blocked { .. } => true,
+            LinkState::Connected { .. } | LinkState::Blocked { .. } => true,
         });
         match known.await.as_deref() {
-            Ok(State::Away {
+            Ok(LinkState::Away {
                 error: Some(error), ..
             }) => Err(BrokerError::Connect(error.clone())),
             Ok(_) => Ok(()),
@@ -205,16 +205,30 @@ impl Link {
         self.channel_on(connection).await
     }
 
+    /// Opens a channel for this work and closes it afterwards, so that unacknowledged deliveries return to their queues.
+    ///
+    /// # Errors
+    /// Those of [`Link::channel`], and of the work.
+    pub async fn on_channel<T, W>(&self, work: impl FnOnce(Channel) -> W) -> Result<T, BrokerError>
+    where
+        W: Future<Output = Result<T, BrokerError>>,
+    {
+        let channel = self.channel().await?;
+        let done = work(channel.clone()).await;
+        discard(&channel, self.endpoint()).await;
+        done
+    }
+
     /// A fresh channel for publishing. It fails without waiting when the connection is known to be lost.
     ///
     /// # Errors
     /// Those of [`Link::channel`].
     pub async fn channel_now(&self) -> Result<Channel, BrokerError> {
         let known = match &*self.0.link.state.borrow() {
-            State::Away { error: None, .. } => None,
-            state @ (State::Away { .. } | State::Connected { .. } | State::Blocked { .. }) => {
-                Some(state.connection().map(Arc::clone))
-            }
+            LinkState::Away { error: None, .. } => None,
+            state @ (LinkState::Away { .. }
+            | LinkState::Connected { .. }
+            | LinkState::Blocked { .. }) => Some(state.connection().map(Arc::clone)),
         };
         match known {
             Some(connection) => self.channel_on(connection).await,
@@ -238,8 +252,8 @@ impl Link {
 
     fn error(&self) -> Option<NotConnected> {
         match &*self.0.link.state.borrow() {
-            State::Away { error, .. } => error.clone(),
-            State::Connected { .. } | State::Blocked { .. } => None,
+            LinkState::Away { error, .. } => error.clone(),
+            LinkState::Connected { .. } | LinkState::Blocked { .. } => None,
         }
     }
 
@@ -254,8 +268,8 @@ impl Link {
     /// Why the broker takes no messages; None while it takes them.
     pub fn blocked(&self) -> Option<String> {
         match &*self.0.link.state.borrow() {
-            State::Blocked { reason, .. } => Some(reason.clone()),
-            State::Away { .. } | State::Connected { .. } => None,
+            LinkState::Blocked { reason, .. } => Some(reason.clone()),
+            LinkState::Away { .. } | LinkState::Connected { .. } => None,
         }
     }
 
@@ -263,7 +277,7 @@ impl Link {
     pub async fn until_blocked(&self) -> String {
         let mut state = self.state();
         loop {
-            if let State::Blocked { reason, .. } = &*state.borrow_and_update() {
+            if let LinkState::Blocked { reason, .. } = &*state.borrow_and_update() {
                 return reason.clone();
             }
             if state.changed().await.is_err() {
@@ -276,7 +290,7 @@ impl Link {
     /// Waits until messages can be published.
     pub async fn until_usable(&self) {
         // The link has ended: there is nothing to wait for.
-        let _ = self.state().wait_for(State::is_usable).await;
+        let _ = self.state().wait_for(LinkState::is_usable).await;
     }
 
     /// Closes the connection, so that the broker returns unacknowledged messages immediately.
@@ -285,7 +299,7 @@ impl Link {
         let error = self
             .endpoint()
             .not_connected(Cause::Away("this process is ending".to_owned()));
-        let was = self.0.link.state.send_replace(State::Away {
+        let was = self.0.link.state.send_replace(LinkState::Away {
             since: wall_clock(),
             error: Some(error),
         });
@@ -301,11 +315,11 @@ impl Link {
     }
 }
 
-impl Shared {
+impl Connector {
     /// Connects, and connects again after every loss, for ever.
     async fn keep(self: Arc<Self>) {
         let mut backoff = Backoff::default();
-        let mut outage = Outage {
+        let mut outage = ConnectionOutage {
             link: &self,
             since: Instant::now(),
             told: None,
@@ -335,7 +349,7 @@ impl Shared {
         let status = connection.status().clone();
         let mut events = connection.events_listener();
         self.made.fetch_add(1, Ordering::AcqRel);
-        self.state.send_replace(State::Connected {
+        self.state.send_replace(LinkState::Connected {
             since: wall_clock(),
             connection: Arc::clone(&connection),
         });
@@ -367,16 +381,21 @@ impl Shared {
         let connection = || Arc::clone(connection);
         self.state.send_if_modified(|state| {
             let next = match (&*state, reason) {
-                (State::Connected { .. }, Some(reason)) => State::Blocked {
+                (LinkState::Connected { .. }, Some(reason)) => LinkState::Blocked {
                     since: wall_clock(),
                     reason: reason.to_owned(),
                     connection: connection(),
                 },
-                (State::Blocked { .. }, None) => State::Connected {
+                (LinkState::Blocked { .. }, None) => LinkState::Connected {
                     since: wall_clock(),
                     connection: connection(),
                 },
-                (State::Away { .. } | State::Connected { .. } | State::Blocked { .. }, _) => {
+                (
+                    LinkState::Away { .. }
+                    | LinkState::Connected { .. }
+                    | LinkState::Blocked { .. },
+                    _,
+                ) => {
                     return false;
                 }
             };
@@ -394,8 +413,8 @@ impl Shared {
 }
 
 /// The time without a connection, which is logged once.
-struct Outage<'a> {
-    link: &'a Shared,
+struct ConnectionOutage<'a> {
+    link: &'a Connector,
     since: Instant,
     /// The cause that was logged last.
     told: Option<Cause>,
@@ -403,9 +422,9 @@ struct Outage<'a> {
     was_up: bool,
 }
 
-impl Outage<'_> {
+impl ConnectionOutage<'_> {
     fn goes_on(&mut self, error: NotConnected) {
-        let Shared {
+        let Connector {
             purpose,
             lasting,
             state,
@@ -427,10 +446,10 @@ impl Outage<'_> {
         }
         self.told = Some(error.cause.clone());
         let since = match &*state.borrow() {
-            State::Away { since, .. } => *since,
-            State::Connected { .. } | State::Blocked { .. } => wall_clock(),
+            LinkState::Away { since, .. } => *since,
+            LinkState::Connected { .. } | LinkState::Blocked { .. } => wall_clock(),
         };
-        state.send_replace(State::Away {
+        state.send_replace(LinkState::Away {
             since,
             error: Some(error),
         });

@@ -7,7 +7,6 @@
 
 use std::time::Duration;
 
-use lapin::BasicProperties;
 use lapin::message::BasicReturnMessage;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -25,45 +24,9 @@ pub const PROMPT: Duration = Duration::from_millis(4);
 /// The time between batches of messages for which no user waits.
 pub const UNHURRIED: Duration = Duration::from_millis(20);
 
-/// A mandatory message with everything that publishing it later needs.
-#[derive(Debug, Clone)]
-pub struct Letter {
-    /// The exchange to publish to.
-    pub exchange: &'static str,
-    /// The routing key.
-    pub key: String,
-    /// The content.
-    pub body: Vec<u8>,
-    /// AMQP properties and headers.
-    pub properties: BasicProperties,
-}
-
-impl Letter {
-    fn message(&self) -> Message<'_> {
-        let Self {
-            exchange,
-            key,
-            body,
-            properties,
-        } = self;
-        Message {
-            exchange,
-            key,
-            body,
-            properties: properties.clone(),
-            mandatory: true,
-        }
-    }
-
-    fn is(&self, returned: &BasicReturnMessage) -> bool {
-        returned.delivery.routing_key.as_str() == self.key
-            && returned.delivery.properties.message_id() == self.properties.message_id()
-    }
-}
-
 #[derive(Debug)]
 struct Waiting {
-    letter: Letter,
+    message: Message<'static>,
     confirmed: oneshot::Sender<Result<(), BrokerError>>,
 }
 
@@ -93,17 +56,13 @@ impl Outbox {
     ///
     /// # Errors
     /// As of [`Publisher::publish`].
-    pub async fn publish(&self, letter: Letter) -> Result<(), BrokerError> {
-        let closed = |what: String| BrokerError::Pool {
-            what,
-            reason: "this process is ending".to_owned(),
-        };
-        let what = format!("publish to {} with key {:?}", letter.exchange, letter.key);
+    pub async fn publish(&self, message: Message<'static>) -> Result<(), BrokerError> {
+        let what = format!("publish to {} with key {:?}", message.exchange, message.key);
         let (confirmed, answer) = oneshot::channel();
-        if self.0.send(Waiting { letter, confirmed }).await.is_err() {
-            return Err(closed(what));
+        if self.0.send(Waiting { message, confirmed }).await.is_err() {
+            return Err(BrokerError::Ending { what });
         }
-        answer.await.unwrap_or_else(|_| Err(closed(what)))
+        answer.await.unwrap_or(Err(BrokerError::Ending { what }))
     }
 }
 
@@ -112,7 +71,7 @@ async fn run(publisher: Publisher, mut waiting: mpsc::Receiver<Waiting>, pace: D
     while waiting.recv_many(&mut taken, TOGETHER).await > 0 {
         while !taken.is_empty() {
             let began = Instant::now();
-            let fit = fit(taken.iter().map(|waiting| waiting.letter.body.len()));
+            let fit = fit(taken.iter().map(|waiting| waiting.message.body.len()));
             send(&publisher, taken.drain(..fit).collect()).await;
             tokio::time::sleep_until(began + pace).await;
         }
@@ -140,22 +99,20 @@ async fn send(publisher: &Publisher, batch: Vec<Waiting>) {
         _ => {
             let messages: Vec<Message<'_>> = batch
                 .iter()
-                .map(|waiting| waiting.letter.message())
+                .map(|waiting| waiting.message.clone())
                 .collect();
             publisher.publish_together(&messages).await
         }
     };
     match together {
         Ok(together) => {
-            for (Waiting { letter, confirmed }, taken) in batch.into_iter().zip(&together.taken) {
-                if is_done(&letter, *taken, &together.returned) {
+            for (Waiting { message, confirmed }, taken) in batch.into_iter().zip(&together.taken) {
+                if is_done(&message, *taken, &together.returned) {
                     // The sender may have given up.
                     let _ = confirmed.send(Ok(()));
                 } else {
                     let publisher = publisher.clone();
-                    tokio::spawn(async move {
-                        confirmed.send(publisher.publish(letter.message()).await)
-                    });
+                    tokio::spawn(async move { confirmed.send(publisher.publish(message).await) });
                 }
             }
         }
@@ -167,23 +124,23 @@ async fn send(publisher: &Publisher, batch: Vec<Waiting>) {
 
 /// Whether a message of a batch has arrived. A returned one is published again by itself: it is returned again, and then its
 /// sender gets the error.
-fn is_done(letter: &Letter, taken: bool, returned: &[BasicReturnMessage]) -> bool {
-    taken && !returned.iter().any(|message| letter.is(message))
+fn is_done(message: &Message<'_>, taken: bool, returned: &[BasicReturnMessage]) -> bool {
+    let is_it = |returned: &BasicReturnMessage| {
+        returned.delivery.routing_key.as_str() == message.key
+            && returned.delivery.properties.message_id() == message.properties.message_id()
+    };
+    taken && !returned.iter().any(is_it)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lapin::BasicProperties;
     use lapin::message::Delivery;
 
-    fn letter(key: &str, id: &str) -> Letter {
+    fn message(key: &str, id: &str) -> Message<'static> {
         let properties = BasicProperties::default().with_message_id(id.into());
-        Letter {
-            exchange: "pool.log",
-            key: key.to_owned(),
-            body: Vec::new(),
-            properties,
-        }
+        Message::new("pool.log", key.to_owned(), Vec::new(), properties)
     }
 
     #[test]
@@ -206,7 +163,7 @@ mod tests {
     fn only_what_was_not_taken_is_published_again() {
         let returned = |key: &str, id: &str| BasicReturnMessage {
             delivery: Delivery {
-                properties: letter(key, id).properties,
+                properties: message(key, id).properties,
                 ..Delivery::mock(0, "".into(), key.into(), false, Vec::new())
             },
             reply_code: 312,
@@ -214,19 +171,19 @@ mod tests {
         };
         let gone = [returned("results.me", "b")];
         assert!(
-            is_done(&letter("results.me", "a"), true, &gone),
+            is_done(&message("results.me", "a"), true, &gone),
             "confirmed, and another one was returned"
         );
         assert!(
-            !is_done(&letter("results.me", "b"), true, &gone),
+            !is_done(&message("results.me", "b"), true, &gone),
             "returned"
         );
         assert!(
-            is_done(&letter("results.you", "b"), true, &gone),
+            is_done(&message("results.you", "b"), true, &gone),
             "the same id for another queue"
         );
         assert!(
-            !is_done(&letter("results.me", "a"), false, &gone),
+            !is_done(&message("results.me", "a"), false, &gone),
             "not confirmed"
         );
     }

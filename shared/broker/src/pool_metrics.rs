@@ -6,7 +6,7 @@ use std::time::Duration;
 use pool_core::eligibility::Eligibility;
 use pool_core::pool::Pool;
 use pool_telemetry::clock::wall_clock;
-use pool_telemetry::pool::{Known, PoolWatch};
+use pool_telemetry::pool::{PoolWatch, report_currency};
 
 use crate::process::Process;
 
@@ -18,12 +18,7 @@ pub async fn watch(process: Process, pool: Arc<Pool>) {
     let log = &process.log;
     loop {
         let fresh = log.is_fresh();
-        Known {
-            fresh,
-            silence: log.silence(),
-            clock_offset_ms: process.clock.offset_ms(),
-        }
-        .emit();
+        report_currency(fresh, log.silence(), process.clock.offset_ms());
         if fresh {
             log.read(|fold| {
                 watch.look(&Eligibility {

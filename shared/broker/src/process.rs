@@ -5,20 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use lapin::options::QueueDeclareOptions;
+use lapin::Channel;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
-use lapin::types::FieldTable;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
 use super::event_log::Log;
-use super::link::{Link, discard};
+use super::link::{Link, gone};
 use super::publisher::Publisher;
 use super::service::Service;
 use super::status::{BrokerStatus, Condition};
 use super::topology::{EVENTS_STREAM, Topology};
-use super::{BrokerError, Endpoint, heartbeats, log_broker_error, with_timeout};
+use super::{BrokerError, Endpoint, consumer, heartbeats, log_broker_error, queue};
 use crate::clock::Clock;
 use pool_core::event::EmitterId;
 use pool_core::heartbeat::Heartbeat;
@@ -53,23 +52,6 @@ pub struct Process {
 }
 
 impl Process {
-    /// Like [`Process::prepare`], with the services started in tasks that nothing supervises.
-    ///
-    /// # Errors
-    /// As of [`Process::prepare`].
-    pub async fn start(
-        pool: &Pool,
-        name: String,
-        hear: impl Fn(Heartbeat) + Send + 'static,
-        shutdown: CancellationToken,
-    ) -> Result<Self, BrokerError> {
-        let (process, services) = Self::prepare(pool, name, hear, shutdown).await?;
-        for (_, service) in services {
-            tokio::spawn(service);
-        }
-        Ok(process)
-    }
-
     /// Connects and declares the topology. Waits while the broker cannot be reached. Also returns the services that read the
     /// log, append to it and receive heartbeats, which the caller runs. `hear` is called for every heartbeat.
     ///
@@ -78,7 +60,7 @@ impl Process {
     pub async fn prepare(
         pool: &Pool,
         name: String,
-        hear: impl Fn(Heartbeat) + Send + 'static,
+        hear: impl Fn(Heartbeat) + Send + Sync + 'static,
         shutdown: CancellationToken,
     ) -> Result<(Self, Vec<Service>), BrokerError> {
         let host = host_name();
@@ -94,7 +76,8 @@ impl Process {
             consume.clone(),
             publisher.clone(),
             &pool.events,
-            (Arc::clone(&clock), shutdown.clone()),
+            Arc::clone(&clock),
+            shutdown.clone(),
         );
         let (hears, asked) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (judge, asks) = (Arc::clone(&clock), Arc::clone(&asked));
@@ -125,7 +108,8 @@ impl Process {
             process.publisher.clone(),
             move |asks| Heartbeat::greeting(id, &name, wall_clock(), asks),
             Arc::clone(&process.clock),
-            (hears, asked),
+            hears,
+            asked,
             process.shutdown.clone(),
         );
         let declaring = keep_declared(process.clone(), pool.events.clone());
@@ -142,9 +126,51 @@ impl Process {
         services.extend(of_log);
         Ok((process, services))
     }
-}
 
-impl Process {
+    /// Waits for this time; false when the process ends meanwhile.
+    pub async fn pause(&self, time: Duration) -> bool {
+        tokio::select! {
+            () = self.shutdown.cancelled() => false,
+            () = tokio::time::sleep(time) => true,
+        }
+    }
+
+    /// Consumes until shutdown. Whenever `consume` ends, calls it again, with growing pauses, as soon as this machine's clock is
+    /// right. `words` say what does not work meanwhile.
+    pub async fn keep_consuming<C>(&self, words: &str, consume: impl Fn() -> C)
+    where
+        C: Future<Output = Result<(), BrokerError>>,
+    {
+        let consume = &consume;
+        consumer::keep(&self.shutdown, || async move {
+            self.clock.right().await;
+            if let Err(error) = consume().await {
+                log_broker_error(&error, words);
+            }
+        })
+        .await;
+    }
+
+    /// Handles deliveries of a channel until their handling is in vain: the channel is closed, or this machine's clock is off,
+    /// so that nothing can be appended. Another process can have them then.
+    ///
+    /// # Errors
+    /// Those of `handling`.
+    pub async fn while_useful(
+        &self,
+        channel: &Channel,
+        handling: impl Future<Output = Result<(), BrokerError>>,
+    ) -> Result<(), BrokerError> {
+        tokio::select! {
+            ended = handling => ended,
+            () = gone(channel) => Ok(()),
+            off = self.clock.wrong() => {
+                tracing::warn!("{off}: returning unfinished messages to other processes");
+                Ok(())
+            }
+        }
+    }
+
     /// The state of the connections of this process.
     pub fn broker(&self) -> BrokerStatus {
         let now = |link: &Link| Condition::from(&*link.state().borrow());
@@ -157,11 +183,10 @@ impl Process {
 /// and created it anew.
 async fn keep_declared(process: Process, events: Events) {
     let mut told = false;
-    loop {
-        tokio::select! {
-            () = process.shutdown.cancelled() => return,
-            () = tokio::time::sleep(LOOK_EVERY.mul_f64(0.5 + rand::random::<f64>())) => {}
-        }
+    while process
+        .pause(LOOK_EVERY.mul_f64(0.5 + rand::random::<f64>()))
+        .await
+    {
         if process.log.is_fresh() || !is_gone(&process.consume).await {
             told = false;
             continue;
@@ -182,17 +207,11 @@ async fn keep_declared(process: Process, events: Events) {
 
 /// Whether the broker answers that the stream of the event log does not exist.
 async fn is_gone(link: &Link) -> bool {
-    let Ok(channel) = link.channel().await else {
-        return false;
-    };
-    let options = QueueDeclareOptions {
-        passive: true,
-        ..QueueDeclareOptions::default()
-    };
-    let look = channel.queue_declare(EVENTS_STREAM.into(), options, FieldTable::default());
-    let seen = with_timeout(link.endpoint().timeout(), "look for the event log", look).await;
-    discard(&channel, link.endpoint()).await;
-    seen.is_err_and(|error| error.is(AMQPSoftError::NOTFOUND))
+    let limit = link.endpoint().timeout();
+    let seen = link
+        .on_channel(|channel| async move { queue::inspect(&channel, limit, EVENTS_STREAM).await });
+    seen.await
+        .is_err_and(|error| error.is(AMQPSoftError::NOTFOUND))
 }
 
 async fn declare(link: &Link, routes: &Routes, pool: &Pool) -> Result<(), BrokerError> {
@@ -211,22 +230,22 @@ async fn declare(link: &Link, routes: &Routes, pool: &Pool) -> Result<(), Broker
 }
 
 async fn try_declare(link: &Link, routes: &Routes, events: &Events) -> Result<(), BrokerError> {
-    let channel = link.channel().await?;
-    let declared = Topology::new(&channel, link.endpoint())
-        .declare(routes, events)
-        .await;
-    discard(&channel, link.endpoint()).await;
-    match declared {
+    let declared = link.on_channel(|channel| async move {
+        Topology::new(&channel, link.endpoint())
+            .declare(routes, events)
+            .await
+    });
+    match declared.await {
         // A worker's user has no right to declare (config/definitions.json), so that it cannot delete either.
         Err(error) if error.is(AMQPSoftError::ACCESSREFUSED) => {
-            let channel = link.channel().await?;
-            let found = Topology::new(&channel, link.endpoint())
-                .look_for(routes)
-                .await;
-            discard(&channel, link.endpoint()).await;
-            found
+            let found = link.on_channel(|channel| async move {
+                Topology::new(&channel, link.endpoint())
+                    .look_for(routes)
+                    .await
+            });
+            found.await
         }
-        Ok(()) | Err(_) => declared,
+        declared => declared,
     }
 }
 

@@ -4,6 +4,7 @@
 //! publish at a time, and the pool of channels gives the throughput. [`Publisher::publish_together`] matches returns with
 //! messages by itself. While the broker takes no messages, publishing fails immediately.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use deadpool::managed::{Manager, Metrics, Object, Pool, QueueMode, RecycleError, RecycleResult};
@@ -12,8 +13,9 @@ use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 
+use super::backoff::Backoff;
 use super::link::Link;
-use super::{BrokerError, with_timeout};
+use super::{BrokerError, log_broker_error, with_timeout};
 
 #[derive(Debug)]
 struct ConfirmedChannels(Link);
@@ -77,13 +79,31 @@ pub struct Message<'a> {
     /// The exchange to publish to.
     pub exchange: &'a str,
     /// The routing key.
-    pub key: &'a str,
+    pub key: Cow<'a, str>,
     /// The content.
-    pub body: &'a [u8],
+    pub body: Cow<'a, [u8]>,
     /// AMQP properties and headers.
     pub properties: BasicProperties,
     /// Whether it is an error when the message reaches no queue.
     pub mandatory: bool,
+}
+
+impl<'a> Message<'a> {
+    /// A mandatory message.
+    pub fn new(
+        exchange: &'a str,
+        key: impl Into<Cow<'a, str>>,
+        body: impl Into<Cow<'a, [u8]>>,
+        properties: BasicProperties,
+    ) -> Self {
+        Self {
+            exchange,
+            key: key.into(),
+            body: body.into(),
+            properties,
+            mandatory: true,
+        }
+    }
 }
 
 /// Publishes with confirms. Cheap to clone.
@@ -126,6 +146,20 @@ impl Publisher {
         self.unless_blocked(what, publish).await
     }
 
+    /// Publishes a message until it is confirmed. Each failure is logged with `words`.
+    pub async fn publish_until_confirmed(&self, message: Message<'_>, words: &str) {
+        let mut backoff = Backoff::default();
+        loop {
+            // An outage may last for days: wait until it is over.
+            self.link.until_usable().await;
+            let Err(error) = self.publish(message.clone()).await else {
+                return;
+            };
+            log_broker_error(&error, words);
+            backoff.wait().await;
+        }
+    }
+
     /// Publishes several messages on one channel and waits until the broker has answered for all of them.
     ///
     /// # Errors
@@ -150,11 +184,6 @@ impl Publisher {
             Err(error) => tracing::debug!(%error, "messages were not confirmed together"),
         }
         Ok(together)
-    }
-
-    /// Waits until publishing is worth a try: there is a connection, and the broker takes messages.
-    pub async fn usable(&self) {
-        self.link.until_usable().await;
     }
 
     /// The connection for publishing.
@@ -224,9 +253,9 @@ async fn basic_publish(
     channel
         .basic_publish(
             message.exchange.into(),
-            message.key.into(),
+            message.key.as_ref().into(),
             options,
-            message.body,
+            &message.body,
             properties,
         )
         .await

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::link::State;
+use super::link::LinkState;
 use pool_core::time::Timestamp;
 
 /// The state of one connection, or the worse state of two.
@@ -30,15 +30,15 @@ pub enum Condition {
     },
 }
 
-impl From<&State> for Condition {
-    fn from(state: &State) -> Self {
+impl From<&LinkState> for Condition {
+    fn from(state: &LinkState) -> Self {
         match state {
-            State::Away { since, error } => Self::Reconnecting {
+            LinkState::Away { since, error } => Self::Reconnecting {
                 since: *since,
                 error: error.as_ref().map(ToString::to_string),
             },
-            State::Connected { since, .. } => Self::Connected { since: *since },
-            State::Blocked { since, reason, .. } => Self::Blocked {
+            LinkState::Connected { since, .. } => Self::Connected { since: *since },
+            LinkState::Blocked { since, reason, .. } => Self::Blocked {
                 since: *since,
                 reason: reason.clone(),
             },
@@ -71,11 +71,24 @@ impl Condition {
     }
 }
 
+pool_core::words!(
+    /// The state of the connections, without details.
+    pub enum BrokerState {
+        /// All is well.
+        Connected = "connected",
+        /// Not connected; the process tries again.
+        Reconnecting = "reconnecting",
+        /// Connected, but the broker takes no messages.
+        Blocked = "blocked",
+    }
+);
+
 /// The object `broker` of `/health`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct BrokerStatus {
     /// `connected`, `reconnecting` or `blocked`.
-    pub state: &'static str,
+    #[schemars(with = "String")]
+    pub state: BrokerState,
     /// Host, port and virtual host, without user and password.
     pub address: String,
     /// When this state began.
@@ -89,10 +102,10 @@ impl BrokerStatus {
     /// `address` without user and password.
     pub fn new(address: String, condition: Condition) -> Self {
         let (state, since, error) = match condition {
-            Condition::Connected { since } => ("connected", since, None),
-            Condition::Reconnecting { since, error } => ("reconnecting", since, error),
+            Condition::Connected { since } => (BrokerState::Connected, since, None),
+            Condition::Reconnecting { since, error } => (BrokerState::Reconnecting, since, error),
             Condition::Blocked { since, reason } => (
-                "blocked",
+                BrokerState::Blocked,
                 since,
                 Some(format!(
                     "the broker takes no messages: {reason}; see `rabbitmq-diagnostics alarms`"
@@ -110,7 +123,7 @@ impl BrokerStatus {
     /// Why the process cannot work, in one sentence; None while it is connected.
     pub fn trouble(&self) -> Option<String> {
         let error = self.error.as_deref().unwrap_or("it has not answered yet");
-        (self.state != "connected")
+        (self.state != BrokerState::Connected)
             .then(|| format!("the broker: {} since {}: {error}", self.state, self.since))
     }
 }

@@ -11,7 +11,7 @@ use lapin::protocol::AMQPSoftError;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 
-use super::{BrokerError, Endpoint, with_timeout};
+use super::{BrokerError, Endpoint, queue, with_timeout};
 use crate::fault::{Point, point};
 use pool_core::pool::Events;
 use pool_core::routing::{Binding, Route, Routes};
@@ -162,18 +162,11 @@ impl<'a> Topology<'a> {
     /// # Errors
     /// [`BrokerError::NotDeclared`] names the first missing queue. The broker has closed the channel then.
     pub async fn look_for(&self, routes: &Routes) -> Result<(), BrokerError> {
-        let options = QueueDeclareOptions {
-            passive: true,
-            ..QueueDeclareOptions::default()
-        };
         for queue in routes.all().iter().map(Route::queue) {
-            let what = format!("look for the queue {queue}");
-            let look =
-                self.channel
-                    .queue_declare(queue.as_str().into(), options, FieldTable::default());
-            match with_timeout(self.endpoint.timeout(), what.as_str(), look).await {
+            match queue::inspect(self.channel, self.endpoint.timeout(), &queue).await {
                 Ok(_) => {}
                 Err(error) if error.is(AMQPSoftError::NOTFOUND) => {
+                    let what = format!("look for the queue {queue}");
                     return Err(BrokerError::NotDeclared { what });
                 }
                 // RabbitMQ 4.2.6 and 4.3.0 refuse the check to a user without the right to declare. Consuming will fail if

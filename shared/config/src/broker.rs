@@ -6,7 +6,7 @@ use amq_protocol_uri::{AMQPScheme, AMQPUri};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::checks::Checks;
+use super::checks::{Checks, SectionChecks};
 use super::paths::resolve;
 use super::position::At;
 use super::{Broker, ClientCertificate, Secret};
@@ -56,24 +56,24 @@ impl Default for RawBroker {
 
 impl RawBroker {
     pub(super) fn check(self, base: &Path, checks: &mut Checks) -> Broker {
-        let at = At::top("broker");
+        let mut section = checks.section(At::top("broker"));
         if let Err(problem) = check_url(&self.url) {
-            checks.mistake(&at.key("url"), problem);
+            section.mistake("url", problem);
         }
-        checks.within(
-            &at.key("heartbeat_s"),
+        section.within(
+            "heartbeat_s",
             self.heartbeat_s,
             1..=MOST_HEARTBEAT_S,
             "seconds",
         );
-        checks.within(
-            &at.key("publish_channels"),
+        section.within(
+            "publish_channels",
             self.publish_channels,
             1..=MOST_CHANNELS,
             "channels",
         );
         let mut file = |key: &str, path: Option<&String>| {
-            path.map(|path| check_file(&at.key(key), base, path, checks))
+            path.map(|path| check_file(&mut section, key, base, path))
         };
         let ca_file = file("ca_file", self.ca_file.as_ref());
         let cert_file = file("client_cert_file", self.client_cert_file.as_ref());
@@ -83,8 +83,8 @@ impl RawBroker {
                 Some(_) => ("client_cert_file", "client_key_file"),
                 None => ("client_key_file", "client_cert_file"),
             };
-            checks.mistake(
-                &at.key(has),
+            section.mistake(
+                has,
                 format!("needs `{lacks}` beside it: a certificate and its key belong together"),
             );
         }
@@ -97,16 +97,16 @@ impl RawBroker {
                 key_file,
             }),
             heartbeat: std::time::Duration::from_secs(self.heartbeat_s),
-            timeout: checks.seconds(&at.key("timeout_s"), self.timeout_s),
+            timeout: section.seconds("timeout_s", self.timeout_s),
             publish_channels: usize::try_from(self.publish_channels).unwrap_or(usize::MAX),
         }
     }
 }
 
-fn check_file(at: &At, base: &Path, path: &str, checks: &mut Checks) -> PathBuf {
+fn check_file(section: &mut SectionChecks<'_>, key: &str, base: &Path, path: &str) -> PathBuf {
     if path.is_empty() {
-        checks.mistake(
-            at,
+        section.mistake(
+            key,
             "is empty: write the path of a file in PEM format, or remove the key",
         );
     }

@@ -116,6 +116,11 @@ impl Checks {
         }
     }
 
+    /// A section of the file, or a part of one, to check its keys.
+    pub(super) fn section(&mut self, at: At) -> SectionChecks<'_> {
+        SectionChecks { at, checks: self }
+    }
+
     /// The mistakes found, if any.
     pub(super) fn into_mistakes(self) -> Option<Mistakes> {
         if self.mistakes.is_empty() {
@@ -123,5 +128,40 @@ impl Checks {
         } else {
             Some(Mistakes::new(self.mistakes))
         }
+    }
+}
+
+/// A section of the file, or a part of one. Each key is checked as [`Checks`] checks a place.
+pub(super) struct SectionChecks<'a> {
+    at: At,
+    checks: &'a mut Checks,
+}
+
+impl SectionChecks<'_> {
+    pub(super) fn mistake(&mut self, key: &str, problem: impl Display) {
+        self.checks.mistake(&self.at.key(key), problem);
+    }
+
+    pub(super) fn is_broken(&self, key: &str) -> bool {
+        self.checks.is_broken(&self.at.key(key))
+    }
+
+    pub(super) fn seconds(&mut self, key: &str, seconds: u64) -> Duration {
+        self.checks.seconds(&self.at.key(key), seconds)
+    }
+
+    pub(super) fn minutes(&mut self, key: &str, minutes: u64) -> Duration {
+        self.checks.minutes(&self.at.key(key), minutes)
+    }
+
+    pub(super) fn within(
+        &mut self,
+        key: &str,
+        value: impl Into<u64>,
+        range: RangeInclusive<u64>,
+        unit: &str,
+    ) {
+        self.checks
+            .within(&self.at.key(key), value.into(), range, unit);
     }
 }

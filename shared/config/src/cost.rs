@@ -38,19 +38,19 @@ impl Default for RawCost {
 
 impl RawCost {
     pub(super) fn check(self, checks: &mut Checks) -> CostOptimization {
-        let at = At::top("cost_optimization");
+        let mut section = checks.section(At::top("cost_optimization"));
         let (alert, most) = (self.alert_threshold_usd, self.max_daily_spend_usd);
-        if alert > most && !checks.is_broken(&at.key("max_daily_spend_usd")) {
+        if alert > most && !section.is_broken("max_daily_spend_usd") {
             let problem =
                 format!("{alert} is above max_daily_spend_usd ({most}): write at most {most}");
-            checks.mistake(&at.key("alert_threshold_usd"), problem);
+            section.mistake("alert_threshold_usd", problem);
         }
         if pool_core::rules::zone(&self.time_zone).is_none() {
             let problem = format!(
                 "{:?} is not a time zone: write for example UTC or Europe/Berlin",
                 self.time_zone
             );
-            checks.mistake(&at.key("time_zone"), problem);
+            section.mistake("time_zone", problem);
         }
         CostOptimization {
             enabled: self.enabled,

@@ -55,31 +55,21 @@ impl Default for RawDispatcher {
 
 impl RawDispatcher {
     pub(super) fn check(self, checks: &mut Checks) -> DispatcherConfig {
-        let at = At::top("dispatcher");
-        checks.within(
-            &at.key("max_attempts"),
-            u64::from(self.max_attempts),
-            1..=100,
-            "attempts",
-        );
-        checks.within(
-            &at.key("max_hand_backs"),
-            u64::from(self.max_hand_backs),
+        let mut section = checks.section(At::top("dispatcher"));
+        section.within("max_attempts", self.max_attempts, 1..=100, "attempts");
+        section.within(
+            "max_hand_backs",
+            self.max_hand_backs,
             0..=1000,
             "hand-backs",
         );
-        checks.within(
-            &at.key("retry_delay_s"),
-            self.retry_delay_s,
-            0..=300,
-            "seconds",
-        );
+        section.within("retry_delay_s", self.retry_delay_s, 0..=300, "seconds");
         let listen = self.listen.parse().unwrap_or_else(|_| {
             let problem = format!(
                 "{:?} is not an address with a port: write for example {LISTEN}",
                 self.listen
             );
-            checks.mistake(&at.key("listen"), problem);
+            section.mistake("listen", problem);
             LISTEN
         });
         DispatcherConfig {
@@ -87,9 +77,9 @@ impl RawDispatcher {
             max_attempts: self.max_attempts,
             retry_delay: Duration::from_secs(self.retry_delay_s),
             max_hand_backs: self.max_hand_backs,
-            repair_after: checks.seconds(&at.key("repair_after_s"), self.repair_after_s),
-            reply_patience: checks.seconds(&at.key("reply_patience_s"), self.reply_patience_s),
-            drain_timeout: checks.seconds(&at.key("drain_timeout_s"), self.drain_timeout_s),
+            repair_after: section.seconds("repair_after_s", self.repair_after_s),
+            reply_patience: section.seconds("reply_patience_s", self.reply_patience_s),
+            drain_timeout: section.seconds("drain_timeout_s", self.drain_timeout_s),
         }
     }
 }

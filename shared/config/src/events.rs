@@ -43,30 +43,30 @@ impl Default for RawEvents {
 
 impl RawEvents {
     pub(super) fn check(self, checks: &mut Checks) -> Events {
-        let at = At::top("events");
+        let mut section = checks.section(At::top("events"));
         let age = age(&self.max_age);
         if age.is_none() {
             let problem = format!(
                 "{:?} is not a duration in the form of RabbitMQ: write for example 7D, 12h or 1Y",
                 self.max_age
             );
-            checks.mistake(&at.key("max_age"), problem);
+            section.mistake("max_age", problem);
         }
-        checks.within(&at.key("segment_mib"), self.segment_mib, 1..=1024, "MiB");
+        section.within("segment_mib", self.segment_mib, 1..=1024, "MiB");
         let least = self.tick_s.saturating_mul(2);
-        if self.stale_s < least && !checks.is_broken(&at.key("tick_s")) {
+        if self.stale_s < least && !section.is_broken("tick_s") {
             let problem = format!(
                 "{} is too short for ticks every {} s: write at least {least}",
                 self.stale_s, self.tick_s
             );
-            checks.mistake(&at.key("stale_s"), problem);
+            section.mistake("stale_s", problem);
         }
         Events {
             max_age: self.max_age,
             age: age.unwrap_or(Duration::MAX),
             segment_bytes: self.segment_mib.saturating_mul(MIB),
-            tick: checks.seconds(&at.key("tick_s"), self.tick_s),
-            stale: checks.seconds(&at.key("stale_s"), self.stale_s),
+            tick: section.seconds("tick_s", self.tick_s),
+            stale: section.seconds("stale_s", self.stale_s),
         }
     }
 }

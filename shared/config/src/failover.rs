@@ -6,7 +6,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::checks::{Checks, MAX_SECONDS};
+use super::checks::{Checks, MAX_SECONDS, SectionChecks};
 use super::position::At;
 use super::{BreakerConfig, BreakerScope, Failover, FailureCondition};
 
@@ -96,14 +96,10 @@ impl Default for RawBreaker {
 impl RawFailover {
     pub(super) fn check(self, checks: &mut Checks) -> Failover {
         let at = At::top("failover");
-        checks.within(
-            &at.key("max_retries"),
-            u64::from(self.max_retries),
-            0..=20,
-            "retries",
-        );
-        checks.within(
-            &at.key("retry_delay_s"),
+        let mut section = checks.section(at.clone());
+        section.within("max_retries", self.max_retries, 0..=20, "retries");
+        section.within(
+            "retry_delay_s",
             self.retry_delay_s,
             0..=MAX_SECONDS,
             "seconds",
@@ -114,32 +110,32 @@ impl RawFailover {
             retry_delay: Duration::from_secs(self.retry_delay_s),
             always_failover: self.always_failover,
             failure_conditions: self.failure_conditions,
-            call_timeout: checks.seconds(&at.key("call_timeout_s"), self.call_timeout_s),
+            call_timeout: section.seconds("call_timeout_s", self.call_timeout_s),
             breaker: self
                 .circuit_breaker
-                .check(&at.key("circuit_breaker"), checks),
+                .check(checks.section(at.key("circuit_breaker"))),
         }
     }
 }
 
 impl RawBreaker {
-    fn check(self, at: &At, checks: &mut Checks) -> BreakerConfig {
-        let threshold = u64::from(self.failure_threshold);
-        checks.within(
-            &at.key("failure_threshold"),
-            threshold,
+    fn check(self, mut section: SectionChecks<'_>) -> BreakerConfig {
+        section.within(
+            "failure_threshold",
+            self.failure_threshold,
             1..=u64::MAX,
             "failure",
         );
         BreakerConfig {
             enabled: self.enabled,
             failure_threshold: self.failure_threshold,
-            failed_of_1000: thousandths(checks, &at.key("failure_ratio"), self.failure_ratio),
-            window: time(checks, at, ("window", self.window_minutes, self.window_s)),
+            failed_of_1000: thousandths(&mut section, "failure_ratio", self.failure_ratio),
+            window: time(&mut section, "window", self.window_minutes, self.window_s),
             cooldown: time(
-                checks,
-                at,
-                ("cooldown", self.cooldown_minutes, self.cooldown_s),
+                &mut section,
+                "cooldown",
+                self.cooldown_minutes,
+                self.cooldown_s,
             ),
             scope: self.scope,
         }
@@ -152,10 +148,10 @@ impl RawBreaker {
     clippy::cast_sign_loss,
     reason = "it is 0 to 1000"
 )]
-fn thousandths(checks: &mut Checks, at: &At, share: f64) -> u16 {
+fn thousandths(section: &mut SectionChecks<'_>, key: &str, share: f64) -> u16 {
     if !(0.0..=1.0).contains(&share) {
-        checks.mistake(
-            at,
+        section.mistake(
+            key,
             format!("{share} is out of range: write 0 to 1, for example 0.5"),
         );
         return 0;
@@ -165,12 +161,13 @@ fn thousandths(checks: &mut Checks, at: &At, share: f64) -> u16 {
 
 /// A duration that is written in minutes, or in seconds instead.
 fn time(
-    checks: &mut Checks,
-    at: &At,
-    (name, minutes, seconds): (&str, u64, Option<u64>),
+    section: &mut SectionChecks<'_>,
+    name: &str,
+    minutes: u64,
+    seconds: Option<u64>,
 ) -> Duration {
     match seconds {
-        Some(seconds) => checks.seconds(&at.key(format!("{name}_s")), seconds),
-        None => checks.minutes(&at.key(format!("{name}_minutes")), minutes),
+        Some(seconds) => section.seconds(&format!("{name}_s"), seconds),
+        None => section.minutes(&format!("{name}_minutes"), minutes),
     }
 }

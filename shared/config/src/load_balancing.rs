@@ -54,17 +54,12 @@ impl Default for RawLoadBalancing {
 
 impl RawLoadBalancing {
     pub(super) fn check(self, checks: &mut Checks) -> LoadBalancing {
-        let at = At::top("load_balancing");
+        let mut section = checks.section(At::top("load_balancing"));
         if let Some(most) = self.max_queue_per_programmer {
-            checks.within(
-                &at.key("max_queue_per_programmer"),
-                u64::from(most),
-                1..=u64::MAX,
-                "task",
-            );
+            section.within("max_queue_per_programmer", most, 1..=u64::MAX, "task");
         }
-        checks.within(
-            &at.key("spill_to_paid_after"),
+        section.within(
+            "spill_to_paid_after",
             self.spill_to_paid_after.0,
             0..=MAX_SECONDS,
             "seconds",
@@ -76,10 +71,8 @@ impl RawLoadBalancing {
             },
             prefer_free_models: self.prefer_free_models,
             max_queue_per_programmer: self.max_queue_per_programmer,
-            health_check_interval: checks.seconds(
-                &at.key("health_check_interval_s"),
-                self.health_check_interval_s,
-            ),
+            health_check_interval: section
+                .seconds("health_check_interval_s", self.health_check_interval_s),
             spill_to_paid_after: Duration::from_secs(self.spill_to_paid_after.0),
         }
     }
@@ -96,8 +89,8 @@ impl Serialize for Span {
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl de::Visitor<'_> for Visitor {
+        struct SpanVisitor;
+        impl de::Visitor<'_> for SpanVisitor {
             type Value = Span;
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("seconds, or a time such as 30s, 5m or 1h")
@@ -111,7 +104,7 @@ impl<'de> Deserialize<'de> for Span {
                     .ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
             }
         }
-        deserializer.deserialize_any(Visitor)
+        deserializer.deserialize_any(SpanVisitor)
     }
 }
 

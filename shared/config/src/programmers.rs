@@ -6,7 +6,7 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::checks::{Checks, MAX_SECONDS};
+use super::checks::{Checks, MAX_SECONDS, SectionChecks};
 use super::defaults::RawDefaults;
 use super::position::At;
 use super::{JobLimits, Programmer, wording};
@@ -73,8 +73,8 @@ impl Serialize for OneOrMore {
 impl<'de> Deserialize<'de> for OneOrMore {
     /// Written by hand, because an untagged enum loses the place and the reason of a mistake.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl<'de> de::Visitor<'de> for Visitor {
+        struct OneOrMoreVisitor;
+        impl<'de> de::Visitor<'de> for OneOrMoreVisitor {
             type Value = OneOrMore;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("provider/model, or a list of them")
@@ -87,7 +87,7 @@ impl<'de> Deserialize<'de> for OneOrMore {
                     .map(OneOrMore::More)
             }
         }
-        deserializer.deserialize_any(Visitor)
+        deserializer.deserialize_any(OneOrMoreVisitor)
     }
 }
 
@@ -122,7 +122,7 @@ pub(super) fn check(
     added: BTreeMap<Capability, Vec<ProgrammerId>>,
     checks: &mut Checks,
 ) -> Vec<Listed> {
-    check_limits(&At::top("defaults"), &defaults.limits(), checks);
+    check_limits(checks.section(At::top("defaults")), &defaults.limits());
     let list = At::top("programmers");
     let entries = raw.len();
     let mut programmers: Vec<Listed> = Vec::new();
@@ -155,7 +155,7 @@ impl RawProgrammer {
             );
         }
         let limits = self.limits(defaults);
-        check_own_limits(&at, &self, checks);
+        check_own_limits(checks.section(at.clone()), &self);
         let (llms, llms_at) = check_llms(&at, self.primary_llm, self.backup_llm, checks)
             .into_iter()
             .unzip();
@@ -197,28 +197,20 @@ impl RawProgrammer {
     }
 }
 
-fn check_limits(at: &At, limits: &JobLimits, checks: &mut Checks) {
-    checks.seconds(&at.key("timeout_s"), limits.timeout.as_secs());
-    checks.seconds(
-        &at.key("max_duration_per_job_s"),
-        limits.agent_timeout.as_secs(),
-    );
-    checks.within(
-        &at.key("max_tokens_per_job"),
+fn check_limits(mut section: SectionChecks<'_>, limits: &JobLimits) {
+    section.seconds("timeout_s", limits.timeout.as_secs());
+    section.seconds("max_duration_per_job_s", limits.agent_timeout.as_secs());
+    section.within(
+        "max_tokens_per_job",
         limits.max_tokens,
         1..=u64::MAX,
         "token",
     );
-    checks.within(
-        &at.key("context_limit"),
-        limits.context_limit,
-        1..=u64::MAX,
-        "token",
-    );
+    section.within("context_limit", limits.context_limit, 1..=u64::MAX, "token");
 }
 
 /// Checks only values of the programmer itself: a mistake in `defaults` is reported there, once.
-fn check_own_limits(at: &At, raw: &RawProgrammer, checks: &mut Checks) {
+fn check_own_limits(mut section: SectionChecks<'_>, raw: &RawProgrammer) {
     for (key, value, most, unit) in [
         ("timeout_s", raw.timeout_s, MAX_SECONDS, "seconds"),
         (
@@ -236,7 +228,7 @@ fn check_own_limits(at: &At, raw: &RawProgrammer, checks: &mut Checks) {
         ("context_limit", raw.context_limit, u64::MAX, "token"),
     ] {
         if let Some(value) = value {
-            checks.within(&at.key(key), value, 1..=most, unit);
+            section.within(key, value, 1..=most, unit);
         }
     }
 }

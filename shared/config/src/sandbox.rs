@@ -71,31 +71,33 @@ impl Default for RawSandbox {
 
 impl RawSandbox {
     pub(super) fn check(self, base: &Path, checks: &mut Checks) -> Sandbox {
-        let at = At::top("sandbox");
-        check_env(&at.key("env"), &self.env, checks);
+        check_env(&At::top("sandbox").key("env"), &self.env, checks);
+        let mut section = checks.section(At::top("sandbox"));
         for (key, value) in [
             ("max_memory_mib", self.max_memory_mib),
             ("max_total_memory_mib", self.max_total_memory_mib),
             ("max_disk_mib", self.max_disk_mib),
         ] {
-            checks.within(&at.key(key), value, 0..=MOST_MIB, "MiB");
+            section.within(key, value, 0..=MOST_MIB, "MiB");
         }
-        checks.within(
-            &at.key("max_file_mib"),
-            self.max_file_mib,
-            1..=MOST_MIB,
-            "MiB",
-        );
-        checks.within(
-            &at.key("max_output_kib"),
+        section.within("max_file_mib", self.max_file_mib, 1..=MOST_MIB, "MiB");
+        section.within(
+            "max_output_kib",
             self.max_output_kib,
             1..=MOST_OUTPUT_KIB,
             "KiB",
         );
         let mut paths = |key: &str, list: &[String]| {
             let list = list.iter().enumerate();
-            list.map(|(index, path)| check_path(&at.key(key).index(index), base, path, checks))
-                .collect()
+            list.map(|(index, path)| {
+                check_path(
+                    &At::top("sandbox").key(key).index(index),
+                    base,
+                    path,
+                    checks,
+                )
+            })
+            .collect()
         };
         Sandbox {
             level: self.level,

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use pool_config::parse;
 use pool_core::eligibility::*;
-use pool_core::event::{EmitterId, Event, EventBatch, FailedCall};
+use pool_core::event::{
+    BudgetReserved, Configuration, EmitterId, Event, EventBatch, FailedCall, LlmFailed,
+    ProgrammerUp, TaskFinished, TaskStarted, TaskSubmitted,
+};
 use pool_core::heartbeat::ShutReason;
 use pool_core::id::{AttemptId, LlmName, ProgrammerId, TaskId, Token};
 use pool_core::llm::Fault;
@@ -48,19 +51,19 @@ impl Log {
             pool,
         };
         for programmer in log.pool.programmers.clone() {
-            log.append(Event::Up {
+            log.append(Event::from(ProgrammerUp {
                 programmer: programmer.id,
                 host: "h".to_owned(),
                 again: false,
-            });
+            }));
         }
         let rules = Rules::of(&log.pool);
-        log.append(Event::Configured {
+        log.append(Event::from(Configuration {
             hash: "h".to_owned(),
             capabilities: BTreeMap::new(),
             rules,
             again: false,
-        });
+        }));
         log
     }
 
@@ -89,7 +92,7 @@ impl Log {
             TaskId::new(format!("t{task}")).expect("an id"),
         );
         let fault = Fault::Timeout;
-        self.append(Event::LlmFailed {
+        self.append(Event::from(LlmFailed {
             key,
             programmer,
             host,
@@ -98,30 +101,30 @@ impl Log {
             epoch,
             retry_after_ms: None,
             call: FailedCall::default(),
-        });
+        }));
     }
 
     fn start(&mut self, programmer: &str, attempt: u128) {
-        self.append(Event::Started {
+        self.append(Event::from(TaskStarted {
             task: TaskId::new(format!("s{attempt}")).expect("an id"),
             attempt: AttemptId::from_u128(attempt),
             programmer: id(programmer),
             token: Token::default(),
             route: "any".to_owned(),
             body_hash: "h".to_owned(),
-        });
+        }));
     }
 
     fn reserve(&mut self, programmer: &str, attempt: u128, dollars: &str) {
         let task = Some(TaskId::new(format!("s{attempt}")).expect("an id"));
         let (attempt, programmer) = (AttemptId::from_u128(attempt), id(programmer));
         let amount_usd = dollars.parse().expect("an amount");
-        self.append(Event::Reserved {
+        self.append(Event::from(BudgetReserved {
             attempt,
             task,
             programmer,
             amount_usd,
-        });
+        }));
     }
 
     fn standing(&self) -> Eligibility<'_> {
@@ -132,9 +135,9 @@ impl Log {
         }
     }
 
-    fn obstacle(&self, programmer: &str) -> Option<Blocker> {
+    fn blocker(&self, programmer: &str) -> Option<Blocker> {
         let programmer = self.pool.programmer(&id(programmer)).expect("in the pool");
-        self.standing().obstacle(programmer, |_| true)
+        self.standing().blocker(programmer, |_| true)
     }
 
     /// The programmers that may take a task.
@@ -144,7 +147,7 @@ impl Log {
             .programmers
             .iter()
             .map(|programmer| programmer.id.to_string());
-        all.filter(|id| self.obstacle(id).is_none()).collect()
+        all.filter(|id| self.blocker(id).is_none()).collect()
     }
 }
 
@@ -199,7 +202,7 @@ fn what_others_have_begun_is_kept_for_them() {
     );
     log.reserve("002", 1, "0.10");
     log.reserve("003", 2, "0.10");
-    assert!(log.obstacle("004").is_none(), "they have reserved less");
+    assert!(log.blocker("004").is_none(), "they have reserved less");
 }
 
 #[test]
@@ -207,16 +210,16 @@ fn a_programmer_whose_cap_does_not_fit_is_shut_and_says_why() {
     let mut log = Log::new();
     log.start("003", 1);
     log.reserve("003", 1, "1.60");
-    let obstacle = log
-        .obstacle("002")
+    let blocker = log
+        .blocker("002")
         .expect("a dollar does not fit into 40 cents");
-    assert_eq!(obstacle.reason, ShutReason::Budget, "money");
+    assert_eq!(blocker.reason, ShutReason::Budget, "money");
     assert!(
-        obstacle.detail.contains(
+        blocker.detail.contains(
             "a task may cost up to $1.00, but only $0.40 of today's $2.00 is left ($0.00 spent, $1.60 reserved)"
         ),
         "{}",
-        obstacle.detail
+        blocker.detail
     );
     assert_eq!(
         log.open().len(),
@@ -236,7 +239,7 @@ fn who_has_a_free_llm_left_needs_no_money_and_who_has_lost_it_does() {
         log.fail("ollama/qwen", task, "001");
     }
     assert_eq!(
-        log.obstacle("001").map(|obstacle| obstacle.reason),
+        log.blocker("001").map(|blocker| blocker.reason),
         Some(ShutReason::Budget),
         "its backup costs money"
     );
@@ -266,12 +269,12 @@ fn a_route_of_free_programmers_opens_for_paid_ones_when_a_task_has_waited() {
         "the free one has it for itself"
     );
     let task = TaskId::new("t").expect("an id");
-    log.append(Event::Submitted {
+    log.append(Event::from(TaskSubmitted {
         task,
         body_hash: "h".to_owned(),
         route: "any".to_owned(),
         deadline_ms: None,
-    });
+    }));
     log.at += 59_999;
     assert_eq!(closed(&log, "002"), 1, "it has not waited long enough");
     log.at += 1;
@@ -280,14 +283,14 @@ fn a_route_of_free_programmers_opens_for_paid_ones_when_a_task_has_waited() {
         log.fail("ollama/qwen", task, "001");
     }
     log.start("001", 7);
-    log.append(Event::Finished {
+    log.append(Event::from(TaskFinished {
         task: TaskId::new("t").expect("an id"),
         attempt: None,
         status: pool_core::result::Status::Cancelled,
         llm: None,
         cost_usd: MicroUsd::ZERO,
         error: None,
-    });
+    }));
     assert_eq!(
         closed(&log, "001"),
         1,
@@ -362,13 +365,13 @@ fn who_has_no_llm_left_is_shut_and_says_which_and_until_when() {
             programmer,
         );
     }
-    let obstacle = log.obstacle("005").expect("its only LLM is out");
-    assert_eq!(obstacle.reason, ShutReason::Breaker, "the breaker");
+    let blocker = log.blocker("005").expect("its only LLM is out");
+    assert_eq!(blocker.reason, ShutReason::Breaker, "the breaker");
     for words in ["openai/gpt-4o", "3 failures", "timeout", "probed at"] {
         assert!(
-            obstacle.detail.contains(words),
+            blocker.detail.contains(words),
             "{words} is missing: {}",
-            obstacle.detail
+            blocker.detail
         );
     }
     assert_eq!(log.open(), ["001"], "the free one goes on");
@@ -393,11 +396,11 @@ fn a_breaker_is_told_as_long_as_it_can_hold_back_a_call() {
     let mut now = told(&log);
     now.sort();
     assert_eq!(now, all, "both LLMs are in use where they failed");
-    log.append(Event::Up {
+    log.append(Event::from(ProgrammerUp {
         programmer: id("001"),
         host: "another".to_owned(),
         again: false,
-    });
+    }));
     assert_eq!(
         told(&log),
         ["openai/gpt-4o for all"],

@@ -7,7 +7,6 @@ use sha2::{Digest, Sha256};
 
 use crate::pool::{
     BreakerConfig, CostOptimization, Failover, JobLimits, LoadBalancing, Pool, Price, Programmer,
-    Strategy,
 };
 
 /// The first 16 bytes of a SHA-256, as 32 hexadecimal digits. Processes with the same deciding values get the same hash,
@@ -104,10 +103,6 @@ fn balancing(balancing: &LoadBalancing) -> Value {
         health_check_interval,
         spill_to_paid_after,
     } = balancing;
-    let strategy = match strategy {
-        Strategy::LeastLoaded => "least_loaded",
-        Strategy::CapabilityMatch => "capability_match",
-    };
     json!({
         "strategy": strategy,
         "prefer_free_models": prefer_free_models,

@@ -82,16 +82,7 @@ pub struct Blocker {
 impl Eligibility<'_> {
     /// This programmer and its host, for questions to the breakers. The host is empty while the programmer was never up.
     pub fn caller(&self, programmer: &ProgrammerId) -> Caller {
-        let host = self
-            .fold
-            .breakers
-            .host_of(programmer)
-            .unwrap_or_default()
-            .to_owned();
-        Caller {
-            programmer: programmer.clone(),
-            host,
-        }
+        self.fold.breakers.caller(programmer)
     }
 
     /// The LLMs that this programmer may use, primary first, each with the key of its breakers.
@@ -143,7 +134,7 @@ impl Eligibility<'_> {
     }
 
     /// The LLMs that this programmer could use now.
-    pub fn means(&self, programmer: &Programmer) -> LlmAccess {
+    pub fn llm_access(&self, programmer: &Programmer) -> LlmAccess {
         let caller = self.caller(&programmer.id);
         let (mut paid, mut shut) = (false, Vec::new());
         for (llm, key) in self.llms(programmer, &caller.host) {
@@ -161,21 +152,21 @@ impl Eligibility<'_> {
     }
 
     /// Why this programmer may not take a task now; None: it may. `alive` tells which other programmers could take one.
-    pub fn obstacle(
+    pub fn blocker(
         &self,
         programmer: &Programmer,
         alive: impl Fn(&ProgrammerId) -> bool,
     ) -> Option<Blocker> {
         if let Some((target, paused)) = self.fold.pauses.of_programmer(&programmer.id) {
-            return Some(pause_obstacle(target, paused));
+            return Some(pause_blocker(target, paused));
         }
-        match self.means(programmer) {
+        match self.llm_access(programmer) {
             LlmAccess::Free => None,
-            LlmAccess::Nothing(shut) => Some(breaker_obstacle(&shut)),
-            LlmAccess::Paid => match self.room_for(programmer, alive) {
+            LlmAccess::Nothing(shut) => Some(breaker_blocker(&shut)),
+            LlmAccess::Paid => match self.budget_fit(programmer, alive) {
                 BudgetFit::Enough => None,
                 BudgetFit::ForOthersFirst | BudgetFit::TooLittle => {
-                    Some(self.budget_obstacle(programmer))
+                    Some(self.budget_blocker(programmer))
                 }
             },
         }
@@ -212,7 +203,7 @@ impl Eligibility<'_> {
             return Some(Closed::Paused(paused));
         }
         let patience = self.pool.load_balancing.spill_to_paid_after;
-        if patience.is_zero() || self.means(programmer) != LlmAccess::Paid {
+        if patience.is_zero() || self.llm_access(programmer) != LlmAccess::Paid {
             return None;
         }
         let spills = self
@@ -245,7 +236,7 @@ impl Eligibility<'_> {
 
     /// Whether this programmer's cap fits into the budget beside the tasks that others have begun and not reserved yet. Of
     /// the programmers that wait for money, only as many get [`BudgetFit::Enough`] as fit.
-    pub fn room_for(
+    pub fn budget_fit(
         &self,
         programmer: &Programmer,
         alive: impl Fn(&ProgrammerId) -> bool,
@@ -261,7 +252,9 @@ impl Eligibility<'_> {
         let waits = |other: &&Programmer| {
             let me = other.id == programmer.id;
             let idle = !busy.contains(&other.id) && alive(&other.id);
-            me || (idle && other.limits.max_cost <= left && self.means(other) == LlmAccess::Paid)
+            me || (idle
+                && other.limits.max_cost <= left
+                && self.llm_access(other) == LlmAccess::Paid)
         };
         let waiting: Vec<&Programmer> = self.pool.programmers.iter().filter(waits).collect();
         let turn = usize::try_from(self.now.0 / TURN_MS).unwrap_or_default();
@@ -296,7 +289,7 @@ impl Eligibility<'_> {
             let reserved = self.fold.budget.has_reserved(owner.attempt);
             if let Some(programmer) = self.pool.programmer(&owner.programmer)
                 && !reserved
-                && self.means(programmer) != LlmAccess::Free
+                && self.llm_access(programmer) != LlmAccess::Free
             {
                 sum += programmer.limits.max_cost;
             }
@@ -304,18 +297,18 @@ impl Eligibility<'_> {
         (sum, busy)
     }
 
-    /// The budget as a second obstacle beside open breakers: all LLMs of the programmer cost money, and its cap does not fit.
-    /// While all its breakers are open, [`Self::obstacle`] names only them.
+    /// The budget as a second blocker beside open breakers: all LLMs of the programmer cost money, and its cap does not fit.
+    /// While all its breakers are open, [`Self::blocker`] names only them.
     pub fn over_budget(&self, programmer: &Programmer) -> Option<Blocker> {
         let pays = self
             .llms(programmer, "")
             .iter()
             .all(|(llm, _)| !self.pool.is_free(llm));
-        (pays && self.room_for(programmer, |_| true) == BudgetFit::TooLittle)
-            .then(|| self.budget_obstacle(programmer))
+        (pays && self.budget_fit(programmer, |_| true) == BudgetFit::TooLittle)
+            .then(|| self.budget_blocker(programmer))
     }
 
-    fn budget_obstacle(&self, programmer: &Programmer) -> Blocker {
+    fn budget_blocker(&self, programmer: &Programmer) -> Blocker {
         let budget = &self.fold.budget;
         let limit = budget.limit().unwrap_or_default();
         let until = budget.day().map(|day| day.ends);
@@ -366,7 +359,7 @@ pub fn consumer_priority(pool: &Pool, programmer: &Programmer) -> u8 {
     }
 }
 
-fn pause_obstacle(target: &Target, paused: Paused) -> Blocker {
+fn pause_blocker(target: &Target, paused: Paused) -> Blocker {
     let reason = match paused.pause {
         Pause::Pause => ShutReason::Paused,
         Pause::Drain => ShutReason::Draining,
@@ -395,7 +388,7 @@ pub fn explain_pause(target: &Target, paused: Paused) -> String {
     )
 }
 
-fn breaker_obstacle(shut: &[(LlmName, Shut)]) -> Blocker {
+fn breaker_blocker(shut: &[(LlmName, Shut)]) -> Blocker {
     let until = shut.iter().map(|(_, shut)| shut.until).min();
     let each: Vec<String> = shut.iter().map(|(llm, shut)| explain(llm, shut)).collect();
     Blocker {

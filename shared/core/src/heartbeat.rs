@@ -55,59 +55,31 @@ impl Gate {
     }
 }
 
-/// Why a programmer takes no task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ShutReason {
-    /// The process is ending, or an operator drains the programmer.
-    Draining,
-    /// An operator has paused the programmer or the pool.
-    Paused,
-    /// Its pool file differs from the one in force, or none is in force yet.
-    Config,
-    /// Its machine's clock differs more than 2 s from the others'.
-    Clock,
-    /// It has not read the event log to its end.
-    Log,
-    /// Another process holds this programmer.
-    Held,
-    /// The broker cannot be reached.
-    Broker,
-    /// The breakers of all its LLMs are open.
-    Breaker,
-    /// A task may cost more than what is left of the day's budget.
-    Budget,
-}
+crate::words!(
+    /// Why a programmer takes no task.
+    pub enum ShutReason {
+        /// The process is ending, or an operator drains the programmer.
+        Draining = "draining",
+        /// An operator has paused the programmer or the pool.
+        Paused = "paused",
+        /// Its pool file differs from the one in force, or none is in force yet.
+        Config = "config",
+        /// Its machine's clock differs more than 2 s from the others'.
+        Clock = "clock",
+        /// It has not read the event log to its end.
+        Log = "log",
+        /// Another process holds this programmer.
+        Held = "held",
+        /// The broker cannot be reached.
+        Broker = "broker",
+        /// The breakers of all its LLMs are open.
+        Breaker = "breaker",
+        /// A task may cost more than what is left of the day's budget.
+        Budget = "budget",
+    }
+);
 
 impl ShutReason {
-    /// In the order in which tables list them.
-    pub const ALL: [Self; 9] = [
-        Self::Draining,
-        Self::Paused,
-        Self::Config,
-        Self::Clock,
-        Self::Log,
-        Self::Held,
-        Self::Broker,
-        Self::Breaker,
-        Self::Budget,
-    ];
-
-    /// The word in messages, logs and metrics; the same as on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Draining => "draining",
-            Self::Paused => "paused",
-            Self::Config => "config",
-            Self::Clock => "clock",
-            Self::Log => "log",
-            Self::Held => "held",
-            Self::Broker => "broker",
-            Self::Breaker => "breaker",
-            Self::Budget => "budget",
-        }
-    }
-
     /// Whether something is wrong with the process. False when an operator, a breaker or the budget has shut the gate.
     pub fn is_trouble(self) -> bool {
         match self {

@@ -3,10 +3,8 @@
 //! Each of these names ends up in a queue name, a git ref, a file name or an argument list. So the
 //! patterns are strict, and no name may begin with `-`.
 
-use std::borrow::Cow;
 use std::fmt;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 /// A text that does not fit the pattern of its type.
@@ -77,21 +75,51 @@ macro_rules! name {
             }
         }
 
+        $crate::id::inline_schema!($type, stringify!($type), {"type": "string", "pattern": $pattern, "description": $rule});
+    };
+}
+
+/// Defines the JSON Schema of a type. Schemas that use the type contain it, so that it has no page of its own.
+macro_rules! inline_schema {
+    ($type:ident, $name:expr, $schema:tt) => {
         impl schemars::JsonSchema for $type {
             fn inline_schema() -> bool {
                 true
             }
             fn schema_name() -> std::borrow::Cow<'static, str> {
-                stringify!($type).into()
+                $name.into()
             }
             fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-                schemars::json_schema!({"type": "string", "pattern": $pattern, "description": $rule})
+                schemars::json_schema!($schema)
             }
         }
     };
 }
 
-pub(crate) use name;
+/// Defines an id that is a UUID.
+macro_rules! uuid_id {
+    ($(#[$doc:meta])* $type:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $type(uuid::Uuid);
+
+        impl $type {
+            /// A new id. Ids sort by the time when they were made (UUID version 7).
+            #[expect(clippy::new_without_default, reason = "an id that is made by accident is a bug")]
+            pub fn new() -> Self {
+                Self(uuid::Uuid::now_v7())
+            }
+
+            /// An id with a fixed value, for tests.
+            pub fn from_u128(value: u128) -> Self {
+                Self(uuid::Uuid::from_u128(value))
+            }
+        }
+    };
+}
+
+pub(crate) use {inline_schema, name};
 
 fn is_word(text: &str, max: usize, allowed: fn(u8) -> bool) -> bool {
     (1..=max).contains(&text.len()) && text.bytes().all(allowed)
@@ -183,26 +211,15 @@ impl ProgrammerId {
     }
 }
 
-/// One execution of a task by one programmer; a task may take several. A UUID.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct AttemptId(uuid::Uuid);
+uuid_id!(
+    /// One execution of a task by one programmer; a task may take several. A UUID.
+    AttemptId
+);
 
-impl AttemptId {
-    /// A new id. Ids sort by the time when they were made (UUID version 7).
-    #[expect(
-        clippy::new_without_default,
-        reason = "an id that is made by accident is a bug"
-    )]
-    pub fn new() -> Self {
-        Self(uuid::Uuid::now_v7())
-    }
-
-    /// An id with a fixed value, for tests.
-    pub fn from_u128(value: u128) -> Self {
-        Self(uuid::Uuid::from_u128(value))
-    }
-}
+uuid_id!(
+    /// One incarnation of a process that appends events. A restarted process is another emitter.
+    EmitterId
+);
 
 impl fmt::Display for AttemptId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -210,17 +227,7 @@ impl fmt::Display for AttemptId {
     }
 }
 
-impl JsonSchema for AttemptId {
-    fn inline_schema() -> bool {
-        true
-    }
-    fn schema_name() -> Cow<'static, str> {
-        "AttemptId".into()
-    }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "format": "uuid"})
-    }
-}
+inline_schema!(AttemptId, "AttemptId", {"type": "string", "format": "uuid"});
 
 /// Orders the deliveries of one task: the delivery with the highest token owns the task.
 ///

@@ -26,5 +26,7 @@ mod secret;
 pub mod source;
 pub mod state;
 pub mod task;
+mod task_state;
 pub mod time;
+mod words;
 pub mod wrong;

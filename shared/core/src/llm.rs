@@ -53,7 +53,8 @@ impl fmt::Display for LlmKey {
     }
 }
 
-fn is_loopback(base_url: &str) -> bool {
+/// Whether a server at this address runs on the machine of its caller.
+pub(crate) fn is_loopback(base_url: &str) -> bool {
     let Ok(url) = url::Url::parse(base_url) else {
         return false;
     };
@@ -101,36 +102,21 @@ pub enum Dialect {
     Messages,
 }
 
-/// A failed call that is evidence against the LLM, not against the request.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum Fault {
-    /// The provider refused the call because of a rate limit (429).
-    RateLimited,
-    /// No whole answer came within `call_timeout_s`.
-    Timeout,
-    /// The provider could not be reached, failed (5xx), or broke its answer off.
-    Unavailable,
-    /// The provider does not serve this model (404).
-    ModelUnavailable,
-    /// The key is missing or refused (401, 403), or the account has no money (402).
-    Auth,
-}
-
-impl Fault {
-    /// The word in messages, logs and metrics; the same as on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::RateLimited => "rate_limited",
-            Self::Timeout => "timeout",
-            Self::Unavailable => "unavailable",
-            Self::ModelUnavailable => "model_unavailable",
-            Self::Auth => "auth",
-        }
+crate::words!(
+    /// A failed call that is evidence against the LLM, not against the request.
+    pub enum Fault {
+        /// The provider refused the call because of a rate limit (429).
+        RateLimited = "rate_limited",
+        /// No whole answer came within `call_timeout_s`.
+        Timeout = "timeout",
+        /// The provider could not be reached, failed (5xx), or broke its answer off.
+        Unavailable = "unavailable",
+        /// The provider does not serve this model (404).
+        ModelUnavailable = "model_unavailable",
+        /// The key is missing or refused (401, 403), or the account has no money (402).
+        Auth = "auth",
     }
-}
+);
 
 #[cfg(test)]
 mod tests {

@@ -1,11 +1,9 @@
 //! Money: exact integers, in millionths of a US dollar. No amount is ever calculated as a float.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::ops::{Add, AddAssign};
 use std::str::FromStr;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 const MICRO: u64 = 1_000_000;
@@ -140,23 +138,13 @@ impl<'de> Deserialize<'de> for MicroUsd {
     }
 }
 
-impl JsonSchema for MicroUsd {
-    fn inline_schema() -> bool {
-        true
-    }
-    fn schema_name() -> Cow<'static, str> {
-        "Usd".into()
-    }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "US dollars, at most 6 places",
-            "anyOf": [
-                {"type": "number", "minimum": 0},
-                {"type": "string", "pattern": "^[0-9]+(\\.[0-9]{1,6})?$"}
-            ]
-        })
-    }
-}
+crate::id::inline_schema!(MicroUsd, "Usd", {
+    "description": "US dollars, at most 6 places",
+    "anyOf": [
+        {"type": "number", "minimum": 0},
+        {"type": "string", "pattern": "^[0-9]+(\\.[0-9]{1,6})?$"}
+    ]
+});
 
 #[cfg(test)]
 mod tests {

@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use url::{Host, Url};
 
 use crate::id::{Capability, LlmName, ProgrammerId};
-use crate::llm::LlmKey;
+use crate::llm::{LlmKey, is_loopback};
 use crate::money::MicroUsd;
 pub use crate::secret::Secret;
 
@@ -92,7 +91,8 @@ pub struct JobLimits {
 }
 
 /// Which of several able programmers gets a task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Strategy {
     /// All consumers have the same priority, so the broker gives a task to any free programmer. Also written `round_robin`.
     LeastLoaded,
@@ -236,37 +236,20 @@ impl Provider {
 
     /// Whether calls to it stay on this machine.
     pub fn is_loopback(&self) -> bool {
-        Url::parse(&self.base_url)
-            .ok()
-            .is_some_and(|url| match url.host() {
-                Some(Host::Domain(name)) => name == "localhost",
-                Some(Host::Ipv4(address)) => address.is_loopback(),
-                Some(Host::Ipv6(address)) => address.is_loopback(),
-                None => false,
-            })
+        is_loopback(&self.base_url)
     }
 }
 
-/// The field of a chat-completions request that limits the output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(inline)]
-pub enum OutputLimitField {
-    /// The name that most providers know.
-    MaxTokens,
-    /// OpenAI's newer name. Its reasoning models refuse the other one.
-    MaxCompletionTokens,
-}
-
-impl OutputLimitField {
-    /// The name of the field in the request.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::MaxTokens => "max_tokens",
-            Self::MaxCompletionTokens => "max_completion_tokens",
-        }
+crate::words!(
+    /// The field of a chat-completions request that limits the output.
+    #[schemars(inline)]
+    pub enum OutputLimitField {
+        /// The name that most providers know.
+        MaxTokens = "max_tokens",
+        /// OpenAI's newer name. Its reasoning models refuse the other one.
+        MaxCompletionTokens = "max_completion_tokens",
     }
-}
+);
 
 /// Facts about one LLM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,142 +16,87 @@ use crate::time::Timestamp;
 /// The largest patch inside a result, in bytes. A result with a larger one names branch and commit only.
 pub const MAX_PATCH_BYTES: usize = 1024 * 1024;
 
-/// How a task ended.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// The change is made, and every acceptance check has passed.
-    Succeeded,
-    /// An attempt was made, and the last one did not succeed.
-    Failed,
-    /// The task was not started: its message is wrong, or no programmer can do it.
-    Rejected,
-    /// Somebody cancelled the task before it had another outcome.
-    Cancelled,
-    /// The deadline passed before the task was started.
-    Expired,
-}
-
-impl Status {
-    /// The word in messages, logs and metrics; the same as on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Rejected => "rejected",
-            Self::Cancelled => "cancelled",
-            Self::Expired => "expired",
-        }
+crate::words!(
+    /// How a task ended.
+    pub enum Status {
+        /// The change is made, and every acceptance check has passed.
+        Succeeded = "succeeded",
+        /// An attempt was made, and the last one did not succeed.
+        Failed = "failed",
+        /// The task was not started: its message is wrong, or no programmer can do it.
+        Rejected = "rejected",
+        /// Somebody cancelled the task before it had another outcome.
+        Cancelled = "cancelled",
+        /// The deadline passed before the task was started.
+        Expired = "expired",
     }
-}
+);
 
-/// Why a task did not succeed. The kind is decided once, where the failure happens.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum ErrorKind {
-    /// The task message is wrong: not JSON, or a field is wrong.
-    InvalidTask,
-    /// Another task, with another body, has the same id.
-    IdConflict,
-    /// No programmer offers all required capabilities.
-    Unroutable,
-    /// The repository is outside the roots or missing, or it does not have the base.
-    Repository,
-    /// The worktree could not be prepared, or the commit could not be made.
-    Workspace,
-    /// The change holds something that cannot be kept: a repository, a link that leads out, a pipe. The message names it.
-    ChangeRefused,
-    /// The agent could not be started or refused its configuration.
-    AgentConfig,
-    /// The agent ran out of time while no LLM call was open.
-    AgentTimeout,
-    /// The agent printed nothing and called no LLM for too long.
-    AgentSilent,
-    /// A signal that the worker had not sent ended the agent.
-    AgentCrashed,
-    /// The agent exited with another status than 0.
-    AgentFailed,
-    /// The provider refused the call because of a rate limit.
-    LlmRateLimited,
-    /// The LLM gave no whole answer in time.
-    LlmTimeout,
-    /// The provider could not be reached, failed, or broke its answer off.
-    LlmUnavailable,
-    /// The provider does not serve this model.
-    LlmModelUnavailable,
-    /// The provider's key is missing or refused, or the account has no money.
-    LlmAuth,
-    /// The request is longer than the LLM's context.
-    LlmContextTooLong,
-    /// The provider refused the request for another reason.
-    LlmBadRequest,
-    /// The answer was not a valid answer of the protocol.
-    LlmBadAnswer,
-    /// The answer was cut at the output limit.
-    LlmOutputLimit,
-    /// The answer was empty.
-    LlmEmpty,
-    /// A call did not fit into the task's token limit.
-    TokenLimit,
-    /// The LLM answered, but its edit did not fit the files.
-    EditNotApplied,
-    /// The agent ended without an error and changed nothing.
-    NoChange,
-    /// An acceptance check failed. The message names it.
-    AcceptanceFailed,
-    /// The change is whole, but its patch is too large for a result, and `auto_commit: false` allows no commit.
-    PatchTooLarge,
-    /// The attempt ran out of time.
-    TaskTimeout,
-    /// The deadline passed before the task was started.
-    DeadlinePassed,
-    /// The worker died in each of `max_attempts` attempts.
-    Poison,
-    /// Somebody cancelled the task.
-    Cancelled,
-}
-
-impl ErrorKind {
-    /// The word in messages, logs and metrics; the same as on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::InvalidTask => "invalid_task",
-            Self::IdConflict => "id_conflict",
-            Self::Unroutable => "unroutable",
-            Self::Repository => "repository",
-            Self::Workspace => "workspace",
-            Self::ChangeRefused => "change_refused",
-            Self::AgentConfig => "agent_config",
-            Self::AgentTimeout => "agent_timeout",
-            Self::AgentSilent => "agent_silent",
-            Self::AgentCrashed => "agent_crashed",
-            Self::AgentFailed => "agent_failed",
-            Self::LlmRateLimited => "llm_rate_limited",
-            Self::LlmTimeout => "llm_timeout",
-            Self::LlmUnavailable => "llm_unavailable",
-            Self::LlmModelUnavailable => "llm_model_unavailable",
-            Self::LlmAuth => "llm_auth",
-            Self::LlmContextTooLong => "llm_context_too_long",
-            Self::LlmBadRequest => "llm_bad_request",
-            Self::LlmBadAnswer => "llm_bad_answer",
-            Self::LlmOutputLimit => "llm_output_limit",
-            Self::LlmEmpty => "llm_empty",
-            Self::TokenLimit => "token_limit",
-            Self::EditNotApplied => "edit_not_applied",
-            Self::NoChange => "no_change",
-            Self::AcceptanceFailed => "acceptance_failed",
-            Self::PatchTooLarge => "patch_too_large",
-            Self::TaskTimeout => "task_timeout",
-            Self::DeadlinePassed => "deadline_passed",
-            Self::Poison => "poison",
-            Self::Cancelled => "cancelled",
-        }
+crate::words!(
+    /// Why a task did not succeed. The kind is decided once, where the failure happens.
+    pub enum ErrorKind {
+        /// The task message is wrong: not JSON, or a field is wrong.
+        InvalidTask = "invalid_task",
+        /// Another task, with another body, has the same id.
+        IdConflict = "id_conflict",
+        /// No programmer offers all required capabilities.
+        Unroutable = "unroutable",
+        /// The repository is outside the roots or missing, or it does not have the base.
+        Repository = "repository",
+        /// The worktree could not be prepared, or the commit could not be made.
+        Workspace = "workspace",
+        /// The change holds something that cannot be kept: a repository, a link that leads out, a pipe. The message names it.
+        ChangeRefused = "change_refused",
+        /// The agent could not be started or refused its configuration.
+        AgentConfig = "agent_config",
+        /// The agent ran out of time while no LLM call was open.
+        AgentTimeout = "agent_timeout",
+        /// The agent printed nothing and called no LLM for too long.
+        AgentSilent = "agent_silent",
+        /// A signal that the worker had not sent ended the agent.
+        AgentCrashed = "agent_crashed",
+        /// The agent exited with another status than 0.
+        AgentFailed = "agent_failed",
+        /// The provider refused the call because of a rate limit.
+        LlmRateLimited = "llm_rate_limited",
+        /// The LLM gave no whole answer in time.
+        LlmTimeout = "llm_timeout",
+        /// The provider could not be reached, failed, or broke its answer off.
+        LlmUnavailable = "llm_unavailable",
+        /// The provider does not serve this model.
+        LlmModelUnavailable = "llm_model_unavailable",
+        /// The provider's key is missing or refused, or the account has no money.
+        LlmAuth = "llm_auth",
+        /// The request is longer than the LLM's context.
+        LlmContextTooLong = "llm_context_too_long",
+        /// The provider refused the request for another reason.
+        LlmBadRequest = "llm_bad_request",
+        /// The answer was not a valid answer of the protocol.
+        LlmBadAnswer = "llm_bad_answer",
+        /// The answer was cut at the output limit.
+        LlmOutputLimit = "llm_output_limit",
+        /// The answer was empty.
+        LlmEmpty = "llm_empty",
+        /// A call did not fit into the task's token limit.
+        TokenLimit = "token_limit",
+        /// The LLM answered, but its edit did not fit the files.
+        EditNotApplied = "edit_not_applied",
+        /// The agent ended without an error and changed nothing.
+        NoChange = "no_change",
+        /// An acceptance check failed. The message names it.
+        AcceptanceFailed = "acceptance_failed",
+        /// The change is whole, but its patch is too large for a result, and `auto_commit: false` allows no commit.
+        PatchTooLarge = "patch_too_large",
+        /// The attempt ran out of time.
+        TaskTimeout = "task_timeout",
+        /// The deadline passed before the task was started.
+        DeadlinePassed = "deadline_passed",
+        /// The worker died in each of `max_attempts` attempts.
+        Poison = "poison",
+        /// Somebody cancelled the task.
+        Cancelled = "cancelled",
     }
-}
+);
 
 impl ErrorKind {
     /// Whether another attempt may succeed: something around the agent broke, and neither the task nor the

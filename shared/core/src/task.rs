@@ -222,22 +222,16 @@ impl TaskMessage {
 
     fn check_identity(&self) -> Result<(), TaskError> {
         if self.version != 1 {
-            return Err(TaskError::field(
+            return refuse(
                 "version",
                 format!("version {} is not known; this pool reads 1", self.version),
-            ));
+            );
         }
         if self.instruction.trim().is_empty() {
-            return Err(TaskError::field(
-                "instruction",
-                "must not be empty; describe the job",
-            ));
+            return refuse("instruction", "must not be empty; describe the job");
         }
         if self.instruction.contains('\0') {
-            return Err(TaskError::field(
-                "instruction",
-                "must not contain a NUL character",
-            ));
+            return refuse("instruction", "must not contain a NUL character");
         }
         Ok(())
     }
@@ -245,10 +239,10 @@ impl TaskMessage {
     fn check_sizes(&self) -> Result<(), TaskError> {
         let too_many = |path: &str, count: usize, most: usize| {
             if count > most {
-                return Err(TaskError::field(
+                return refuse(
                     path,
                     format!("{count} are given; at most {most} are accepted"),
-                ));
+                );
             }
             Ok(())
         };
@@ -262,22 +256,13 @@ impl TaskMessage {
         for (index, check) in self.acceptance.iter().enumerate() {
             let path = |key: &str| format!("acceptance[{index}].{key}");
             if check.name.trim().is_empty() || check.name.len() > MAX_LABEL_CHARS {
-                return Err(TaskError::field(
-                    path("name"),
-                    "must be 1 to 128 characters",
-                ));
+                return refuse(path("name"), "must be 1 to 128 characters");
             }
             if check.run.first().is_none_or(String::is_empty) {
-                return Err(TaskError::field(
-                    path("run"),
-                    "must be a list whose first item is a program",
-                ));
+                return refuse(path("run"), "must be a list whose first item is a program");
             }
             if check.run.iter().any(|word| word.contains('\0')) {
-                return Err(TaskError::field(
-                    path("run"),
-                    "must not contain a NUL character",
-                ));
+                return refuse(path("run"), "must not contain a NUL character");
             }
             check_seconds(&path("timeout_s"), check.timeout_s)?;
         }
@@ -287,10 +272,10 @@ impl TaskMessage {
     fn check_limits(&self, now: Timestamp) -> Result<(), TaskError> {
         check_seconds("limits.timeout_s", self.limits.timeout_s)?;
         match self.limits.deadline {
-            Some(deadline) if deadline <= now => Err(TaskError::field(
+            Some(deadline) if deadline <= now => refuse(
                 "limits.deadline",
                 format!("{deadline} has already passed; it is {now}"),
-            )),
+            ),
             Some(_) | None => Ok(()),
         }
     }
@@ -298,22 +283,26 @@ impl TaskMessage {
     fn check_labels(&self) -> Result<(), TaskError> {
         for (key, value) in &self.labels {
             if key.is_empty() || key.len() > MAX_LABEL_CHARS || value.len() > MAX_LABEL_CHARS {
-                return Err(TaskError::field(
+                return refuse(
                     format!("labels.{}", key.chars().take(40).collect::<String>()),
                     "keys are 1 to 128 and values 0 to 128 bytes long",
-                ));
+                );
             }
         }
         Ok(())
     }
 }
 
+fn refuse(path: impl Into<String>, problem: impl fmt::Display) -> Result<(), TaskError> {
+    Err(TaskError::field(path, problem))
+}
+
 fn check_seconds(path: &str, seconds: Option<u64>) -> Result<(), TaskError> {
     match seconds {
-        Some(s) if s == 0 || s > MAX_TIMEOUT_S => Err(TaskError::field(
+        Some(s) if s == 0 || s > MAX_TIMEOUT_S => refuse(
             path,
             format!("{s} is not between 1 and {MAX_TIMEOUT_S} seconds"),
-        )),
+        ),
         Some(_) | None => Ok(()),
     }
 }

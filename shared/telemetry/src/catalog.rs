@@ -24,7 +24,7 @@ pub enum Kind {
 
 /// The programs that have a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum At {
+pub enum Programs {
     /// Only dispatchers.
     Dispatcher,
     /// Only workers.
@@ -58,7 +58,7 @@ pub struct Row {
     /// The unit of its value.
     pub unit: Unit,
     /// The programs that have it.
-    pub at: At,
+    pub at: Programs,
     /// How to combine it over processes.
     pub across: Across,
     /// The meaning of the value.
@@ -154,7 +154,7 @@ macro_rules! catalog {
             kind: Kind::$kind,
             labels: &[$($label),*],
             unit: Unit::$unit,
-            at: At::$at,
+            at: Programs::$at,
             across: Across::$across,
             help: $help,
         }),*];

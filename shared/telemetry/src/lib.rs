@@ -38,20 +38,11 @@ pub fn init_logs(filter: Option<&str>, format: LogFormat) {
     }
 }
 
-/// Starts the metrics of this program. The handle renders them for `GET /metrics`. Needs a Tokio runtime.
+/// Starts the metrics of this program. Returns the handle that renders them for `GET /metrics`, and their upkeep, which the
+/// caller runs as long as the process.
 ///
 /// # Errors
 /// When a recorder is already installed.
-pub fn init_metrics(program: &str, version: &str) -> Result<PrometheusHandle, BuildError> {
-    let (handle, upkeep) = install_metrics(program, version)?;
-    tokio::spawn(upkeep);
-    Ok(handle)
-}
-
-/// The same, with the upkeep of the metrics for the caller to run as long as the process.
-///
-/// # Errors
-/// When a recorder is installed already.
 pub fn install_metrics(
     program: &str,
     version: &str,

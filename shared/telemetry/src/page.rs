@@ -1,6 +1,6 @@
 //! docs/reference/metrics.md, from the catalog. `cargo run -p pool-telemetry --example metrics_page` prints it; a test compares.
 
-use super::catalog::{ALL, Across, At, Kind, Row};
+use super::catalog::{ALL, Across, Kind, Programs, Row};
 
 const HEAD: &str = "\
 # Metrics
@@ -44,9 +44,9 @@ fn line(row: &Row) -> String {
         Kind::Histogram => "histogram",
     };
     let of = match at {
-        At::Dispatcher => "dispatcher",
-        At::Worker => "worker",
-        At::Both => "both",
+        Programs::Dispatcher => "dispatcher",
+        Programs::Worker => "worker",
+        Programs::Both => "both",
     };
     let across = match across {
         Across::Sum => "sum",

@@ -121,25 +121,14 @@ fn dollars(amount: MicroUsd) -> f64 {
     amount.0 as f64 / 1e6
 }
 
-/// How current the state of this process is. The reader of the log logs it.
-pub struct Known {
-    /// Whether the log was read to its end and a message came recently.
-    pub fresh: bool,
-    /// The time since the last message.
-    pub silence: Duration,
-    /// How far this machine's clock is ahead of the others'; None without a comparison.
-    pub clock_offset_ms: Option<i64>,
-}
-
-impl Known {
-    /// Sets the metrics.
-    #[expect(clippy::cast_precision_loss, reason = "metrics are floats")]
-    pub fn emit(&self) {
-        LOG_FRESH.set_flag([], self.fresh);
-        LOG_SILENCE.set([], self.silence.as_secs_f64());
-        if let Some(offset) = self.clock_offset_ms {
-            CLOCK_OFFSET.set([], offset as f64 / 1e3);
-        }
+/// Sets the metrics that say how current the state of this process is: whether the log was read to its end and a message came
+/// recently, the time since the last message, and how far this machine's clock is ahead of the others' if it was compared.
+#[expect(clippy::cast_precision_loss, reason = "metrics are floats")]
+pub fn report_currency(fresh: bool, silence: Duration, clock_offset_ms: Option<i64>) {
+    LOG_FRESH.set_flag([], fresh);
+    LOG_SILENCE.set([], silence.as_secs_f64());
+    if let Some(offset) = clock_offset_ms {
+        CLOCK_OFFSET.set([], offset as f64 / 1e3);
     }
 }
 
@@ -182,7 +171,7 @@ impl BreakerChanged<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_core::event::{EmitterId, Event, EventBatch};
+    use pool_core::event::{BudgetReserved, Configuration, EmitterId, Event, EventBatch};
     use pool_core::id::{AttemptId, ProgrammerId};
     use pool_core::rules::{BudgetRules, Rules};
 
@@ -201,18 +190,18 @@ workspace: {dir: /tmp, roots: [/tmp]}
             budget,
             ..Rules::default()
         };
-        let configured = Event::Configured {
+        let configured = Event::from(Configuration {
             hash: "h".to_owned(),
             capabilities: BTreeMap::new(),
             rules,
             again: false,
-        };
-        let reserved = Event::Reserved {
+        });
+        let reserved = Event::from(BudgetReserved {
             attempt: AttemptId::from_u128(1),
             task: None,
             programmer: ProgrammerId::new("001").expect("an id"),
             amount_usd: MicroUsd(2_500_000),
-        };
+        });
         let mut fold = PoolState::new();
         let batch = EventBatch {
             v: 1,

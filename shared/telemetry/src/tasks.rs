@@ -6,7 +6,7 @@
 use super::catalog::{
     ATTEMPTS_RELEASED, ATTEMPTS_RETRIED, TASK_QUEUE, TASK_RUN, TASKS_FINISHED, TASKS_SUBMITTED,
 };
-use pool_core::event::Event;
+use pool_core::event::{Event, TaskEvent};
 use pool_core::id::{LlmName, TaskId};
 use pool_core::result::ErrorKind;
 use pool_core::state::{Outcome, PoolState, TaskState};
@@ -39,35 +39,27 @@ pub enum Written {
 impl Written {
     /// The count that this event adds to; None if it is not counted.
     pub fn of(decision: &Event) -> Option<Self> {
-        match decision {
-            Event::Submitted { route, .. } => Some(Self::Submitted {
-                route: route.clone(),
+        let Event::Task(event) = decision else {
+            return None;
+        };
+        match event {
+            TaskEvent::Submitted(submitted) => Some(Self::Submitted {
+                route: submitted.route.clone(),
             }),
-            Event::Reissued {
-                retry: Some(retry), ..
-            } => Some(Self::Retried { error: retry.error }),
-            Event::Released { no_llm, .. } => Some(Self::Released { no_llm: *no_llm }),
-            Event::Finished { task, .. } | Event::Cancelled { task } => {
-                Some(Self::Ended { task: task.clone() })
-            }
-            Event::Tick
-            | Event::Configured { .. }
-            | Event::Published { .. }
-            | Event::Reissued { retry: None, .. }
-            | Event::Started { .. }
-            | Event::Used { .. }
-            | Event::Stated { .. }
-            | Event::Paused { .. }
-            | Event::Resumed { .. }
-            | Event::Reserved { .. }
-            | Event::Settled { .. }
-            | Event::BudgetSet { .. }
-            | Event::LlmFailed { .. }
-            | Event::LlmAnswered { .. }
-            | Event::Probing { .. }
-            | Event::Probed { .. }
-            | Event::Up { .. }
-            | Event::Unknown => None,
+            TaskEvent::Reissued(reissued) => reissued
+                .retry
+                .as_ref()
+                .map(|retry| Self::Retried { error: retry.error }),
+            TaskEvent::Released(released) => Some(Self::Released {
+                no_llm: released.no_llm,
+            }),
+            TaskEvent::Finished(_) | TaskEvent::Cancelled(_) => Some(Self::Ended {
+                task: event.task().clone(),
+            }),
+            TaskEvent::Published(_)
+            | TaskEvent::Started(_)
+            | TaskEvent::Used(_)
+            | TaskEvent::Stated(_) => None,
         }
     }
 
@@ -94,7 +86,7 @@ fn ended(task: &TaskId, state: &TaskState) {
         at,
         started_at,
         ..
-    }) = &state.outcome
+    }) = state.outcome()
     else {
         return;
     };
@@ -116,7 +108,7 @@ fn ended(task: &TaskId, state: &TaskState) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_core::event::{EmitterId, EventBatch};
+    use pool_core::event::{EmitterId, EventBatch, TaskFinished, TaskStarted, TaskSubmitted};
     use pool_core::id::{AttemptId, ProgrammerId, Token};
     use pool_core::money::MicroUsd;
     use pool_core::result::Status;
@@ -126,13 +118,13 @@ mod tests {
         let task = TaskId::new("t").expect("an id");
         let attempt = AttemptId::from_u128(1);
         let (route, body_hash) = ("fast".to_owned(), "h".to_owned());
-        let submitted = Event::Submitted {
+        let submitted = Event::from(TaskSubmitted {
             task: task.clone(),
             body_hash: body_hash.clone(),
             route: route.clone(),
             deadline_ms: None,
-        };
-        let started = Event::Started {
+        });
+        let started = Event::from(TaskStarted {
             task: task.clone(),
             attempt,
             programmer: ProgrammerId::new("001").expect("an id"),
@@ -142,15 +134,15 @@ mod tests {
             },
             route,
             body_hash,
-        };
-        let finished = Event::Finished {
+        });
+        let finished = Event::from(TaskFinished {
             task: task.clone(),
             attempt: Some(attempt),
             status: Status::Succeeded,
             llm: LlmName::new("free/small").ok(),
             cost_usd: MicroUsd::ZERO,
             error: None,
-        };
+        });
         let written: Vec<Written> = [&submitted, &started, &finished]
             .into_iter()
             .filter_map(Written::of)

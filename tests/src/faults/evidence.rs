@@ -13,7 +13,9 @@ use pool_broker::topology::{
     DEAD_QUEUE, EVENTS_KEY, EVENTS_STREAM, HISTORY_KEY, HISTORY_STREAM, LOG, RESULTS_QUEUE,
     RETRIES_QUEUE, UNROUTABLE,
 };
-use pool_core::event::{EmitterId, Event, EventBatch};
+use pool_core::event::{
+    EmitterId, Event, EventBatch, TaskEvent, TaskFinished, TaskReissued, TaskStarted,
+};
 use pool_core::result::ResultMessage;
 use pool_core::routing::Routes;
 use pool_core::state::{PoolState, Verdict};
@@ -38,21 +40,24 @@ pub struct Record {
 
 impl Record {
     fn take(&mut self, decision: &Event) {
-        if let Event::Started { task, .. } = decision {
+        if let Event::Task(TaskEvent::Started(TaskStarted { task, .. })) = decision {
             self.starts.push(task.to_string());
         } else if let (Some(task), Some(status)) = (decision.task(), decision.ends_as()) {
-            let attempt = if let Event::Finished { attempt, .. } = decision {
-                *attempt
-            } else {
-                None
-            };
+            let attempt =
+                if let Event::Task(TaskEvent::Finished(TaskFinished { attempt, .. })) = decision {
+                    *attempt
+                } else {
+                    None
+                };
             let attempt = attempt.map(|attempt| attempt.to_string());
             self.outcomes.push(Outcome {
                 task: task.to_string(),
                 attempt,
                 status,
             });
-        } else if let Event::Reissued { retry: Some(_), .. } = decision {
+        } else if let Event::Task(TaskEvent::Reissued(TaskReissued { retry: Some(_), .. })) =
+            decision
+        {
             self.made_again += 1;
         }
     }

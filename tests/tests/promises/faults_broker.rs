@@ -177,6 +177,10 @@ async fn programmers_whose_queue_is_deleted_consume_again() {
         .queue_delete("tasks.any".into(), QueueDeleteOptions::default())
         .await
         .expect("the queue is deleted");
+    field
+        .pool
+        .worker_prints(0, "the broker cancelled the consumer")
+        .await;
     field.pool.all_consume().await;
     let submitter = field.pool.submitter("me").await;
     eventually(

@@ -12,6 +12,7 @@ use pool_core::result::Status;
 use pool_telemetry::clock::wall_clock;
 use serde_json::{Value, json};
 
+use crate::supervision;
 use crate::support::amqp::{channel, small_queue};
 use crate::support::field::PATIENT;
 use crate::support::pool::task;
@@ -93,11 +94,18 @@ fn no_point_is_forgotten() {
             .map(|point| point.name())
             .collect::<BTreeSet<_>>()
     };
-    let tested = names(&[&WALK, &HAND_BACK, &SENT_ON, &MADE_AGAIN, &OTHER_ENDS]);
+    let tested = names(&[
+        &WALK,
+        &HAND_BACK,
+        &SENT_ON,
+        &MADE_AGAIN,
+        &OTHER_ENDS,
+        &supervision::SERVICE,
+    ]);
     assert_eq!(
         tested,
         all(Point::WORKER),
-        "a test below covers each step of a worker"
+        "a test covers each step of a worker"
     );
     let walks = [
         &INTAKE[..],

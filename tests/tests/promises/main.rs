@@ -13,6 +13,7 @@
 mod support;
 
 mod agent_fails;
+mod aider_does_tasks;
 mod attempt_log;
 mod back_pressure;
 mod background_pool;
@@ -46,7 +47,6 @@ mod permissions;
 mod priority;
 mod quickstart;
 mod readme;
-mod real_agent;
 mod refused_in_an_outage;
 mod repair;
 mod reply_queues;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use pool_core::result::Status;
-use pool_telemetry::catalog::{ALL, At, Kind, Row};
+use pool_telemetry::catalog::{ALL, Kind, Programs, Row};
 use serde_json::json;
 
 use crate::support::machine::program;
@@ -69,7 +69,7 @@ fn told_by(line: &str, kinds: &BTreeMap<&str, &str>) -> Told {
 }
 
 /// The metrics that these kinds of processes may export.
-fn documented(of: &[At]) -> BTreeSet<Told> {
+fn documented(of: &[Programs]) -> BTreeSet<Told> {
     let told = |row: &Row| Told {
         name: row.name.to_owned(),
         kind: match row.kind {
@@ -116,7 +116,7 @@ async fn all_told(processes: &[Api]) -> BTreeSet<Told> {
 /// Checks that each kind of process exports only the metrics documented for it, and that together
 /// they export all of them.
 async fn tell_what_is_documented(dispatchers: &[Api], workers: &[Api]) {
-    for one in documented(&[At::Dispatcher, At::Worker, At::Both]) {
+    for one in documented(&[Programs::Dispatcher, Programs::Worker, Programs::Both]) {
         eventually(
             &format!("a process exports {one:?}, which is documented"),
             SOON,
@@ -128,10 +128,13 @@ async fn tell_what_is_documented(dispatchers: &[Api], workers: &[Api]) {
         )
         .await;
     }
-    for (processes, of) in [(dispatchers, At::Dispatcher), (workers, At::Worker)] {
+    for (processes, of) in [
+        (dispatchers, Programs::Dispatcher),
+        (workers, Programs::Worker),
+    ] {
         let told = all_told(processes).await;
         let others: Vec<Told> = told
-            .difference(&documented(&[of, At::Both]))
+            .difference(&documented(&[of, Programs::Both]))
             .cloned()
             .collect();
         assert!(

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use futures_util::future::join_all;
 use lapin::BasicProperties;
 use lapin::options::{BasicPublishOptions, QueueDeleteOptions};
-use pool_core::event::Event;
+use pool_core::event::{Event, TaskSubmitted};
 use pool_core::id::TaskId;
 use pool_core::result::Status;
 use pool_core::task::{Task, TaskMessage};
@@ -89,12 +89,12 @@ async fn into_history(url: &str, task: &Task) {
 
 fn submitted(task: &Task) -> Value {
     let (body_hash, route) = (task.body_hash(), "any".to_owned());
-    let event = Event::Submitted {
+    let event = Event::from(TaskSubmitted {
         task: task.id.clone(),
         body_hash,
         route,
         deadline_ms: None,
-    };
+    });
     serde_json::to_value(event).expect("JSON")
 }
 

@@ -456,7 +456,65 @@ async fn a_dispatcher_whose_service_panics_names_it_and_ends_and_another_does_th
         log.contains("the dispatcher has ended"),
         "it closes in order: {log}"
     );
+    for number in 1..=submitted.len() {
+        pool.api().result(&format!("task-{number}"), SOON).await;
+    }
     let mut events = pool.event_log().await;
+    pool.all_succeeded(&mut events, "task", submitted.len())
+        .await;
+}
+
+/// Prints a line, then works until the file `go` exists.
+const TALKS: &str =
+    r#"echo thinking; until [ -e "$1/go" ]; do sleep 0.05; done; echo four >>readme.txt"#;
+/// The step of a worker that a service takes, and no programmer.
+pub(crate) const SERVICE: [Point; 1] = [Point::OutputSent];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_service_panics_names_it_and_ends_and_another_does_the_task() {
+    let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
+    let directory = pool.path().to_str().expect("a path in UTF-8").to_owned();
+    let file = PoolFile::sample()
+        .only(&["001"])
+        .command(&["/bin/sh", "-c", TALKS, "agent", &directory]);
+    pool.rewrite(&file);
+    pool.start_dispatcher().await;
+    let [output_sent] = SERVICE;
+    let armed = format!("{}=panic", output_sent.name());
+    pool.start_worker_with(&["--programmers", "001"], &[("POOL_FAULT", &armed)]);
+    pool.all_consume().await;
+    let mut broken = pool.take_worker(0);
+    let submitted = tasks("task", 1);
+    pool.api().submit(&submitted[0]).await;
+    let status = eventually("it ends", SOON, async || broken.has_ended()).await;
+    let log = broken.log();
+    assert_eq!(status.code(), Some(1), "its supervisor sees it: {log}");
+    let said = log
+        .lines()
+        .find(|line| line.contains("ERROR"))
+        .unwrap_or_default();
+    for part in [
+        "the service live_output has ended",
+        "a panic is injected",
+        "start the worker again",
+    ] {
+        assert!(said.contains(part), "{part:?} is said: {log}");
+    }
+    std::fs::write(pool.path().join("go"), "").expect("the sign");
+    pool.start_worker(&["--programmers", "001"]);
+    let result = pool.api().result("task-1", SOON).await;
+    assert_eq!(
+        result.status,
+        Status::Succeeded,
+        "the next worker does the task: {result:?}"
+    );
+    let mut events = pool.event_log().await;
+    let started = events.read().await;
+    assert_eq!(
+        started.iter().filter(|entry| entry.is("started")).count(),
+        2,
+        "each worker has started it once"
+    );
     pool.all_succeeded(&mut events, "task", submitted.len())
         .await;
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use pool_core::event::Event;
+use pool_core::event::{Event, TaskEvent, TaskFinished, TaskStarted, TaskSubmitted};
 use pool_core::id::{AttemptId, Capability, ProgrammerId, TaskId};
 use pool_core::routing::{Routes, queue_name};
 use pool_core::time::Timestamp;
@@ -106,21 +106,21 @@ fn overlaps(entries: &[Entry]) -> Vec<String> {
     let mut overlaps = Vec::new();
     for entry in entries.iter().filter(|entry| entry.accepted) {
         match &entry.decision {
-            Event::Started {
+            Event::Task(TaskEvent::Started(TaskStarted {
                 task,
                 attempt,
                 programmer,
                 ..
-            } => {
+            })) => {
                 if let Some((other, _)) = busy.insert(programmer.clone(), (task.clone(), *attempt))
                 {
                     overlaps.push(format!("{programmer} started {task} while it had {other}"));
                 }
             }
-            Event::Finished {
+            Event::Task(TaskEvent::Finished(TaskFinished {
                 attempt: Some(attempt),
                 ..
-            } => busy.retain(|_, (_, running)| running != attempt),
+            })) => busy.retain(|_, (_, running)| running != attempt),
             _ => {}
         }
     }
@@ -137,29 +137,29 @@ fn waits(entries: &[Entry]) -> Vec<Duration> {
     let mut waits = Vec::new();
     for Entry { at, decision, .. } in entries.iter().filter(|entry| entry.accepted) {
         match decision {
-            Event::Submitted { task, route, .. } => {
+            Event::Task(TaskEvent::Submitted(TaskSubmitted { task, route, .. })) => {
                 waiting
                     .entry(route.clone())
                     .or_default()
                     .insert(task.clone());
             }
-            Event::Started {
+            Event::Task(TaskEvent::Started(TaskStarted {
                 task,
                 attempt,
                 programmer,
                 route,
                 ..
-            } => {
+            })) => {
                 if let Some(Some(since)) = free_since.remove(programmer) {
                     waits.push(at.since(since));
                 }
                 waiting.entry(route.clone()).or_default().remove(task);
                 owner.insert(*attempt, programmer.clone());
             }
-            Event::Finished {
+            Event::Task(TaskEvent::Finished(TaskFinished {
                 attempt: Some(attempt),
                 ..
-            } => {
+            })) => {
                 free_since.insert(owner[attempt].clone(), None);
             }
             _ => {}

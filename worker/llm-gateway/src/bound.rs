@@ -3,8 +3,8 @@
 
 use pool_core::money::MicroUsd;
 
-use super::pricing::{Demand, Room, Tariff, Tokens, admit};
-use super::record::{Cap, Cut};
+use super::class::{Cap, Cut};
+use super::pricing::{CallAllowance, Demand, Tariff, Tokens, admit};
 
 /// The origin of the limit that the output of a call has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,21 +18,26 @@ pub(super) enum Bound {
 }
 
 impl Bound {
-    pub(super) fn of(demand: Demand, tariff: Tariff, room: Room, worst: Tokens) -> Self {
-        let in_room =
-            |room: Room| admit(demand, tariff, room).map_or(0, |admission| admission.worst.output);
-        let any_cost = Room {
-            cost: MicroUsd(u64::MAX),
-            ..room
+    pub(super) fn of(
+        demand: Demand,
+        tariff: Tariff,
+        allowance: CallAllowance,
+        worst: Tokens,
+    ) -> Self {
+        let within = |allowance: CallAllowance| {
+            admit(demand, tariff, allowance).map_or(0, |admission| admission.worst.output)
         };
-        if worst.output < in_room(any_cost) {
+        let any_cost = CallAllowance {
+            cost: MicroUsd(u64::MAX),
+            ..allowance
+        };
+        let only_context = CallAllowance {
+            tokens: u64::MAX,
+            ..any_cost
+        };
+        if worst.output < within(any_cost) {
             Self::Task(Cap::Cost)
-        } else if worst.output
-            < in_room(Room {
-                tokens: u64::MAX,
-                ..any_cost
-            })
-        {
+        } else if worst.output < within(only_context) {
             Self::Task(Cap::Tokens)
         } else if demand
             .max_output

@@ -14,21 +14,23 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use bytes::Bytes;
 use pool_core::id::LlmName;
+use pool_core::llm::Dialect;
 use pool_telemetry::clock::wall_clock;
 use tokio::time::Instant;
 
-use super::answer::Answer;
-use super::classify::{Exchange, Failure, Outcome, classify};
-use super::failover::{self, Next};
-use super::known::Known;
-use super::lesson::{self, Lesson, Refused};
-use super::permits::{Epoch, Failed, Unavailable};
-use super::pricing::{Demand, Refusal, Tariff};
-use super::protocol::{Dialect, Envelope};
-use super::record::{CallClass, Cap, NoLlmLeft, Out};
+use super::answer::ProviderAnswer;
+use super::class::{CallClass, Cap};
+use super::classify::{CallFailure, CallOutcome, Exchange, classify};
+use super::failover::{self, FailoverStep};
+use super::lesson::{self, Lesson, RefusedLimit};
+use super::llm_limits::LlmLimits;
+use super::permits::{Epoch, LlmFailure, Unavailable};
+use super::pricing::{AdmissionError, Demand, Tariff};
+use super::protocol::{self, RequestHead};
+use super::record::{NoLlmLeft, NotAnswered};
 use super::reply;
 use super::request::AgentRequest;
-use super::session::{AgentCall, OpenCall, SessionState, Settled};
+use super::session::{AgentCall, OpenCall, SessionState};
 use super::telemetry::{Exhausted, LimitLearned, MovedOn, Skipped};
 use super::upstream::{Upstream, Upstreams};
 
@@ -36,10 +38,10 @@ use super::upstream::{Upstream, Upstreams};
 pub(super) async fn answer(
     session: &Arc<SessionState>,
     upstreams: &Upstreams,
-    envelope: Envelope,
+    head: RequestHead,
     body: Result<&[u8], usize>,
 ) -> Response {
-    let dialect = envelope.dialect;
+    let dialect = head.dialect;
     let Some(first) = session.plan.llms.first() else {
         return reply::error(StatusCode::BAD_REQUEST, "no_llm", "the task has no LLM");
     };
@@ -53,11 +55,11 @@ pub(super) async fn answer(
     {
         return give_up(call, first, nobody_speaks(dialect, first));
     }
-    let request = match read(envelope, body) {
+    let request = match read(head, body) {
         Ok(request) => request,
         Err(failure) => return give_up(call, first, failure),
     };
-    let walk = Walk {
+    let in_progress = CallInProgress {
         session,
         upstreams,
         request: &request,
@@ -68,17 +70,17 @@ pub(super) async fn answer(
         () = session.ended.cancelled() => {
             return reply::error(StatusCode::UNAUTHORIZED, "session_ended", "the task has ended");
         }
-        answered = walk.run() => answered,
+        answered = in_progress.run() => answered,
     };
     match answered {
         Ok(answer) => {
             call.end(None);
             // The agent knows one name only: that of the LLM that its run began with.
-            reply::answer(answer.named(first.as_str()), &request)
+            reply::answer(answer, first, &request)
         }
-        Err(outs) => {
-            let response = reply::failed(&outs);
-            let left = NoLlmLeft::of(outs);
+        Err(not_answered) => {
+            let response = reply::failed(&not_answered);
+            let left = NoLlmLeft::of(not_answered);
             if let Some(left) = &left {
                 Exhausted { left }.emit();
             }
@@ -89,7 +91,7 @@ pub(super) async fn answer(
 }
 
 /// The failure if none of the agent's LLMs is served in its protocol.
-fn nobody_speaks(dialect: Dialect, first: &LlmName) -> Failure {
+fn nobody_speaks(dialect: Dialect, first: &LlmName) -> CallFailure {
     let provider = first.provider();
     let advice = match dialect {
         Dialect::Chat | Dialect::Responses => {
@@ -100,16 +102,17 @@ fn nobody_speaks(dialect: Dialect, first: &LlmName) -> Failure {
         }
     };
     let message = format!(
-        "the agent speaks {dialect}, but none of the providers of its LLMs does; for {provider}: {advice}"
+        "the agent speaks {}, but none of the providers of its LLMs does; for {provider}: {advice}",
+        protocol::name(dialect)
     );
-    Failure::unsent(CallClass::BadRequest, message)
+    CallFailure::unsent(CallClass::BadRequest, message)
 }
 
-fn read(envelope: Envelope, body: Result<&[u8], usize>) -> Result<AgentRequest, Failure> {
+fn read(head: RequestHead, body: Result<&[u8], usize>) -> Result<AgentRequest, CallFailure> {
     match body {
-        Ok(body) => AgentRequest::read(envelope, body)
-            .map_err(|error| Failure::unsent(CallClass::BadRequest, error.to_string())),
-        Err(limit) => Err(Failure::unsent(
+        Ok(body) => AgentRequest::read(head, body)
+            .map_err(|error| CallFailure::unsent(CallClass::BadRequest, error.to_string())),
+        Err(limit) => Err(CallFailure::unsent(
             CallClass::ContextTooLong,
             format!("the request is longer than {limit} bytes"),
         )),
@@ -117,10 +120,11 @@ fn read(envelope: Envelope, body: Result<&[u8], usize>) -> Result<AgentRequest, 
 }
 
 /// Refuses a call because of the agent's own mistake, with an explanation.
-fn give_up(call: AgentCall, llm: &LlmName, failure: Failure) -> Response {
+fn give_up(call: AgentCall, llm: &LlmName, failure: CallFailure) -> Response {
     let message = format!("the call to {llm} was not sent: {}", failure.message);
     let code = failure.class.label();
-    call.ask(llm).end(Outcome::Failure(failure));
+    // The agent gets the failure as an error.
+    let _ = call.ask(llm).end(CallOutcome::Failure(failure));
     call.end(None);
     reply::error(StatusCode::BAD_REQUEST, code, &message)
 }
@@ -129,7 +133,7 @@ fn give_up(call: AgentCall, llm: &LlmName, failure: Failure) -> Response {
 const NEARLY_OVER: Duration = Duration::from_millis(1500);
 
 /// A readable call on its way from LLM to LLM.
-struct Walk<'a> {
+struct CallInProgress<'a> {
     session: &'a SessionState,
     upstreams: &'a Upstreams,
     request: &'a AgentRequest,
@@ -137,22 +141,22 @@ struct Walk<'a> {
 }
 
 /// The outcome with one LLM.
-enum Asked {
-    Answer(Answer),
-    GoOn(Out),
-    GiveUp(Out),
+enum LlmOutcome {
+    Answer(ProviderAnswer),
+    GoOn(NotAnswered),
+    GiveUp(NotAnswered),
 }
 
 /// The outcome of one try.
-enum Tried {
-    Answer(Answer),
+enum TryOutcome {
+    Answer(ProviderAnswer),
     /// Nothing was sent.
     Unavailable(Unavailable),
-    Failed(Failing),
+    Failed(FailedTry),
 }
 
 /// A failed try.
-struct Failing {
+struct FailedTry {
     class: CallClass,
     status: Option<u16>,
     epoch: Epoch,
@@ -161,78 +165,88 @@ struct Failing {
     lesson: Option<Lesson>,
 }
 
-impl Walk<'_> {
-    async fn run(&self) -> Result<Answer, Vec<(LlmName, Out)>> {
-        let mut outs: Vec<(LlmName, Out)> = Vec::new();
-        let dialect = self.request.envelope.dialect;
+/// A request that is ready to be sent.
+struct Prepared<'a> {
+    upstream: &'a Upstream,
+    tariff: Tariff,
+    body: Vec<u8>,
+    limit: Option<RefusedLimit>,
+}
+
+impl CallInProgress<'_> {
+    async fn run(&self) -> Result<ProviderAnswer, Vec<(LlmName, NotAnswered)>> {
+        let mut not_answered: Vec<(LlmName, NotAnswered)> = Vec::new();
+        let dialect = self.request.head.dialect;
         let candidates = failover::candidates(&self.session.plan.llms, &self.session.plan.failover);
         // An LLM that is served in another protocol than the agent's is skipped.
         for llm in candidates
             .iter()
             .filter(|llm| self.upstreams.speaks(llm, dialect))
         {
-            if let Some((from, out)) = outs.last() {
+            if let Some((from, out)) = not_answered.last() {
                 MovedOn { from, to: llm, out }.emit();
             }
             match self.ask(llm).await {
-                Asked::Answer(answer) => return Ok(answer),
-                Asked::GoOn(out) => outs.push((llm.clone(), out)),
-                Asked::GiveUp(out) => {
-                    outs.push((llm.clone(), out));
+                LlmOutcome::Answer(answer) => return Ok(answer),
+                LlmOutcome::GoOn(out) => not_answered.push((llm.clone(), out)),
+                LlmOutcome::GiveUp(out) => {
+                    not_answered.push((llm.clone(), out));
                     break;
                 }
             }
         }
-        Err(outs)
+        Err(not_answered)
     }
 
     /// Asks one LLM, with retries.
-    async fn ask(&self, llm: &LlmName) -> Asked {
+    async fn ask(&self, llm: &LlmName) -> LlmOutcome {
         let mut failed = None;
         let mut tries = 0;
-        let (mut known, mut lessons) = (self.upstreams.known.of(llm), Vec::new());
+        let (mut limits, mut lessons) = (self.upstreams.limits.of(llm), Vec::new());
         loop {
-            match (self.attempt(llm, known).await, failed.take()) {
-                (Tried::Answer(answer), _) => {
+            match (self.attempt(llm, limits).await, failed.take()) {
+                (TryOutcome::Answer(answer), _) => {
                     if !lessons.is_empty() {
-                        self.upstreams.known.keep(llm, known);
+                        self.upstreams.limits.keep(llm, limits);
                     }
                     self.session.plan.permits.succeeded(llm);
-                    return Asked::Answer(answer);
+                    return LlmOutcome::Answer(answer);
                 }
-                (Tried::Unavailable(unavailable), None) => {
-                    return Asked::GoOn(Out::Unavailable(unavailable));
+                (TryOutcome::Unavailable(unavailable), None) => {
+                    return LlmOutcome::GoOn(NotAnswered::Unavailable(unavailable));
                 }
                 // The LLM was shut while this call waited for its retry.
-                (Tried::Unavailable(_), Some(failing)) => {
-                    return Asked::GoOn(self.failed(llm, failing));
+                (TryOutcome::Unavailable(_), Some(failing)) => {
+                    return LlmOutcome::GoOn(self.failed(llm, failing));
                 }
-                (Tried::Failed(failing), before) => {
+                (TryOutcome::Failed(failing), before) => {
                     // A call learns each kind of lesson once. Asking again with a lesson is not a
                     // retry.
                     let new = failing
                         .lesson
                         .filter(|lesson| !lessons.contains(&discriminant(lesson)));
                     if let Some(lesson) = new
-                        && let Some(taught) = known.taught(lesson, self.request.demand)
+                        && let Some(taught) = limits.with_lesson(lesson, self.request.demand)
                     {
                         LimitLearned { llm, lesson }.emit();
                         lessons.push(discriminant(&lesson));
-                        known = taught;
+                        limits = taught;
                         failed = before;
                         continue;
                     }
                     tries += 1;
-                    let sent = before.map_or(failing.sent, |before: Failing| before.sent);
-                    let failing = Failing { sent, ..failing };
+                    let sent = before.map_or(failing.sent, |before: FailedTry| before.sent);
+                    let failing = FailedTry { sent, ..failing };
                     match failover::next(&failing.class, tries, &self.session.plan.failover) {
-                        Next::Retry { after } => {
+                        FailoverStep::Retry { after } => {
                             self.session.plan.permits.in_trouble(llm);
                             failed = Some(failing);
                             tokio::time::sleep(after).await;
                         }
-                        Next::MoveOn => return Asked::GoOn(self.failed(llm, failing)),
-                        Next::GiveUp => return Asked::GiveUp(self.failed(llm, failing)),
+                        FailoverStep::MoveOn => return LlmOutcome::GoOn(self.failed(llm, failing)),
+                        FailoverStep::GiveUp => {
+                            return LlmOutcome::GiveUp(self.failed(llm, failing));
+                        }
                     }
                 }
             }
@@ -243,17 +257,17 @@ impl Walk<'_> {
     fn failed(
         &self,
         llm: &LlmName,
-        Failing {
+        FailedTry {
             class,
             status,
             epoch,
             sent,
             ..
-        }: Failing,
-    ) -> Out {
+        }: FailedTry,
+    ) -> NotAnswered {
         if class.is_outage() {
-            let dialect = self.request.envelope.dialect.into();
-            let failed = Failed {
+            let dialect = self.request.head.dialect;
+            let failed = LlmFailure {
                 class: class.clone(),
                 epoch,
                 dialect,
@@ -262,11 +276,53 @@ impl Walk<'_> {
             };
             self.session.plan.permits.failed(llm, &failed);
         }
-        Out::Failed(class)
+        NotAnswered::Failed(class)
+    }
+
+    /// Does all that needs no place: finds the provider, the price and the rest of the limits.
+    fn prepare(
+        &self,
+        llm: &LlmName,
+        limits: LlmLimits,
+        call: &mut OpenCall,
+    ) -> Result<Prepared<'_>, CallFailure> {
+        let provider = llm.provider();
+        let unusable = |message: String| CallFailure::unsent(CallClass::BadRequest, message);
+        let upstream = self
+            .upstreams
+            .provider(llm)
+            .ok_or_else(|| unusable(format!("provider {provider} is not in the pool file")))?;
+        let tariff = self
+            .upstreams
+            .tariff(llm)
+            .ok_or_else(|| unusable(format!("prices has no entry for {llm}")))?;
+        let demand = Demand {
+            most_output: limits.most_output(self.request.demand),
+            ..self.request.demand
+        };
+        let admission = call.reserve(demand, tariff).map_err(|refusal| {
+            let class = match refusal {
+                AdmissionError::Tokens { .. } => CallClass::Refused(Cap::Tokens),
+                AdmissionError::Cost { .. } => CallClass::Refused(Cap::Cost),
+                AdmissionError::Context { .. } => CallClass::ContextTooLong,
+            };
+            CallFailure::unsent(class, refusal.to_string())
+        })?;
+        let (told, field) = (admission.output_limit, upstream.limit_field(limits));
+        let (body, limit) = (
+            self.request.for_provider(llm.model(), told, field),
+            self.request.limit(told, field),
+        );
+        Ok(Prepared {
+            upstream,
+            tariff,
+            body,
+            limit,
+        })
     }
 
     /// One try with one LLM. It is recorded if anything was sent.
-    async fn attempt(&self, llm: &LlmName, known: Known) -> Tried {
+    async fn attempt(&self, llm: &LlmName, limits: LlmLimits) -> TryOutcome {
         let permits = &self.session.plan.permits;
         let mut epoch = match permits.check(llm) {
             Ok(epoch) => epoch,
@@ -274,8 +330,8 @@ impl Walk<'_> {
         };
         let mut call = self.call.ask(llm);
         let (mut sent, mut lesson) = (Instant::now(), None);
-        let outcome = match prepare(self.upstreams, llm, known, self.request, &mut call) {
-            Err(failure) => Outcome::Failure(failure),
+        let outcome = match self.prepare(llm, limits, &mut call) {
+            Err(failure) => CallOutcome::Failure(failure),
             Ok(Prepared {
                 upstream,
                 tariff,
@@ -287,7 +343,7 @@ impl Walk<'_> {
                 {
                     return skipped(llm, unavailable);
                 }
-                let timeout = call.timeout();
+                let timeout = self.session.plan.failover.call_timeout;
                 let _place = upstream.place().await;
                 // The call that had the place before may have found that the LLM is down.
                 match permits.check(llm) {
@@ -301,21 +357,27 @@ impl Walk<'_> {
                 sent = Instant::now();
                 let exchange = upstream.send(self.request, body, timeout);
                 let exchange = watched(exchange, timeout, || permits.in_trouble(llm)).await;
-                let said = said(&exchange);
+                let said = match &exchange {
+                    Exchange::Answered { body, .. } => body.clone(),
+                    Exchange::KeyMissing { .. }
+                    | Exchange::NotConnected { .. }
+                    | Exchange::TimedOut { .. }
+                    | Exchange::Silent { .. } => Bytes::new(),
+                };
                 let outcome = classify(exchange, wall_clock(), upstream.secret());
                 lesson = limit
                     .filter(|_| is_refusal(&outcome))
                     .and_then(|limit| lesson::read(&said, limit));
-                blamed(outcome, || permits.refuses_the_task(llm))
+                reclassified(outcome, || permits.refuses_the_task(llm))
             }
         };
         let status = match &outcome {
-            Outcome::Failure(failure) => failure.status,
-            Outcome::Answer(_) | Outcome::Cut(..) => None,
+            CallOutcome::Failure(failure) => failure.status,
+            CallOutcome::Answer(_) | CallOutcome::Cut(..) => None,
         };
         match call.end(outcome) {
-            Settled::Answer(answer) => Tried::Answer(answer),
-            Settled::Failed(class) => Tried::Failed(Failing {
+            Ok(answer) => TryOutcome::Answer(answer),
+            Err(class) => TryOutcome::Failed(FailedTry {
                 class,
                 status,
                 epoch,
@@ -343,9 +405,9 @@ async fn watched(
 }
 
 /// Reclassifies a 403 without a reason if the key is good: then the provider refuses the request.
-fn blamed(outcome: Outcome, refuses_the_task: impl FnOnce() -> bool) -> Outcome {
+fn reclassified(outcome: CallOutcome, refuses_the_task: impl FnOnce() -> bool) -> CallOutcome {
     match outcome {
-        Outcome::Failure(failure)
+        CallOutcome::Failure(failure)
             if failure.class == CallClass::Auth
                 && failure.status == Some(403)
                 && refuses_the_task() =>
@@ -354,40 +416,29 @@ fn blamed(outcome: Outcome, refuses_the_task: impl FnOnce() -> bool) -> Outcome 
                 "{}; a probe with the same key was answered",
                 failure.message
             );
-            Outcome::Failure(Failure {
+            CallOutcome::Failure(CallFailure {
                 class: CallClass::BadRequest,
                 message,
                 ..failure
             })
         }
-        Outcome::Answer(_) | Outcome::Cut(..) | Outcome::Failure(_) => outcome,
+        CallOutcome::Answer(_) | CallOutcome::Cut(..) | CallOutcome::Failure(_) => outcome,
     }
 }
 
-fn skipped(llm: &LlmName, unavailable: Unavailable) -> Tried {
+fn skipped(llm: &LlmName, unavailable: Unavailable) -> TryOutcome {
     Skipped {
         llm,
         unavailable: &unavailable,
     }
     .emit();
-    Tried::Unavailable(unavailable)
-}
-
-/// The body of the provider's answer.
-fn said(exchange: &Exchange) -> Bytes {
-    match exchange {
-        Exchange::Answered { body, .. } => body.clone(),
-        Exchange::KeyMissing { .. }
-        | Exchange::NotConnected { .. }
-        | Exchange::TimedOut { .. }
-        | Exchange::Silent { .. } => Bytes::new(),
-    }
+    TryOutcome::Unavailable(unavailable)
 }
 
 /// Whether the provider may have refused the request for its output limit. Some providers wrap such
 /// a refusal into a 500.
-fn is_refusal(outcome: &Outcome) -> bool {
-    let Outcome::Failure(Failure { class, status, .. }) = outcome else {
+fn is_refusal(outcome: &CallOutcome) -> bool {
+    let CallOutcome::Failure(CallFailure { class, status, .. }) = outcome else {
         return false;
     };
     match class {
@@ -402,56 +453,4 @@ fn is_refusal(outcome: &Outcome) -> bool {
         | CallClass::Cut(_)
         | CallClass::Refused(_) => false,
     }
-}
-
-/// A request that is ready to be sent.
-struct Prepared<'a> {
-    upstream: &'a Upstream,
-    tariff: Tariff,
-    body: Vec<u8>,
-    limit: Option<Refused>,
-}
-
-/// Does all that needs no place: finds the provider, the price and the rest of the limits.
-fn prepare<'a>(
-    upstreams: &'a Upstreams,
-    llm: &LlmName,
-    known: Known,
-    request: &AgentRequest,
-    call: &mut OpenCall,
-) -> Result<Prepared<'a>, Failure> {
-    let provider = llm.provider();
-    let unusable = |message: String| Failure::unsent(CallClass::BadRequest, message);
-    let upstream = upstreams
-        .provider(llm)
-        .ok_or_else(|| unusable(format!("provider {provider} is not in the pool file")))?;
-    if !upstreams.speaks(llm, request.envelope.dialect) {
-        return Err(nobody_speaks(request.envelope.dialect, llm));
-    }
-    let tariff = upstreams
-        .tariff(llm)
-        .ok_or_else(|| unusable(format!("prices has no entry for {llm}")))?;
-    let demand = Demand {
-        most_output: known.most_output(request.demand),
-        ..request.demand
-    };
-    let admission = call.reserve(demand, tariff).map_err(|refusal| {
-        let class = match refusal {
-            Refusal::Tokens { .. } => CallClass::Refused(Cap::Tokens),
-            Refusal::Cost { .. } => CallClass::Refused(Cap::Cost),
-            Refusal::Context { .. } => CallClass::ContextTooLong,
-        };
-        Failure::unsent(class, refusal.to_string())
-    })?;
-    let (told, field) = (admission.output_limit, upstream.limit_field(known));
-    let (body, limit) = (
-        request.for_provider(llm.model(), told, field),
-        request.limit(told, field),
-    );
-    Ok(Prepared {
-        upstream,
-        tariff,
-        body,
-        limit,
-    })
 }

@@ -6,12 +6,12 @@ use bytes::Bytes;
 use pool_core::time::Timestamp;
 use serde_json::Value;
 
-use super::answer::{Answer, NoAnswer};
+use super::answer::ProviderAnswer;
+use super::class::{CallClass, Cut};
 use super::error_inside::status_of;
 use super::moderation::{is_about_the_prompt, is_page};
 use super::pricing::Tokens;
-use super::protocol::{Ending, Form};
-use super::record::{CallClass, Cut};
+use super::protocol::{AnswerForm, Ending, NoAnswer};
 
 const MAX_MESSAGE_CHARS: usize = 300;
 
@@ -28,7 +28,7 @@ pub(super) enum Exchange {
     Silent { reason: String },
     Answered {
         /// The form of a successful body.
-        form: Form,
+        form: AnswerForm,
         status: u16,
         retry_after: RetryAfter,
         body: Bytes,
@@ -54,15 +54,15 @@ pub(super) enum BodyEnd {
 
 /// A classified call.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Outcome {
-    Answer(Answer),
+pub(super) enum CallOutcome {
+    Answer(ProviderAnswer),
     /// An answer that is not whole.
-    Cut(Cut, Answer),
-    Failure(Failure),
+    Cut(Cut, ProviderAnswer),
+    Failure(CallFailure),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Failure {
+pub(super) struct CallFailure {
     pub(super) class: CallClass,
     pub(super) status: Option<u16>,
     pub(super) message: String,
@@ -79,7 +79,7 @@ pub(super) enum Billing {
     WorstCase,
 }
 
-impl Failure {
+impl CallFailure {
     /// A failure before anything was sent.
     pub(super) fn unsent(class: CallClass, message: impl Into<String>) -> Self {
         Self {
@@ -89,53 +89,44 @@ impl Failure {
             billing: Billing::Nothing,
         }
     }
-}
 
-impl CallClass {
-    /// The word in metrics and logs.
-    pub(super) fn label(&self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::RateLimited { .. } => "rate_limited",
-            Self::Timeout => "timeout",
-            Self::Unavailable => "unavailable",
-            Self::ModelUnavailable => "model_unavailable",
-            Self::Auth => "auth",
-            Self::ContextTooLong => "context_too_long",
-            Self::BadRequest => "bad_request",
-            Self::BadAnswer => "bad_answer",
-            Self::Cut(Cut::OutputLimit) => "output_limit",
-            Self::Cut(Cut::TaskLimit(_)) => "task_limit",
-            Self::Cut(Cut::Filtered) => "filtered",
-            Self::Cut(Cut::Unfinished) => "unfinished",
-            Self::Refused(_) => "refused",
+    /// A failure after which the provider may have done the work.
+    pub(super) fn maybe_billed(class: CallClass, message: impl Into<String>) -> Self {
+        Self {
+            billing: Billing::WorstCase,
+            ..Self::unsent(class, message)
         }
     }
 }
 
 /// Classifies an exchange. `secret` is the provider's key, which is removed from messages because
 /// providers quote it.
-pub(super) fn classify(exchange: Exchange, now: Timestamp, secret: Option<&str>) -> Outcome {
-    let outcome = match exchange {
-        Exchange::KeyMissing { variable } => Outcome::Failure(Failure::unsent(
+pub(super) fn classify(exchange: Exchange, now: Timestamp, secret: Option<&str>) -> CallOutcome {
+    outcome(exchange, now).unwrap_or_else(|failure| {
+        CallOutcome::Failure(CallFailure {
+            message: presentable(&failure.message, secret),
+            ..failure
+        })
+    })
+}
+
+fn outcome(exchange: Exchange, now: Timestamp) -> Result<CallOutcome, CallFailure> {
+    match exchange {
+        Exchange::KeyMissing { variable } => Err(CallFailure::unsent(
             CallClass::Auth,
             format!("the key is missing: set the environment variable {variable} for the worker"),
         )),
         Exchange::NotConnected { reason } => {
-            Outcome::Failure(Failure::unsent(CallClass::Unavailable, reason))
+            Err(CallFailure::unsent(CallClass::Unavailable, reason))
         }
-        Exchange::TimedOut { after } => Outcome::Failure(Failure {
-            class: CallClass::Timeout,
-            status: None,
-            message: format!("no complete answer within {after:?}"),
-            billing: Billing::WorstCase,
-        }),
-        Exchange::Silent { reason } => Outcome::Failure(Failure {
-            class: CallClass::Unavailable,
-            status: None,
-            message: format!("the connection broke before the answer: {reason}"),
-            billing: Billing::WorstCase,
-        }),
+        Exchange::TimedOut { after } => Err(CallFailure::maybe_billed(
+            CallClass::Timeout,
+            format!("no complete answer within {after:?}"),
+        )),
+        Exchange::Silent { reason } => Err(CallFailure::maybe_billed(
+            CallClass::Unavailable,
+            format!("the connection broke before the answer: {reason}"),
+        )),
         Exchange::Answered {
             form,
             status: status @ 200..300,
@@ -144,17 +135,16 @@ pub(super) fn classify(exchange: Exchange, now: Timestamp, secret: Option<&str>)
             retry_after,
         } => {
             let wait = retry_after.wait(now);
-            match whole(&end).and_then(|()| {
-                Answer::read(form, &body).map_err(|error| no_answer(error, &body, wait))
-            }) {
-                Ok(answer) => ended(answer, status),
-                Err((class, message, billing)) => Outcome::Failure(Failure {
-                    class,
+            let read = || {
+                ProviderAnswer::read(form, &body)
+                    .map_err(|(error, usage)| no_answer(error, usage, &body, wait))
+            };
+            whole(&end)
+                .and_then(|()| ended(read()?))
+                .map_err(|failure| CallFailure {
                     status: Some(status),
-                    message,
-                    billing,
-                }),
-            }
+                    ..failure
+                })
         }
         Exchange::Answered {
             form: _,
@@ -162,61 +152,56 @@ pub(super) fn classify(exchange: Exchange, now: Timestamp, secret: Option<&str>)
             retry_after,
             body,
             end: _,
-        } => Outcome::Failure(Failure {
-            class: class_of_error(status, &body, retry_after.wait(now)),
+        } => Err(CallFailure {
             status: Some(status),
-            message: format!("status {status}: {}", said(&body)),
-            billing: Billing::Nothing,
-        }),
-    };
-    match outcome {
-        Outcome::Answer(_) | Outcome::Cut(..) => outcome,
-        Outcome::Failure(failure) => Outcome::Failure(Failure {
-            message: presentable(&failure.message, secret),
-            ..failure
+            ..CallFailure::unsent(
+                class_of_error(status, &body, retry_after.wait(now)),
+                format!("status {status}: {}", said(&body)),
+            )
         }),
     }
 }
 
-type NoSuccess = (CallClass, String, Billing);
-
 /// Whether the whole body arrived.
-fn whole(end: &BodyEnd) -> Result<(), NoSuccess> {
-    match end {
-        BodyEnd::Whole => Ok(()),
-        BodyEnd::Broken { reason } => {
-            let message = format!("the connection broke in the middle of the answer: {reason}");
-            Err((CallClass::Unavailable, message, Billing::WorstCase))
-        }
-        BodyEnd::TooLarge { limit } => {
-            let message = format!("the answer is longer than {limit} bytes");
-            Err((CallClass::BadAnswer, message, Billing::WorstCase))
-        }
-    }
+fn whole(end: &BodyEnd) -> Result<(), CallFailure> {
+    let (class, message) = match end {
+        BodyEnd::Whole => return Ok(()),
+        BodyEnd::Broken { reason } => (
+            CallClass::Unavailable,
+            format!("the connection broke in the middle of the answer: {reason}"),
+        ),
+        BodyEnd::TooLarge { limit } => (
+            CallClass::BadAnswer,
+            format!("the answer is longer than {limit} bytes"),
+        ),
+    };
+    Err(CallFailure::maybe_billed(class, message))
 }
 
 /// Whether an answer counts, by how it ended.
-fn ended(answer: Answer, status: u16) -> Outcome {
-    let class = match answer.ending() {
-        Ending::Whole | Ending::ToolCall => return Outcome::Answer(answer),
-        Ending::OutputLimit => return Outcome::Cut(Cut::OutputLimit, answer),
-        Ending::Filtered => return Outcome::Cut(Cut::Filtered, answer),
-        Ending::Unfinished => return Outcome::Cut(Cut::Unfinished, answer),
+fn ended(answer: ProviderAnswer) -> Result<CallOutcome, CallFailure> {
+    let content = &answer.content;
+    let class = match content.ending {
+        Ending::Whole | Ending::ToolCall => return Ok(CallOutcome::Answer(answer)),
+        Ending::OutputLimit => return Ok(CallOutcome::Cut(Cut::OutputLimit, answer)),
+        Ending::Filtered => return Ok(CallOutcome::Cut(Cut::Filtered, answer)),
+        Ending::Unfinished => return Ok(CallOutcome::Cut(Cut::Unfinished, answer)),
         Ending::ContextFull => CallClass::ContextTooLong,
         Ending::GaveUp => CallClass::Unavailable,
     };
-    let nothing = answer.is_empty().then(Tokens::default);
-    let billing = Billing::of(answer.usage().or(nothing));
-    let message = format!(
-        "the answer ended with `{}`",
-        answer.finish_reason().unwrap_or_default()
-    );
-    Outcome::Failure(Failure {
-        class,
-        status: Some(status),
-        message,
-        billing,
+    let nothing = content.empty.then(Tokens::default);
+    Err(CallFailure {
+        billing: Billing::of(content.usage.or(nothing)),
+        ..CallFailure::unsent(class, ended_with(content.finish_reason.as_deref()))
     })
+}
+
+/// For people: the reason that the provider gave for the end of an answer.
+pub(super) fn ended_with(finish_reason: Option<&str>) -> String {
+    format!(
+        "the answer ended with `{}`",
+        finish_reason.unwrap_or_default()
+    )
 }
 
 impl Billing {
@@ -231,10 +216,11 @@ impl Billing {
 
 /// A response with a success status but without an answer. It may have been billed.
 fn no_answer(
-    (error, usage): (NoAnswer, Option<Tokens>),
+    error: NoAnswer,
+    usage: Option<Tokens>,
     body: &[u8],
     retry_after: Option<Duration>,
-) -> NoSuccess {
+) -> CallFailure {
     let class = match &error {
         // A proxy or a login page answers in the provider's place.
         _ if is_page(body) => CallClass::Unavailable,
@@ -255,7 +241,10 @@ fn no_answer(
         | NoAnswer::NoMessage
         | NoAnswer::Lacks(_) => CallClass::BadAnswer,
     };
-    (class, error.to_string(), Billing::of(usage))
+    CallFailure {
+        billing: Billing::of(usage),
+        ..CallFailure::unsent(class, error.to_string())
+    }
 }
 
 /// The class of an error status. Error codes are more precise than statuses, so they come first.

@@ -1,9 +1,9 @@
-use super::super::protocol::Dialect;
 use super::*;
+use pool_core::llm::Dialect;
 
 const NOW: Timestamp = Timestamp(1_445_412_420_000); // Wed, 21 Oct 2015 07:27:00 GMT
 
-const CHAT: Form = Form {
+const CHAT: AnswerForm = AnswerForm {
     dialect: Dialect::Chat,
     stream: false,
 };
@@ -12,7 +12,7 @@ fn answered(status: u16, body: &str) -> Exchange {
     answered_as(CHAT, status, body)
 }
 
-fn answered_as(form: Form, status: u16, body: &str) -> Exchange {
+fn answered_as(form: AnswerForm, status: u16, body: &str) -> Exchange {
     let body = Bytes::copy_from_slice(body.as_bytes());
     Exchange::Answered {
         form,
@@ -23,10 +23,10 @@ fn answered_as(form: Form, status: u16, body: &str) -> Exchange {
     }
 }
 
-fn failure(exchange: Exchange) -> Failure {
+fn failure(exchange: Exchange) -> CallFailure {
     match classify(exchange, NOW, Some("the-secret-key")) {
-        Outcome::Failure(failure) => failure,
-        Outcome::Answer(answer) | Outcome::Cut(_, answer) => {
+        CallOutcome::Failure(failure) => failure,
+        CallOutcome::Answer(answer) | CallOutcome::Cut(_, answer) => {
             panic!("this must not be an answer: {answer:?}")
         }
     }
@@ -245,7 +245,7 @@ fn a_success_without_an_answer_is_none_and_may_have_been_billed() {
         None,
     );
     assert!(
-        matches!(answer, Outcome::Answer(_)),
+        matches!(answer, CallOutcome::Answer(_)),
         "a choice with a message is an answer"
     );
 }
@@ -372,11 +372,11 @@ fn messages_are_one_short_line_without_keys() {
 #[test]
 fn a_stream_that_fails_after_its_200_has_the_class_of_its_error() {
     let limited = || CallClass::RateLimited { retry_after: None };
-    let responses = Form {
+    let responses = AnswerForm {
         dialect: Dialect::Responses,
         stream: true,
     };
-    let messages = Form {
+    let messages = AnswerForm {
         dialect: Dialect::Messages,
         stream: true,
     };

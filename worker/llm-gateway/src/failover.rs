@@ -5,7 +5,7 @@ use std::time::Duration;
 use pool_core::id::LlmName;
 use pool_core::pool::{Failover, FailureCondition};
 
-use super::record::{CallClass, Cap, Cut};
+use super::class::{CallClass, Cap, Cut};
 
 /// A provider's `Retry-After` up to this long is obeyed, even if `retry_delay_s` is shorter.
 const SHORT_WAIT: Duration = Duration::from_secs(5);
@@ -15,7 +15,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// The next step of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum FailoverStep {
     /// Ask the same LLM again, if it may still be called then.
     Retry {
         after: Duration,
@@ -36,11 +36,11 @@ pub fn candidates<'a>(llms: &'a [LlmName], settings: &Failover) -> &'a [LlmName]
 
 /// Decides the next step. `tries` counts how often this LLM was asked in this call, the failed try
 /// included.
-pub(super) fn next(class: &CallClass, tries: u32, settings: &Failover) -> Next {
+pub(super) fn next(class: &CallClass, tries: u32, settings: &Failover) -> FailoverStep {
     match wait(class, settings) {
-        Some(after) if tries <= settings.max_retries => Next::Retry { after },
-        Some(_) | None if moves_on(class, settings) => Next::MoveOn,
-        Some(_) | None => Next::GiveUp,
+        Some(after) if tries <= settings.max_retries => FailoverStep::Retry { after },
+        Some(_) | None if moves_on(class, settings) => FailoverStep::MoveOn,
+        Some(_) | None => FailoverStep::GiveUp,
     }
 }
 

@@ -60,7 +60,7 @@ fn only_what_may_pass_by_itself_is_tried_again() {
     for class in every_class() {
         let expected = match class {
             CallClass::RateLimited { .. } | CallClass::Unavailable | CallClass::BadAnswer => {
-                Some(Next::Retry { after: DELAY })
+                Some(FailoverStep::Retry { after: DELAY })
             }
             CallClass::Ok
             | CallClass::Timeout
@@ -71,14 +71,14 @@ fn only_what_may_pass_by_itself_is_tried_again() {
             | CallClass::Cut(_)
             | CallClass::Refused(_) => None,
         };
-        let retried =
-            Some(next(&class, 1, &settings)).filter(|next| matches!(next, Next::Retry { .. }));
+        let retried = Some(next(&class, 1, &settings))
+            .filter(|next| matches!(next, FailoverStep::Retry { .. }));
         assert_eq!(retried, expected, "{class:?}, after the first try");
-        let again =
-            Some(next(&class, 2, &settings)).filter(|next| matches!(next, Next::Retry { .. }));
+        let again = Some(next(&class, 2, &settings))
+            .filter(|next| matches!(next, FailoverStep::Retry { .. }));
         assert_eq!(again, expected, "{class:?}, after the first retry");
         assert!(
-            !matches!(next(&class, 3, &settings), Next::Retry { .. }),
+            !matches!(next(&class, 3, &settings), FailoverStep::Retry { .. }),
             "{class:?}: two retries and no third"
         );
     }
@@ -101,7 +101,7 @@ fn a_short_retry_after_is_waited_for_and_a_long_one_is_not() {
         (60, 3600, Some(60)),
         (61, 3600, None),
     ] {
-        let expected = expected.map_or(Next::MoveOn, |s| Next::Retry {
+        let expected = expected.map_or(FailoverStep::MoveOn, |s| FailoverStep::Retry {
             after: Duration::from_secs(s),
         });
         let next = next(&limited(Some(wanted)), 1, &of(delay_s));
@@ -118,7 +118,7 @@ fn the_listed_failures_move_on_and_with_always_failover_all_that_another_llm_may
     let moving = |settings: &Failover| -> Vec<CallClass> {
         every_class()
             .into_iter()
-            .filter(|class| next(class, 99, settings) == Next::MoveOn)
+            .filter(|class| next(class, 99, settings) == FailoverStep::MoveOn)
             .collect()
     };
     for (conditions, expected) in [
@@ -153,9 +153,9 @@ fn the_listed_failures_move_on_and_with_always_failover_all_that_another_llm_may
     );
     for class in every_class() {
         let expected = if stays.contains(&class) {
-            Next::GiveUp
+            FailoverStep::GiveUp
         } else {
-            Next::MoveOn
+            FailoverStep::MoveOn
         };
         assert_eq!(
             next(&class, 99, &settings(true, &[])),

@@ -12,13 +12,14 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::serve::ListenerExt as _;
+use pool_core::llm::Dialect;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument as _;
 
-use super::protocol::{Dialect, Envelope};
-use super::record::Record;
+use super::protocol::RequestHead;
+use super::record::RunRecord;
 use super::session::{CallPlan, SessionState, TokenDigest, digest};
 use super::upstream::Upstreams;
 use super::{call, reply};
@@ -33,7 +34,7 @@ pub struct Gateway {
 }
 
 /// One task's access. Dropping it makes the token invalid and gives up open calls.
-pub struct Session {
+pub struct LlmSession {
     port: u16,
     token: String,
     state: Arc<SessionState>,
@@ -80,7 +81,7 @@ impl Gateway {
     }
 
     /// Opens a session for one run.
-    pub fn open(&self, plan: CallPlan) -> Session {
+    pub fn open(&self, plan: CallPlan) -> LlmSession {
         // 256 bits from the operating system's random numbers, through a cryptographic generator.
         let token: String = rand::random::<[u8; 32]>()
             .iter()
@@ -88,7 +89,7 @@ impl Gateway {
             .collect();
         let state = Arc::new(SessionState::new(digest(token.as_bytes()), plan));
         self.sessions.lock().push(Arc::clone(&state));
-        Session {
+        LlmSession {
             port: self.port,
             token,
             state,
@@ -105,7 +106,7 @@ impl Drop for Gateway {
     }
 }
 
-impl Session {
+impl LlmSession {
     /// The address that the agent uses as its provider's: `http://127.0.0.1:PORT/v1`.
     pub fn base_url(&self) -> String {
         format!("http://127.0.0.1:{}/v1", self.port)
@@ -144,7 +145,7 @@ impl Session {
         &self.token
     }
 
-    pub fn record(&self) -> Record {
+    pub fn record(&self) -> RunRecord {
         self.state.record()
     }
 
@@ -152,19 +153,19 @@ impl Session {
         self.state.open_calls()
     }
 
-    /// When a call last began or ended; before the first call, when the session was opened. How
-    /// many calls the agent has begun so far.
+    /// How many calls the agent has begun so far.
     pub fn calls_begun(&self) -> u64 {
         self.state.calls_begun()
     }
 
+    /// When a call last began or ended; before the first call, when the session was opened.
     pub fn last_activity(&self) -> Instant {
         self.state.last_activity()
     }
 
     /// Ends the session and returns its whole record. Calls that were still open are in it, charged
     /// with their worst case.
-    pub async fn close(self) -> Record {
+    pub async fn close(self) -> RunRecord {
         self.end();
         self.state.all_calls_ended().await;
         self.state.record()
@@ -178,7 +179,7 @@ impl Session {
     }
 }
 
-impl Drop for Session {
+impl Drop for LlmSession {
     fn drop(&mut self) {
         self.end();
     }
@@ -196,10 +197,11 @@ fn serve(listener: TcpListener, sessions: &Arc<Sessions>, stop: CancellationToke
 }
 
 fn router(sessions: Arc<Sessions>) -> Router {
+    let calls = |dialect| post(move |request: AdmittedRequest| request.answer(dialect));
     Router::new()
-        .route("/v1/chat/completions", post(chat))
-        .route("/v1/responses", post(responses))
-        .route("/v1/messages", post(messages))
+        .route("/v1/chat/completions", calls(Dialect::Chat))
+        .route("/v1/responses", calls(Dialect::Responses))
+        .route("/v1/messages", calls(Dialect::Messages))
         .route("/v1/messages/count_tokens", post(count_tokens))
         .route("/v1/models", get(models))
         .fallback(nothing_here)
@@ -266,26 +268,14 @@ fn presented_token(headers: &HeaderMap) -> Option<&[u8]> {
     }
 }
 
-async fn chat(caller: Caller) -> Response {
-    caller.answer(Dialect::Chat).await
-}
-
-async fn responses(caller: Caller) -> Response {
-    caller.answer(Dialect::Responses).await
-}
-
-async fn messages(caller: Caller) -> Response {
-    caller.answer(Dialect::Messages).await
-}
-
-/// An agent that sends calls.
-struct Caller {
+/// A request that the gateway has admitted to a session.
+struct AdmittedRequest {
     sessions: Arc<Sessions>,
     session: Arc<SessionState>,
     request: Request,
 }
 
-impl FromRequest<Arc<Sessions>> for Caller {
+impl FromRequest<Arc<Sessions>> for AdmittedRequest {
     type Rejection = Response;
 
     async fn from_request(request: Request, sessions: &Arc<Sessions>) -> Result<Self, Response> {
@@ -299,14 +289,14 @@ impl FromRequest<Arc<Sessions>> for Caller {
     }
 }
 
-impl Caller {
+impl AdmittedRequest {
     async fn answer(self, dialect: Dialect) -> Response {
         let Self {
             sessions,
             session,
             request,
         } = self;
-        let envelope = Envelope::read(dialect, request.headers(), request.uri().query());
+        let head = RequestHead::read(dialect, request.headers(), request.uri().query());
         let body = Bytes::from_request(request, &()).await;
         let body = match &body {
             Ok(body) => Ok(body.as_ref()),
@@ -321,7 +311,7 @@ impl Caller {
                 );
             }
         };
-        call::answer(&session, &sessions.upstreams, envelope, body)
+        call::answer(&session, &sessions.upstreams, head, body)
             .instrument(session.span.clone())
             .await
     }

@@ -22,7 +22,7 @@ pub(super) enum Lesson {
 
 /// The limit that was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Refused {
+pub(super) struct RefusedLimit {
     pub(super) limit: u64,
     /// None: the dialect has only one name.
     pub(super) field: Option<OutputLimitField>,
@@ -83,7 +83,7 @@ const UNKNOWN: [&str; 9] = [
 /// No model accepts less. Smaller numbers are something else: a status, the lower end of a range.
 const LEAST: u64 = 256;
 
-pub(super) fn read(body: &[u8], refused: Refused) -> Option<Lesson> {
+pub(super) fn read(body: &[u8], refused: RefusedLimit) -> Option<Lesson> {
     let text = String::from_utf8_lossy(body).to_lowercase();
     let of_the_limit = LIMIT_NAMES
         .iter()

@@ -6,7 +6,7 @@ const MAX_COMPLETION_TOKENS: Option<OutputLimitField> = Some(OutputLimitField::M
 fn of(text: &str, limit: u64) -> Option<Lesson> {
     read(
         text.as_bytes(),
-        Refused {
+        RefusedLimit {
             limit,
             field: MAX_TOKENS,
         },
@@ -188,7 +188,7 @@ fn the_name_of_the_field_is_read_in_both_directions() {
             OutputLimitField::MaxCompletionTokens,
         ),
     ] {
-        let refused = Refused {
+        let refused = RefusedLimit {
             limit: 16_384,
             field: refused,
         };
@@ -215,7 +215,7 @@ fn other_refusals_teach_nothing() {
     ] {
         assert_eq!(of(text, 16_384), None, "{text}");
     }
-    let only_name = Refused {
+    let only_name = RefusedLimit {
         limit: 16_384,
         field: None,
     };

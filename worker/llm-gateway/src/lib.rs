@@ -15,16 +15,16 @@
 //! key, a provider's error or half an answer.
 
 mod answer;
-mod body;
 mod bound;
 mod call;
+pub mod class;
 mod classify;
 mod error_inside;
 mod estimate;
 mod failover;
 mod gateway;
-mod known;
 mod lesson;
+mod llm_limits;
 mod moderation;
 pub mod permits;
 mod pricing;
@@ -38,7 +38,7 @@ mod telemetry;
 mod upstream;
 
 pub use failover::candidates;
-pub use gateway::{Gateway, Session};
+pub use gateway::{Gateway, LlmSession};
 pub use probe::Probed;
 pub use session::CallPlan;
 pub use upstream::{UpstreamError, Upstreams};

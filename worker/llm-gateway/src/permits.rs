@@ -10,7 +10,7 @@ use pool_core::id::LlmName;
 use pool_core::llm::Dialect;
 use pool_core::result::Usage;
 
-use super::record::CallClass;
+use super::class::CallClass;
 
 /// The generation of a breaker, which rises each time the breaker opens or closes. A call carries
 /// the one it began under, so a late failure does not count.
@@ -19,14 +19,14 @@ pub struct Epoch(pub u64);
 
 /// Why an LLM is not available to an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
+pub enum UnavailableReason {
     /// Its breaker is open.
     Breaker,
     /// The attempt's cap does not fit into the day's budget.
     Budget,
 }
 
-impl Why {
+impl UnavailableReason {
     /// The word in messages, logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -38,14 +38,14 @@ impl Why {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unavailable {
-    pub reason: Why,
+    pub reason: UnavailableReason,
     /// For people: since when, until when, how much is missing. The agent does not see it.
     pub detail: String,
 }
 
 /// A call that has failed on one LLM, after its retries.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failed {
+pub struct LlmFailure {
     pub class: CallClass,
     /// The epoch of its last try.
     pub epoch: Epoch,
@@ -56,7 +56,7 @@ pub struct Failed {
     pub took: Duration,
 }
 
-impl Failed {
+impl LlmFailure {
     /// The details for the log. A missing key and an account without money (402) prove that the key
     /// is bad. After any other refusal only a probe can tell whether the provider refused the key
     /// or the request.
@@ -99,7 +99,7 @@ pub trait Permits: Send + Sync {
     /// Reports a call that has failed on this LLM, if its class is a fault of the LLM and not of
     /// the request ([`CallClass::is_outage`]). At most once for each call and LLM; never for an
     /// abandoned call.
-    fn failed(&self, llm: &LlmName, failed: &Failed);
+    fn failed(&self, llm: &LlmName, failed: &LlmFailure);
 
     /// Reports that a call of this LLM will probably fail: it is repeated, or its time is nearly
     /// over.
@@ -126,7 +126,7 @@ impl Permits for Unlimited {
         std::future::ready(Ok(())).boxed()
     }
 
-    fn failed(&self, _: &LlmName, _: &Failed) {}
+    fn failed(&self, _: &LlmName, _: &LlmFailure) {}
 
     fn in_trouble(&self, _: &LlmName) {}
 

@@ -3,7 +3,6 @@
 
 use pool_core::money::MicroUsd;
 use pool_core::pool::Price;
-use serde_json::Value;
 
 /// The assumed length of an answer if the agent sets no limit. A paid LLM gets it as its limit.
 const ASSUMED_OUTPUT_TOKENS: u64 = 16_384;
@@ -24,28 +23,6 @@ pub(super) struct Tokens {
 impl Tokens {
     pub(super) fn total(self) -> u64 {
         self.input.saturating_add(self.output)
-    }
-
-    /// The `usage` object of chat completions; None if it is absent or makes no sense.
-    ///
-    /// Some providers leave the tokens of hidden reasoning out of `completion_tokens` but not out
-    /// of `total_tokens`. They bill the larger number.
-    pub(super) fn reported(usage: &Value) -> Option<Self> {
-        let input = usage["prompt_tokens"].as_u64()?;
-        let output = usage["completion_tokens"].as_u64()?;
-        let beyond_input = usage["total_tokens"]
-            .as_u64()
-            .map_or(0, |total| total.saturating_sub(input));
-        let cached = usage["prompt_tokens_details"]["cached_tokens"]
-            .as_u64()
-            .or(usage["prompt_cache_hit_tokens"].as_u64());
-        let cached_input = cached.unwrap_or(0).min(input);
-        Some(Self {
-            input,
-            cached_input,
-            output: output.max(beyond_input),
-            surcharge: 0,
-        })
     }
 }
 
@@ -114,7 +91,7 @@ pub(super) struct Demand {
 
 /// The rest of a task's limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Room {
+pub(super) struct CallAllowance {
     pub(super) tokens: u64,
     pub(super) cost: MicroUsd,
     /// The limit of one call, not of the task.
@@ -123,12 +100,12 @@ pub(super) struct Room {
 
 /// The most tokens that a call can use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Bounds {
+pub(super) struct TokenBounds {
     pub(super) input: u64,
     pub(super) output: u64,
 }
 
-impl Bounds {
+impl TokenBounds {
     /// Room for instructions that a provider or a company's proxy adds to a prompt.
     const ADDED_INPUT: u64 = 4_096;
 
@@ -154,14 +131,14 @@ impl Bounds {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Admission {
     pub(super) worst: Tokens,
-    pub(super) bounds: Bounds,
+    pub(super) bounds: TokenBounds,
     /// The output limit of each choice to send to the provider. None: leave the request as it is.
     pub(super) output_limit: Option<u64>,
 }
 
 /// Why a call does not fit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refusal {
+pub(super) enum AdmissionError {
     #[error(
         "the call needs up to {needed} tokens, but the task has only {left} left; raise max_tokens_per_job or make the task smaller"
     )]
@@ -178,7 +155,11 @@ pub(super) enum Refusal {
 
 /// Whether the worst case of a call fits into the rest of the limits. The output limit is lowered
 /// if that makes it fit.
-pub(super) fn admit(demand: Demand, tariff: Tariff, room: Room) -> Result<Admission, Refusal> {
+pub(super) fn admit(
+    demand: Demand,
+    tariff: Tariff,
+    allowance: CallAllowance,
+) -> Result<Admission, AdmissionError> {
     let Demand {
         bytes: _,
         input,
@@ -188,13 +169,14 @@ pub(super) fn admit(demand: Demand, tariff: Tariff, room: Room) -> Result<Admiss
         most_output,
         input_surcharge,
     } = demand;
-    if likely_input > room.context {
-        return Err(Refusal::Context {
+    if likely_input > allowance.context {
+        return Err(AdmissionError::Context {
             estimate: likely_input,
-            limit: room.context,
+            limit: allowance.context,
         });
     }
-    let assumed = (room.context - likely_input).clamp(MIN_OUTPUT_TOKENS, ASSUMED_OUTPUT_TOKENS);
+    let assumed =
+        (allowance.context - likely_input).clamp(MIN_OUTPUT_TOKENS, ASSUMED_OUTPUT_TOKENS);
     let wanted = max_output
         .unwrap_or(assumed)
         .min(most_output.unwrap_or(u64::MAX));
@@ -207,21 +189,21 @@ pub(super) fn admit(demand: Demand, tariff: Tariff, room: Room) -> Result<Admiss
         surcharge,
     };
 
-    let by_tokens = room.tokens.saturating_sub(input) / choices;
+    let by_tokens = allowance.tokens.saturating_sub(input) / choices;
     if by_tokens < least {
-        return Err(Refusal::Tokens {
+        return Err(AdmissionError::Tokens {
             needed: worst(least).total(),
-            left: room.tokens,
+            left: allowance.tokens,
         });
     }
     let needed = tariff.cost(worst(least));
-    if needed > room.cost {
-        return Err(Refusal::Cost {
+    if needed > allowance.cost {
+        return Err(AdmissionError::Cost {
             needed,
-            left: room.cost,
+            left: allowance.cost,
         });
     }
-    let by_cost = tariff.output_for(room.cost.saturating_sub(tariff.cost(worst(0)))) / choices;
+    let by_cost = tariff.output_for(allowance.cost.saturating_sub(tariff.cost(worst(0)))) / choices;
     let allowed = wanted.min(by_tokens).min(by_cost);
     let must_tell = match max_output {
         Some(own) => allowed < own,
@@ -231,10 +213,10 @@ pub(super) fn admit(demand: Demand, tariff: Tariff, room: Room) -> Result<Admiss
     // Without a limit the model writes until its context is full.
     let most = output_limit
         .or(max_output)
-        .unwrap_or(room.context.max(allowed));
+        .unwrap_or(allowance.context.max(allowed));
     Ok(Admission {
         worst: worst(allowed),
-        bounds: Bounds::of(demand, most),
+        bounds: TokenBounds::of(demand, most),
         output_limit,
     })
 }
@@ -243,7 +225,6 @@ pub(super) fn admit(demand: Demand, tariff: Tariff, room: Room) -> Result<Admiss
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use serde_json::json;
 
     const PRICE: Price = Price {
         input: MicroUsd(2_500_000),
@@ -251,7 +232,7 @@ mod tests {
         output: MicroUsd(10_000_000),
     };
     const PAID: Tariff = Tariff::Paid(PRICE);
-    const ROOM: Room = Room {
+    const ROOM: CallAllowance = CallAllowance {
         tokens: 80_000,
         cost: MicroUsd(2_500_000),
         context: 131_072,
@@ -267,54 +248,6 @@ mod tests {
             max_output,
             most_output: None,
             input_surcharge: 0,
-        }
-    }
-
-    #[test]
-    fn usage_is_read_as_providers_write_it() {
-        let tokens = |input, cached_input, output| {
-            Some(Tokens {
-                input,
-                cached_input,
-                output,
-                surcharge: 0,
-            })
-        };
-        for (usage, expected, case) in [
-            (
-                json!({"prompt_tokens": 10, "completion_tokens": 4}),
-                tokens(10, 0, 4),
-                "the least",
-            ),
-            (
-                json!({"prompt_tokens": 10, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 6}}),
-                tokens(10, 6, 4),
-                "cached, as OpenAI reports it",
-            ),
-            (
-                json!({"prompt_tokens": 10, "completion_tokens": 4, "prompt_cache_hit_tokens": 7}),
-                tokens(10, 7, 4),
-                "cached, as DeepSeek reports it",
-            ),
-            (
-                json!({"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 30}),
-                tokens(10, 0, 20),
-                "reasoning",
-            ),
-            (
-                json!({"prompt_tokens": 10, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 99}}),
-                tokens(10, 10, 4),
-                "more cached than there is",
-            ),
-            (
-                json!({"prompt_tokens": -1, "completion_tokens": 4}),
-                None,
-                "nonsense",
-            ),
-            (json!({"prompt_tokens": 10}), None, "only half of the usage"),
-            (Value::Null, None, "nothing"),
-        ] {
-            assert_eq!(Tokens::reported(&usage), expected, "{case}: {usage}");
         }
     }
 
@@ -346,7 +279,7 @@ mod tests {
 
     #[test]
     fn calls_are_admitted_lowered_or_refused_by_what_is_left() {
-        let small = |tokens, cost| Room {
+        let small = |tokens, cost| CallAllowance {
             tokens,
             cost: MicroUsd(cost),
             ..ROOM
@@ -362,7 +295,7 @@ mod tests {
                 output_limit,
             ))
         };
-        for (case, demand, tariff, room, expected) in [
+        for (case, demand, tariff, allowance, expected) in [
             (
                 "free, no limit asked: untouched",
                 demand(300, None),
@@ -419,7 +352,7 @@ mod tests {
                 demand(300, None),
                 Tariff::Free,
                 small(355, 0),
-                Err(Refusal::Tokens {
+                Err(AdmissionError::Tokens {
                     needed: 356,
                     left: 355,
                 }),
@@ -429,7 +362,7 @@ mod tests {
                 demand(300, None),
                 PAID,
                 small(80_000, 2_809),
-                Err(Refusal::Cost {
+                Err(AdmissionError::Cost {
                     needed: MicroUsd(2_810),
                     left: MicroUsd(2_809),
                 }),
@@ -438,17 +371,17 @@ mod tests {
                 "longer than the context",
                 demand(600_000, None),
                 Tariff::Free,
-                Room {
+                CallAllowance {
                     tokens: u64::MAX,
                     ..ROOM
                 },
-                Err(Refusal::Context {
+                Err(AdmissionError::Context {
                     estimate: 150_000,
                     limit: 131_072,
                 }),
             ),
         ] {
-            let admitted = admit(demand, tariff, room)
+            let admitted = admit(demand, tariff, allowance)
                 .map(|admission| (admission.worst, admission.output_limit));
             assert_eq!(admitted, expected, "{case}");
         }
@@ -524,11 +457,11 @@ mod tests {
             input_surcharge in proptest::sample::select(vec![0u64, 25, 100]),
         ) {
             let tariff = if free { Tariff::Free } else { PAID };
-            let room = Room { tokens, cost: MicroUsd(cost), context };
+            let allowance = CallAllowance { tokens, cost: MicroUsd(cost), context };
             let demand = Demand { choices, input_surcharge, ..demand(bytes, max_output) };
-            if let Ok(admission) = admit(demand, tariff, room) {
-                prop_assert!(admission.worst.total() <= room.tokens, "tokens");
-                prop_assert!(tariff.cost(admission.worst) <= room.cost, "cost");
+            if let Ok(admission) = admit(demand, tariff, allowance) {
+                prop_assert!(admission.worst.total() <= allowance.tokens, "tokens");
+                prop_assert!(tariff.cost(admission.worst) <= allowance.cost, "cost");
                 let dearest = admission.worst.input * input_surcharge / 100;
                 prop_assert!(admission.worst.surcharge >= dearest, "the cost of writing a cache");
                 prop_assert!(admission.worst.output >= choices, "each choice may have its own output");

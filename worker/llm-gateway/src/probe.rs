@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use axum::http::HeaderMap;
 use pool_core::id::LlmName;
-use pool_core::llm::{self, Fault};
+use pool_core::llm::{Dialect, Fault};
 use pool_core::money::MicroUsd;
 use pool_core::pool::Protocol;
 use pool_telemetry::clock::wall_clock;
 use serde_json::json;
 use tokio::sync::SemaphorePermit;
 
-use super::classify::{Exchange, Outcome, classify};
+use super::class::CallClass;
+use super::classify::{CallOutcome, Exchange, classify};
 use super::moderation::is_api_error;
-use super::pricing::{Admission, Room, Tariff, admit};
-use super::protocol::{Dialect, Envelope, Form};
-use super::record::CallClass;
+use super::pricing::{Admission, CallAllowance, Tariff, admit};
+use super::protocol::RequestHead;
 use super::request::AgentRequest;
 use super::session::charged;
 use super::upstream::{Upstream, Upstreams};
@@ -24,7 +24,7 @@ use super::upstream::{Upstream, Upstreams};
 /// The output limit of a probe: the smallest that Responses accepts. A model that spends it all on
 /// thinking is back, too.
 const OUTPUT_TOKENS: u64 = 16;
-const ROOM: Room = Room {
+const ROOM: CallAllowance = CallAllowance {
     tokens: 1_000_000,
     cost: MicroUsd(u64::MAX),
     context: 100_000,
@@ -56,7 +56,7 @@ impl Upstreams {
 
     /// The most that a probe of this LLM can cost; None if the LLM cannot be called at all.
     /// `dialect` is the one that failed.
-    pub fn probe_cost(&self, llm: &LlmName, dialect: Option<llm::Dialect>) -> Option<MicroUsd> {
+    pub fn probe_cost(&self, llm: &LlmName, dialect: Option<Dialect>) -> Option<MicroUsd> {
         self.question(llm, dialect)
             .map(|question| question.tariff.cost(question.admission.worst))
     }
@@ -65,7 +65,7 @@ impl Upstreams {
     pub async fn probe(
         &self,
         llm: &LlmName,
-        dialect: Option<llm::Dialect>,
+        dialect: Option<Dialect>,
         timeout: Duration,
     ) -> Probed {
         let Some(Question {
@@ -84,16 +84,25 @@ impl Upstreams {
         let body = request.for_provider(
             llm.model(),
             Some(OUTPUT_TOKENS),
-            upstream.limit_field(self.known.of(llm)),
+            upstream.limit_field(self.limits.of(llm)),
         );
-        let exchange = as_it_came(upstream.send(&request, body, timeout).await);
-        let refused_by_api = is_refused_by_api(&exchange);
+        let mut exchange = upstream.send(&request, body, timeout).await;
+        let mut refused_by_api = false;
+        if let Exchange::Answered {
+            form, status, body, ..
+        } = &mut exchange
+        {
+            // Some servers always answer with a stream, because agents ask for one.
+            let starts = |word: &[u8]| body.trim_ascii_start().starts_with(word);
+            form.stream |= starts(b"event:") || starts(b"data:");
+            refused_by_api = (400..500).contains(status) && is_api_error(body);
+        }
         let outcome = classify(exchange, wall_clock(), upstream.secret());
         let tokens = charged(llm, &outcome, admission).tokens;
         let (fault, retry_after) = match &outcome {
             // Some LLMs think longer than a probe's limit. An LLM that answers at all is back.
-            Outcome::Answer(_) | Outcome::Cut(..) => (None, None),
-            Outcome::Failure(failure) => fault_of(&failure.class, refused_by_api),
+            CallOutcome::Answer(_) | CallOutcome::Cut(..) => (None, None),
+            CallOutcome::Failure(failure) => fault_of(&failure.class, refused_by_api),
         };
         Probed {
             fault,
@@ -102,7 +111,7 @@ impl Upstreams {
         }
     }
 
-    fn question(&self, llm: &LlmName, dialect: Option<llm::Dialect>) -> Option<Question<'_>> {
+    fn question(&self, llm: &LlmName, dialect: Option<Dialect>) -> Option<Question<'_>> {
         let (upstream, tariff) = (self.provider(llm)?, self.tariff(llm)?);
         let usual = match upstream.protocol() {
             Protocol::OpenAi => Dialect::Chat,
@@ -110,21 +119,20 @@ impl Upstreams {
         };
         // The pool file may name another protocol for it by now.
         let dialect = dialect
-            .map(Dialect::from)
             .filter(|dialect| self.speaks(llm, *dialect))
             .unwrap_or(usual);
         let text = json!([{"role": "user", "content": "Answer with the word OK."}]);
         let body = match dialect {
             Dialect::Chat => {
-                json!({"messages": text, upstream.limit_field(self.known.of(llm)).usual(): OUTPUT_TOKENS})
+                json!({"messages": text, upstream.limit_field(self.limits.of(llm)).usual(): OUTPUT_TOKENS})
             }
             Dialect::Responses => {
                 json!({"input": text, "max_output_tokens": OUTPUT_TOKENS, "store": false})
             }
             Dialect::Messages => json!({"messages": text, "max_tokens": OUTPUT_TOKENS}),
         };
-        let envelope = Envelope::read(dialect, &HeaderMap::new(), None);
-        let request = AgentRequest::read(envelope, body.to_string().as_bytes()).ok()?;
+        let head = RequestHead::read(dialect, &HeaderMap::new(), None);
+        let request = AgentRequest::read(head, body.to_string().as_bytes()).ok()?;
         let admission = admit(request.demand, tariff, ROOM).ok()?;
         Some(Question {
             upstream,
@@ -132,51 +140,6 @@ impl Upstreams {
             request,
             admission,
         })
-    }
-}
-
-/// Some servers always answer with a stream, because agents ask for one.
-fn as_it_came(exchange: Exchange) -> Exchange {
-    match exchange {
-        Exchange::Answered {
-            form,
-            status,
-            retry_after,
-            body,
-            end,
-        } => {
-            let starts = |word: &[u8]| body.trim_ascii_start().starts_with(word);
-            let form = Form {
-                stream: form.stream || starts(b"event:") || starts(b"data:"),
-                ..form
-            };
-            Exchange::Answered {
-                form,
-                status,
-                retry_after,
-                body,
-                end,
-            }
-        }
-        other @ (Exchange::KeyMissing { .. }
-        | Exchange::NotConnected { .. }
-        | Exchange::TimedOut { .. }
-        | Exchange::Silent { .. }) => other,
-    }
-}
-
-fn is_refused_by_api(exchange: &Exchange) -> bool {
-    match exchange {
-        Exchange::Answered {
-            status: 400..500,
-            body,
-            ..
-        } => is_api_error(body),
-        Exchange::Answered { .. }
-        | Exchange::KeyMissing { .. }
-        | Exchange::NotConnected { .. }
-        | Exchange::TimedOut { .. }
-        | Exchange::Silent { .. } => false,
     }
 }
 

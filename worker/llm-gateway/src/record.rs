@@ -4,94 +4,23 @@
 use std::time::Duration;
 
 use pool_core::id::LlmName;
-use pool_core::llm::Fault;
 use pool_core::money::MicroUsd;
 use pool_core::result::{LlmUsage, Usage};
 
+use super::class::CallClass;
 use super::permits::Unavailable;
 use super::protocol::Ending;
 
-/// The outcome of one LLM call. `classify.rs` decides it once, and all other code matches on it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CallClass {
-    /// A complete answer in the protocol.
-    Ok,
-    RateLimited {
-        retry_after: Option<Duration>,
-    },
-    Timeout,
-    /// 5xx, no connection, or a connection that broke.
-    Unavailable,
-    /// The provider does not serve this model.
-    ModelUnavailable,
-    Auth,
-    ContextTooLong,
-    BadRequest,
-    /// 200, but not a valid answer in the protocol: broken JSON, no choices.
-    BadAnswer,
-    /// An answer in the protocol, but not all of it.
-    Cut(Cut),
-    /// Refused by the gateway itself, because the call would exceed a limit of the task.
-    Refused(Cap),
-}
-
-/// The reason why an answer was cut off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cut {
-    /// A limit of the LLM's output: its own, the agent's, or the one that the gateway sets for a
-    /// paid LLM.
-    OutputLimit,
-    /// An output limit that the gateway had lowered to the rest of the task's limit.
-    TaskLimit(Cap),
-    /// A filter of the provider, or a refusal of the LLM.
-    Filtered,
-    /// The answer is incomplete for another reason.
-    Unfinished,
-}
-
-/// A limit of a task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cap {
-    Tokens,
-    Cost,
-}
-
-impl CallClass {
-    /// Whether the LLM is at fault, and not the request or the answer. Such a failure counts for
-    /// the LLM's breaker. A task that met only such failures can be done by another programmer, or
-    /// later.
-    pub fn is_outage(&self) -> bool {
-        self.fault().is_some()
-    }
-
-    /// The fault of an outage, and when the provider wants to be asked again.
-    pub fn fault(&self) -> Option<(Fault, Option<Duration>)> {
-        match self {
-            Self::RateLimited { retry_after } => Some((Fault::RateLimited, *retry_after)),
-            Self::Timeout => Some((Fault::Timeout, None)),
-            Self::Unavailable => Some((Fault::Unavailable, None)),
-            Self::ModelUnavailable => Some((Fault::ModelUnavailable, None)),
-            Self::Auth => Some((Fault::Auth, None)),
-            Self::Ok
-            | Self::ContextTooLong
-            | Self::BadRequest
-            | Self::BadAnswer
-            | Self::Cut(_)
-            | Self::Refused(_) => None,
-        }
-    }
-}
-
 /// Why an LLM did not answer a call of the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Out {
+pub enum NotAnswered {
     /// The LLM was not asked.
     Unavailable(Unavailable),
     /// The LLM was asked, and its last try failed with this class.
     Failed(CallClass),
 }
 
-impl Out {
+impl NotAnswered {
     /// The word in messages, logs and metrics.
     pub fn word(&self) -> &'static str {
         match self {
@@ -112,12 +41,12 @@ impl Out {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoLlmLeft {
     /// The LLMs in the order in which they were tried; at least one.
-    pub llms: Vec<(LlmName, Out)>,
+    pub llms: Vec<(LlmName, NotAnswered)>,
 }
 
 impl NoLlmLeft {
     /// None if one of the LLMs was all right, and only the request or its answer failed.
-    pub(super) fn of(llms: Vec<(LlmName, Out)>) -> Option<Self> {
+    pub(super) fn of(llms: Vec<(LlmName, NotAnswered)>) -> Option<Self> {
         llms.iter()
             .all(|(_, out)| out.is_outage())
             .then_some(Self { llms })
@@ -127,23 +56,21 @@ impl NoLlmLeft {
 impl std::fmt::Display for NoLlmLeft {
     /// `ollama/a: timeout; openai/b: budget ($0.40 are missing)`: for people, not for the agent.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (index, (llm, out)) in self.llms.iter().enumerate() {
-            let gap = if index == 0 { "" } else { "; " };
-            write!(f, "{gap}{llm}: {}", out.word())?;
-            match out {
-                Out::Unavailable(unavailable) if !unavailable.detail.is_empty() => {
-                    write!(f, " ({})", unavailable.detail)?;
-                }
-                Out::Unavailable(_) | Out::Failed(_) => {}
+        let each = self.llms.iter().map(|(llm, out)| match out {
+            NotAnswered::Unavailable(Unavailable { detail, .. }) if !detail.is_empty() => {
+                format!("{llm}: {} ({detail})", out.word())
             }
-        }
-        Ok(())
+            NotAnswered::Unavailable(_) | NotAnswered::Failed(_) => {
+                format!("{llm}: {}", out.word())
+            }
+        });
+        f.write_str(&each.collect::<Vec<_>>().join("; "))
     }
 }
 
 /// One call to an LLM. A call of the agent makes several if it is repeated or moves on to a backup.
 #[derive(Debug, Clone)]
-pub struct Call {
+pub struct CallRecord {
     pub llm: LlmName,
     pub class: CallClass,
     /// The provider's HTTP status; None if no answer came.
@@ -165,7 +92,7 @@ pub struct Call {
     pub duration: Duration,
 }
 
-impl Call {
+impl CallRecord {
     /// Whether the answer asked for a tool, so that the agent was to go on.
     pub fn asks_for_a_tool(&self) -> bool {
         Ending::of(self.finish_reason.as_deref()) == Ending::ToolCall
@@ -174,37 +101,31 @@ impl Call {
 
 /// All calls of one run, in the order in which they ended.
 #[derive(Debug, Clone, Default)]
-pub struct Record {
-    pub calls: Vec<Call>,
+pub struct RunRecord {
+    pub calls: Vec<CallRecord>,
     /// The agent's calls that have not ended yet.
     pub open_calls: usize,
     /// Set if the agent's newest call found no LLM.
     pub no_llm_left: Option<NoLlmLeft>,
 }
 
-impl Record {
-    pub fn last(&self) -> Option<&Call> {
+impl RunRecord {
+    pub fn last(&self) -> Option<&CallRecord> {
         self.calls.last()
     }
 
     /// The last call of each LLM, if its answer was cut off.
-    pub fn cut_answers(&self) -> impl Iterator<Item = &Call> {
-        let is_last = |index: usize, call: &Call| {
-            self.calls[index + 1..]
-                .iter()
-                .all(|later| later.llm != call.llm)
-        };
-        let last = self
-            .calls
-            .iter()
-            .enumerate()
-            .filter(move |(index, call)| is_last(*index, call));
-        last.map(|(_, call)| call)
-            .filter(|call| matches!(call.class, CallClass::Cut(_)))
+    pub fn cut_answers(&self) -> impl Iterator<Item = &CallRecord> {
+        let calls = self.calls.iter().enumerate();
+        calls.filter_map(|(index, call)| {
+            let later = &self.calls[index + 1..];
+            let is_last = later.iter().all(|later| later.llm != call.llm);
+            (is_last && matches!(call.class, CallClass::Cut(_))).then_some(call)
+        })
     }
 
     /// The newest complete answer.
-    pub fn last_answer(&self) -> Option<&Call> {
+    pub fn last_answer(&self) -> Option<&CallRecord> {
         self.calls
             .iter()
             .rev()
@@ -213,18 +134,18 @@ impl Record {
 }
 
 /// The duration of the calls, of one run or of several.
-pub fn llm_time(calls: &[Call]) -> Duration {
+pub fn llm_time(calls: &[CallRecord]) -> Duration {
     calls.iter().map(|call| call.duration).sum()
 }
 
 /// The usage of the calls, of one run or of several. The LLMs are in the order of their first call.
-pub fn usage<'a>(calls: impl IntoIterator<Item = &'a Call>) -> Usage {
+pub fn usage<'a>(calls: impl IntoIterator<Item = &'a CallRecord>) -> Usage {
     calls
         .into_iter()
         .fold(Usage::default(), |sum, call| sum.and(&of_one(call)))
 }
 
-fn of_one(call: &Call) -> Usage {
+fn of_one(call: &CallRecord) -> Usage {
     let of_llm = LlmUsage {
         llm: call.llm.clone(),
         calls: 1,

@@ -5,14 +5,15 @@ use axum::response::{IntoResponse as _, Json, Response};
 use pool_core::id::LlmName;
 use serde_json::{Value, json};
 
-use super::answer::Answer;
-use super::body::Body;
-use super::record::{CallClass, Out};
+use super::answer::ProviderAnswer;
+use super::class::CallClass;
+use super::protocol::RequestBody;
+use super::record::NotAnswered;
 use super::request::{AgentRequest, prompt};
 
-/// A complete answer, in the form that the agent asked for.
-pub(super) fn answer(answer: Answer, request: &AgentRequest) -> Response {
-    let (content_type, body) = answer.for_agent(request);
+/// A complete answer, in the form that the agent asked for. `llm` is the name that the agent knows.
+pub(super) fn answer(answer: ProviderAnswer, llm: &LlmName, request: &AgentRequest) -> Response {
+    let (content_type, body) = answer.for_agent(llm.as_str(), request);
     (
         [(header::CONTENT_TYPE, HeaderValue::from_static(content_type))],
         body,
@@ -23,16 +24,16 @@ pub(super) fn answer(answer: Answer, request: &AgentRequest) -> Response {
 /// The reply to a call that no LLM has answered. The status is always 400, because that stops every
 /// agent at once. Most other statuses make an agent try again for a minute. The message names only
 /// the classes: no detail of the pool, and nothing from a provider.
-pub(super) fn failed(outs: &[(LlmName, Out)]) -> Response {
-    let of = |out: &Out| match out {
-        Out::Failed(class) => word(class),
-        Out::Unavailable(_) => out.word(),
+pub(super) fn failed(not_answered: &[(LlmName, NotAnswered)]) -> Response {
+    let of = |out: &NotAnswered| match out {
+        NotAnswered::Failed(class) => word(class),
+        NotAnswered::Unavailable(_) => out.word(),
     };
-    let code = outs.last().map_or("no_llm", |(_, out)| of(out));
-    let message = match outs {
-        [(llm, Out::Failed(class))] => format!("the call to {llm} failed: {}", word(class)),
+    let code = not_answered.last().map_or("no_llm", |(_, out)| of(out));
+    let message = match not_answered {
+        [(llm, NotAnswered::Failed(class))] => format!("the call to {llm} failed: {}", word(class)),
         _ => {
-            let each: Vec<String> = outs
+            let each: Vec<String> = not_answered
                 .iter()
                 .map(|(llm, out)| format!("{llm}: {}", of(out)))
                 .collect();
@@ -46,18 +47,10 @@ pub(super) fn failed(outs: &[(LlmName, Out)]) -> Response {
 /// text contains `rate limit` in any spelling for a rate limit, and retries. So this word differs,
 /// and the provider's own message is left out.
 fn word(class: &CallClass) -> &'static str {
-    match class {
-        CallClass::RateLimited { .. } => "throttled",
-        CallClass::Ok
-        | CallClass::Timeout
-        | CallClass::Unavailable
-        | CallClass::ModelUnavailable
-        | CallClass::Auth
-        | CallClass::ContextTooLong
-        | CallClass::BadRequest
-        | CallClass::BadAnswer
-        | CallClass::Cut(_)
-        | CallClass::Refused(_) => class.label(),
+    if let CallClass::RateLimited { .. } = class {
+        "throttled"
+    } else {
+        class.label()
     }
 }
 
@@ -79,7 +72,7 @@ pub(super) fn models(llms: &[LlmName]) -> Response {
 /// Answers Anthropic's question for the length of a prompt, with an upper estimate. That costs
 /// nothing, and the gateway decides by its own count in any case.
 pub(super) fn token_count(body: &[u8]) -> Response {
-    match Body::read(body) {
+    match RequestBody::read(body) {
         Ok((body, fields)) => {
             Json(json!({"input_tokens": prompt(body.text(), &fields).0})).into_response()
         }

@@ -3,43 +3,19 @@
 
 use serde_json::{Map, Value};
 
-use super::body::{Body, Change};
 use super::estimate::{self, Estimate};
-use super::lesson::Refused;
+use super::lesson::RefusedLimit;
 use super::pricing::Demand;
-use super::protocol::{Envelope, Form, LimitField};
-
-/// A request that is not passed on.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum BadRequest {
-    #[error("the request is not a JSON object: {0}")]
-    Json(String),
-    #[error("`{0}` cannot be priced; send the request without it")]
-    Unpriceable(String),
-    #[error("`{0}` must be a positive whole number")]
-    Number(&'static str),
-    #[error("`{0}` must be true or false")]
-    Flag(&'static str),
-    #[error("`{0}` is not spelled as providers document it; write it in lower case")]
-    Spelling(String),
-    #[error("`{0}` must be a list that is not empty")]
-    Nothing(&'static str),
-}
-
-/// The contents of a request, apart from its size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Asked {
-    pub(super) choices: u64,
-    pub(super) max_output: Option<u64>,
-    /// By how many percent input may cost more than its price.
-    pub(super) input_surcharge: u64,
-}
+use super::protocol::{
+    self, AnswerForm, BadRequest, FieldEdit, LimitField, PriceFactors, RequestBody, RequestHead,
+    list,
+};
 
 /// A request that can be priced.
 #[derive(Debug, Clone)]
 pub(super) struct AgentRequest {
-    pub(super) envelope: Envelope,
-    body: Body,
+    pub(super) head: RequestHead,
+    body: RequestBody,
     pub(super) demand: Demand,
     /// The agent wants server-sent events.
     pub(super) stream: bool,
@@ -47,16 +23,16 @@ pub(super) struct AgentRequest {
 }
 
 impl AgentRequest {
-    pub(super) fn read(envelope: Envelope, bytes: &[u8]) -> Result<Self, BadRequest> {
-        let (body, fields) = Body::read(bytes)?;
-        if let Some(name) = body.look_alike(|name| envelope.dialect.acts_on(name)) {
+    pub(super) fn read(head: RequestHead, bytes: &[u8]) -> Result<Self, BadRequest> {
+        let (body, fields) = RequestBody::read(bytes)?;
+        if let Some(name) = body.look_alike(|name| protocol::acts_on(head.dialect, name)) {
             return Err(BadRequest::Spelling(name.to_owned()));
         }
-        let Asked {
+        let PriceFactors {
             choices,
             max_output,
             input_surcharge,
-        } = envelope.dialect.check(&fields)?;
+        } = protocol::check(head.dialect, &fields)?;
         let stream = match fields.get("stream") {
             None | Some(Value::Null | Value::Bool(false)) => false,
             Some(Value::Bool(true)) => true,
@@ -79,7 +55,7 @@ impl AgentRequest {
             input_surcharge,
         };
         Ok(Self {
-            envelope,
+            head,
             body,
             demand,
             stream,
@@ -88,11 +64,11 @@ impl AgentRequest {
     }
 
     /// The form in which the provider answers.
-    pub(super) fn form(&self) -> Form {
-        let dialect = self.envelope.dialect;
-        Form {
+    pub(super) fn form(&self) -> AnswerForm {
+        let dialect = self.head.dialect;
+        AnswerForm {
             dialect,
-            stream: self.stream && dialect.streams(),
+            stream: self.stream && protocol::streams(dialect),
         }
     }
 
@@ -105,24 +81,25 @@ impl AgentRequest {
         told: Option<u64>,
         chat_field: LimitField,
     ) -> Vec<u8> {
-        let dialect = self.envelope.dialect;
-        let mut changes = dialect.limit(&self.body, told, self.demand.max_output, chat_field);
-        changes.insert("model", Change::Set(Value::from(model).to_string()));
-        if !dialect.streams() {
-            changes.insert("stream", Change::Set("false".to_owned()));
+        let dialect = self.head.dialect;
+        let own = self.demand.max_output;
+        let mut edits = protocol::limit(dialect, &self.body, told, own, chat_field);
+        edits.insert("model", FieldEdit::Set(Value::from(model).to_string()));
+        if !protocol::streams(dialect) {
+            edits.insert("stream", FieldEdit::Set("false".to_owned()));
             if self.stream {
-                changes.insert("stream_options", Change::Remove);
+                edits.insert("stream_options", FieldEdit::Remove);
             }
         }
-        self.body.with(&changes).into_bytes()
+        self.body.with(&edits).into_bytes()
     }
 
     /// The limit that [`Self::for_provider`] sends. It is needed to read a refusal.
-    pub(super) fn limit(&self, told: Option<u64>, chat_field: LimitField) -> Option<Refused> {
+    pub(super) fn limit(&self, told: Option<u64>, chat_field: LimitField) -> Option<RefusedLimit> {
         let limit = told.or(self.demand.max_output)?;
-        Some(Refused {
+        Some(RefusedLimit {
             limit,
-            field: self.envelope.dialect.limit_field(&self.body, chat_field),
+            field: protocol::limit_field(self.head.dialect, &self.body, chat_field),
         })
     }
 }
@@ -151,44 +128,4 @@ pub(super) fn prompt(text: &str, fields: &Map<String, Value>) -> (u64, u64) {
         known => TOOLS_FRAME + known * KNOWN_TOOL,
     };
     (tokens + added, tokens.min(bytes / BYTES_PER_TOKEN))
-}
-
-pub(super) fn positive(
-    fields: &Map<String, Value>,
-    name: &'static str,
-) -> Result<Option<u64>, BadRequest> {
-    match fields.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => whole(value)
-            .filter(|number| *number > 0)
-            .map(Some)
-            .ok_or(BadRequest::Number(name)),
-    }
-}
-
-/// A whole number, also if it is written as a float (`100.0`). Numbers beyond 64 bits count as the
-/// largest one.
-fn whole(value: &Value) -> Option<u64> {
-    value.as_u64().or_else(|| {
-        value
-            .as_f64()
-            .filter(|float| *float >= 0.0 && float.fract() == 0.0)
-            .map(|float| float as u64)
-    })
-}
-
-/// Whether a field is set and asks for something.
-pub(super) fn given(fields: &Map<String, Value>, name: &str) -> bool {
-    fields
-        .get(name)
-        .is_some_and(|value| !value.is_null() && value != false)
-}
-
-/// The elements of a field's list; empty if the field is not a list.
-pub(super) fn list<'a>(fields: &'a Map<String, Value>, name: &str) -> &'a [Value] {
-    fields
-        .get(name)
-        .and_then(Value::as_array)
-        .map(Vec::as_slice)
-        .unwrap_or_default()
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use pool_core::id::LlmName;
 use pool_core::money::MicroUsd;
@@ -13,12 +12,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::answer::Answer;
+use super::answer::ProviderAnswer;
 use super::bound::Bound;
-use super::classify::{Billing, Failure, Outcome};
+use super::class::{CallClass, Cut};
+use super::classify::{Billing, CallFailure, CallOutcome, ended_with};
 use super::permits::Permits;
-use super::pricing::{Admission, Demand, Refusal, Room, Tariff, Tokens, admit};
-use super::record::{Call, CallClass, Cut, NoLlmLeft, Record, usage};
+use super::pricing::{Admission, AdmissionError, CallAllowance, Demand, Tariff, Tokens, admit};
+use super::record::{CallRecord, NoLlmLeft, RunRecord, usage};
 use super::telemetry::{CallEnded, UsageNotBelieved};
 
 /// The LLMs and limits of one run of an agent.
@@ -63,9 +63,9 @@ pub(super) struct SessionState {
 }
 
 struct Ledger {
-    calls: Vec<Call>,
+    calls: Vec<CallRecord>,
     /// Open calls, as the worst case would record them.
-    open: BTreeMap<u64, Call>,
+    open: BTreeMap<u64, CallRecord>,
     /// The number of the next open call.
     next: u64,
     /// Set if the newest call of the agent found no LLM.
@@ -106,10 +106,10 @@ impl SessionState {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn record(&self) -> Record {
+    pub(super) fn record(&self) -> RunRecord {
         // The count is read under the lock, so every call is either in the record or in the count.
         let ledger = self.ledger();
-        Record {
+        RunRecord {
             calls: ledger.calls.clone(),
             open_calls: *self.open_calls.borrow(),
             no_llm_left: ledger.no_llm_left.clone(),
@@ -165,7 +165,7 @@ impl AgentCall {
     /// Opens a call to this LLM.
     pub(super) fn ask(&self, llm: &LlmName) -> OpenCall {
         let session = Arc::clone(&self.session);
-        let (began, stage, bound) = (Instant::now(), Stage::Waiting, Bound::Llm);
+        let (began, stage, bound) = (Instant::now(), CallStage::Waiting, Bound::Llm);
         OpenCall {
             session,
             llm: llm.clone(),
@@ -193,7 +193,7 @@ impl Drop for AgentCall {
 
 /// The progress of a call to an LLM. It decides the record if the agent goes away now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum CallStage {
     /// Nothing was sent yet, so the call does not count.
     Waiting,
     Sent,
@@ -208,14 +208,6 @@ struct Reserved {
     admission: Admission,
 }
 
-/// The outcome of a call to an LLM.
-#[derive(Debug, PartialEq)]
-pub(super) enum Settled {
-    /// An answer for the agent. It may be cut off at the agent's own limit.
-    Answer(Answer),
-    Failed(CallClass),
-}
-
 /// An open call to an LLM. If it is dropped before its end (the agent went away, the session was
 /// closed) and anything was sent, it is recorded and charged with its worst case.
 pub(super) struct OpenCall {
@@ -224,72 +216,64 @@ pub(super) struct OpenCall {
     began: Instant,
     reserved: Option<Reserved>,
     bound: Bound,
-    stage: Stage,
+    stage: CallStage,
 }
 
 impl OpenCall {
     /// Sets the worst case of the call aside, if it fits into the rest of the task's limits.
-    pub(super) fn reserve(&mut self, demand: Demand, tariff: Tariff) -> Result<Admission, Refusal> {
+    pub(super) fn reserve(
+        &mut self,
+        demand: Demand,
+        tariff: Tariff,
+    ) -> Result<Admission, AdmissionError> {
         let plan = &self.session.plan;
         let mut ledger = self.session.ledger();
         let used = ledger.used();
-        let room = Room {
+        let allowance = CallAllowance {
             tokens: plan.max_tokens.saturating_sub(used.tokens()),
             cost: plan.max_cost.saturating_sub(used.cost_usd),
             context: plan.context_limit,
         };
-        let admission = admit(demand, tariff, room)?;
+        let admission = admit(demand, tariff, allowance)?;
         let (number, worst) = (ledger.next, admission.worst);
         ledger.next += 1;
-        ledger.open.insert(
-            number,
-            self.call(&given_up(), worst, true, tariff.cost(worst)),
-        );
+        let call = self.call(&given_up(), Charge::at_worst(worst), tariff);
+        ledger.open.insert(number, call);
         drop(ledger);
         self.reserved = Some(Reserved {
             number,
             tariff,
             admission,
         });
-        self.bound = Bound::of(demand, tariff, room, admission.worst);
+        self.bound = Bound::of(demand, tariff, allowance, admission.worst);
         Ok(admission)
     }
 
-    pub(super) fn timeout(&self) -> Duration {
-        self.session.plan.failover.call_timeout
-    }
-
     pub(super) fn sent(&mut self) {
-        self.stage = Stage::Sent;
+        self.stage = CallStage::Sent;
     }
 
-    /// Records the outcome.
-    pub(super) fn end(mut self, outcome: Outcome) -> Settled {
+    /// Records the outcome. An answer for the agent may be cut off at the agent's own limit.
+    ///
+    /// # Errors
+    /// The class of the failure.
+    pub(super) fn end(mut self, outcome: CallOutcome) -> Result<ProviderAnswer, CallClass> {
         let class = self.settle(&outcome);
         match outcome {
-            Outcome::Answer(answer) => Settled::Answer(answer),
-            Outcome::Cut(Cut::OutputLimit, answer) if self.bound == Bound::Agent => {
-                Settled::Answer(answer)
-            }
-            Outcome::Cut(..) | Outcome::Failure(_) => Settled::Failed(class),
+            CallOutcome::Answer(answer) => Ok(answer),
+            CallOutcome::Cut(Cut::OutputLimit, answer) if self.bound == Bound::Agent => Ok(answer),
+            CallOutcome::Cut(..) | CallOutcome::Failure(_) => Err(class),
         }
     }
 
-    fn settle(&mut self, outcome: &Outcome) -> CallClass {
-        self.stage = Stage::Ended;
+    fn settle(&mut self, outcome: &CallOutcome) -> CallClass {
+        self.stage = CallStage::Ended;
         let reserved = self.reserved.take();
         let (tariff, charge) = match &reserved {
             Some(held) => (held.tariff, charged(&self.llm, outcome, held.admission)),
-            None => (
-                Tariff::Free,
-                Charge {
-                    tokens: Tokens::default(),
-                    estimated: false,
-                },
-            ),
+            None => (Tariff::Free, Charge::exactly(Tokens::default())),
         };
-        let Charge { tokens, estimated } = charge;
-        let call = self.call(outcome, tokens, estimated, tariff.cost(tokens));
+        let call = self.call(outcome, charge, tariff);
         CallEnded { call: &call }.emit();
         let mut ledger = self.session.ledger();
         if let Some(Reserved { number, .. }) = reserved {
@@ -301,57 +285,41 @@ impl OpenCall {
         class
     }
 
-    fn call(&self, outcome: &Outcome, tokens: Tokens, estimated: bool, cost: MicroUsd) -> Call {
-        let (class, status, message, finish_reason, empty) = match outcome {
-            Outcome::Answer(answer) => (
+    fn call(&self, outcome: &CallOutcome, charge: Charge, tariff: Tariff) -> CallRecord {
+        let Charge { tokens, estimated } = charge;
+        let (class, status, message, content) = match outcome {
+            CallOutcome::Answer(answer) => (
                 CallClass::Ok,
                 Some(200),
                 String::new(),
-                answer.finish_reason(),
-                answer.is_empty(),
+                Some(&answer.content),
             ),
-            Outcome::Cut(cut, answer) => {
-                let reason = answer.finish_reason();
-                let message = format!(
-                    "the answer ended with `{}`",
-                    reason.as_deref().unwrap_or_default()
-                );
-                (
-                    CallClass::Cut(self.bound.of_cut(*cut)),
-                    Some(200),
-                    message,
-                    reason,
-                    answer.is_empty(),
-                )
-            }
-            Outcome::Failure(failure) => (
+            CallOutcome::Cut(cut, answer) => (
+                CallClass::Cut(self.bound.of_cut(*cut)),
+                Some(200),
+                ended_with(answer.content.finish_reason.as_deref()),
+                Some(&answer.content),
+            ),
+            CallOutcome::Failure(failure) => (
                 failure.class.clone(),
                 failure.status,
                 failure.message.clone(),
                 None,
-                false,
             ),
         };
-        Call {
+        CallRecord {
             llm: self.llm.clone(),
             class,
             status,
             message,
-            finish_reason,
-            empty,
+            finish_reason: content.and_then(|content| content.finish_reason.clone()),
+            empty: content.is_some_and(|content| content.empty),
             input_tokens: tokens.input,
             cached_input_tokens: tokens.cached_input,
             output_tokens: tokens.output,
             estimated,
-            cost,
+            cost: tariff.cost(tokens),
             duration: self.began.elapsed(),
-        }
-    }
-
-    /// Ends the reservation of a call that was never sent. Nothing else is recorded.
-    fn forget(&mut self) {
-        if let Some(Reserved { number, .. }) = self.reserved.take() {
-            self.session.ledger().open.remove(&number);
         }
     }
 }
@@ -359,22 +327,25 @@ impl OpenCall {
 impl Drop for OpenCall {
     fn drop(&mut self) {
         match self.stage {
-            Stage::Ended => {}
-            Stage::Waiting => self.forget(),
-            Stage::Sent => {
+            CallStage::Ended => {}
+            // Nothing was sent, so only the reservation ends.
+            CallStage::Waiting => {
+                if let Some(Reserved { number, .. }) = self.reserved.take() {
+                    self.session.ledger().open.remove(&number);
+                }
+            }
+            CallStage::Sent => {
                 self.settle(&given_up());
             }
         }
     }
 }
 
-fn given_up() -> Outcome {
-    Outcome::Failure(Failure {
-        class: CallClass::Timeout,
-        status: None,
-        message: "the agent went away or was stopped before the answer came".to_owned(),
-        billing: Billing::WorstCase,
-    })
+fn given_up() -> CallOutcome {
+    CallOutcome::Failure(CallFailure::maybe_billed(
+        CallClass::Timeout,
+        "the agent went away or was stopped before the answer came",
+    ))
 }
 
 /// The tokens that a call is charged with.
@@ -385,39 +356,42 @@ pub(super) struct Charge {
     pub(super) estimated: bool,
 }
 
-/// The charge of a call. If the reported usage cannot be true, the worst case is charged.
-pub(super) fn charged(llm: &LlmName, outcome: &Outcome, admission: Admission) -> Charge {
-    let Admission { worst, bounds, .. } = admission;
-    let billing = match outcome {
-        Outcome::Answer(answer) | Outcome::Cut(_, answer) => {
-            answer.usage().map_or(Billing::WorstCase, Billing::Reported)
+impl Charge {
+    fn at_worst(tokens: Tokens) -> Self {
+        Self {
+            tokens,
+            estimated: true,
         }
-        Outcome::Failure(failure) => failure.billing,
-    };
-    match billing {
-        Billing::Nothing => Charge {
-            tokens: Tokens::default(),
-            estimated: false,
-        },
-        Billing::Reported(tokens) if bounds.allow(tokens) => Charge {
+    }
+
+    fn exactly(tokens: Tokens) -> Self {
+        Self {
             tokens,
             estimated: false,
-        },
-        Billing::Reported(reported) => {
-            UsageNotBelieved {
-                llm,
-                reported,
-                bounds,
-            }
-            .emit();
-            Charge {
-                tokens: worst,
-                estimated: true,
-            }
         }
-        Billing::WorstCase => Charge {
-            tokens: worst,
-            estimated: true,
-        },
     }
+}
+
+/// The charge of a call. If the reported usage cannot be true, the worst case is charged.
+pub(super) fn charged(llm: &LlmName, outcome: &CallOutcome, admission: Admission) -> Charge {
+    let Admission { worst, bounds, .. } = admission;
+    let billing = match outcome {
+        CallOutcome::Answer(answer) | CallOutcome::Cut(_, answer) => answer
+            .content
+            .usage
+            .map_or(Billing::WorstCase, Billing::Reported),
+        CallOutcome::Failure(failure) => failure.billing,
+    };
+    match billing {
+        Billing::Nothing => return Charge::exactly(Tokens::default()),
+        Billing::Reported(tokens) if bounds.allow(tokens) => return Charge::exactly(tokens),
+        Billing::Reported(reported) => UsageNotBelieved {
+            llm,
+            reported,
+            bounds,
+        }
+        .emit(),
+        Billing::WorstCase => {}
+    }
+    Charge::at_worst(worst)
 }

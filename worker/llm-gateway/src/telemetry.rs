@@ -6,20 +6,22 @@ use pool_telemetry::catalog::{
     LLM_USAGE_NOT_BELIEVED,
 };
 
+use super::class::CallClass;
 use super::lesson::Lesson;
 use super::permits::Unavailable;
-use super::pricing::{Bounds, Tokens};
-use super::record::{Call, CallClass, NoLlmLeft, Out};
+use super::pricing::{TokenBounds, Tokens};
+use super::record::{CallRecord, NoLlmLeft, NotAnswered};
 
 /// A call to an LLM has ended.
 pub(super) struct CallEnded<'a> {
-    pub(super) call: &'a Call,
+    pub(super) call: &'a CallRecord,
 }
 
 impl CallEnded<'_> {
     pub(super) fn emit(&self) {
         let call = self.call;
         let (llm, class) = (call.llm.as_str(), call.class.label());
+        let duration_ms = u64::try_from(call.duration.as_millis()).unwrap_or(u64::MAX);
         LLM_CALLS.add([llm, class], 1);
         LLM_CALL.record([llm], call.duration);
         for (kind, tokens) in [
@@ -36,7 +38,7 @@ impl CallEnded<'_> {
                 input_tokens = call.input_tokens,
                 output_tokens = call.output_tokens,
                 cost_usd = %call.cost,
-                duration_ms = milliseconds(call),
+                duration_ms,
                 finish_reason = call.finish_reason.as_deref(),
                 "LLM call answered"
             );
@@ -46,16 +48,12 @@ impl CallEnded<'_> {
                 class,
                 status = call.status,
                 cost_usd = %call.cost,
-                duration_ms = milliseconds(call),
+                duration_ms,
                 reason = call.message,
                 "LLM call failed"
             );
         }
     }
-}
-
-fn milliseconds(call: &Call) -> u64 {
-    u64::try_from(call.duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// An LLM was skipped, because the pool has shut it or the budget is used up.
@@ -76,7 +74,7 @@ impl Skipped<'_> {
 pub(super) struct UsageNotBelieved<'a> {
     pub(super) llm: &'a LlmName,
     pub(super) reported: Tokens,
-    pub(super) bounds: Bounds,
+    pub(super) bounds: TokenBounds,
 }
 
 impl UsageNotBelieved<'_> {
@@ -116,7 +114,7 @@ impl LimitLearned<'_> {
 pub(super) struct MovedOn<'a> {
     pub(super) from: &'a LlmName,
     pub(super) to: &'a LlmName,
-    pub(super) out: &'a Out,
+    pub(super) out: &'a NotAnswered,
 }
 
 impl MovedOn<'_> {
@@ -167,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_call_is_counted_by_llm_and_class() {
-        let call = Call {
+        let call = CallRecord {
             llm: LlmName::new("paid/gpt").expect("an LLM name"),
             class: CallClass::RateLimited { retry_after: None },
             status: Some(429),

@@ -3,21 +3,21 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use pool_core::id::LlmName;
+use pool_core::llm::Dialect;
 use pool_core::pool::{OutputLimitField, Pool, Price, Protocol, Provider, Secret};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Response, Url};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::classify::{BodyEnd, Exchange, RetryAfter};
-use super::known::{Known, KnownLlms};
+use super::llm_limits::{LearnedLimits, LlmLimits};
 use super::pricing::Tariff;
-use super::protocol::{Dialect, Form, LimitField, Scanner};
+use super::protocol::{self, AnswerForm, LimitField, Scanner};
 use super::request::AgentRequest;
 use super::telemetry::KeyMissing;
 
@@ -52,60 +52,24 @@ pub enum UpstreamError {
 pub struct Upstreams {
     providers: BTreeMap<String, Upstream>,
     prices: BTreeMap<LlmName, Price>,
-    pub(super) known: KnownLlms,
+    pub(super) limits: LearnedLimits,
 }
 
-enum Key {
+enum ApiKey {
     NotNeeded,
     Known(Secret),
     Missing { variable: String },
 }
 
-/// The addresses of a provider, by protocol.
-enum Addresses {
-    OpenAi { chat: Url, responses: Url },
-    Anthropic { messages: Url },
-}
-
-impl Addresses {
-    fn of(provider: &Provider) -> Result<Self, <Url as FromStr>::Err> {
-        let at = |path: &str| format!("{}/{path}", provider.versioned_url()).parse::<Url>();
-        Ok(match provider.protocol {
-            Protocol::OpenAi => Self::OpenAi {
-                chat: at("chat/completions")?,
-                responses: at("responses")?,
-            },
-            Protocol::Anthropic => Self::Anthropic {
-                messages: at("messages")?,
-            },
-        })
-    }
-
-    fn get(&self, dialect: Dialect) -> Option<&Url> {
-        match (self, dialect) {
-            (Self::OpenAi { chat, .. }, Dialect::Chat) => Some(chat),
-            (Self::OpenAi { responses, .. }, Dialect::Responses) => Some(responses),
-            (Self::Anthropic { messages }, Dialect::Messages) => Some(messages),
-            (Self::OpenAi { .. }, Dialect::Messages)
-            | (Self::Anthropic { .. }, Dialect::Chat | Dialect::Responses) => None,
-        }
-    }
-
-    fn any(&self) -> &Url {
-        match self {
-            Self::OpenAi { chat: url, .. } | Self::Anthropic { messages: url } => url,
-        }
-    }
-}
-
 /// One provider.
 pub(super) struct Upstream {
-    addresses: Addresses,
+    protocol: Protocol,
+    /// The address for each dialect that it speaks.
+    addresses: BTreeMap<Dialect, Url>,
     client: Client,
-    key: Key,
+    key: ApiKey,
     free: bool,
-    /// The field in the pool file, if any.
-    limit_field: Option<OutputLimitField>,
+    limit_field: LimitField,
     places: Option<Semaphore>,
 }
 
@@ -122,7 +86,7 @@ impl Upstreams {
         Self::with(
             &pool.providers,
             pool.prices.clone(),
-            KnownLlms::from_file(&pool.llms),
+            LearnedLimits::from_file(&pool.llms),
             env,
         )
     }
@@ -133,13 +97,13 @@ impl Upstreams {
         prices: BTreeMap<LlmName, Price>,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Arc<Self>, UpstreamError> {
-        Self::with(providers, prices, KnownLlms::default(), env)
+        Self::with(providers, prices, LearnedLimits::default(), env)
     }
 
     pub(super) fn with(
         providers: &BTreeMap<String, Provider>,
         prices: BTreeMap<LlmName, Price>,
-        known: KnownLlms,
+        limits: LearnedLimits,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Arc<Self>, UpstreamError> {
         // If another call was first, it has installed the same provider.
@@ -151,7 +115,7 @@ impl Upstreams {
         Ok(Arc::new(Self {
             providers,
             prices,
-            known,
+            limits,
         }))
     }
 
@@ -163,7 +127,7 @@ impl Upstreams {
     /// is another mistake, so it passes here.
     pub(super) fn speaks(&self, llm: &LlmName, dialect: Dialect) -> bool {
         self.provider(llm)
-            .is_none_or(|upstream| upstream.addresses.get(dialect).is_some())
+            .is_none_or(|upstream| upstream.addresses.contains_key(&dialect))
     }
 
     /// The prices of an LLM. None: it is neither free nor priced, so it may not be called.
@@ -186,20 +150,41 @@ impl Upstream {
             provider: name.to_owned(),
             url: provider.base_url.clone(),
         };
-        let addresses = Addresses::of(provider).map_err(|_| invalid_url())?;
-        if !matches!(addresses.any().scheme(), "http" | "https") {
+        let at = |path: &str| {
+            let url = format!("{}/{path}", provider.versioned_url()).parse::<Url>();
+            url.map_err(|_| invalid_url())
+        };
+        let url = at("")?;
+        if !matches!(url.scheme(), "http" | "https") {
             return Err(invalid_url());
         }
-        let client = client(addresses.any()).map_err(|source| UpstreamError::Client {
+        let addresses = match provider.protocol {
+            Protocol::OpenAi => BTreeMap::from([
+                (Dialect::Chat, at("chat/completions")?),
+                (Dialect::Responses, at("responses")?),
+            ]),
+            Protocol::Anthropic => BTreeMap::from([(Dialect::Messages, at("messages")?)]),
+        };
+        let client = client(&url).map_err(|source| UpstreamError::Client {
             provider: name.to_owned(),
             source,
         })?;
+        // OpenAI has a new name for the limit, and its newest models refuse the old one, which all
+        // other providers know.
+        let limit_field = match provider.output_limit_field {
+            Some(field) => LimitField::Only(field),
+            None if url.host_str() == Some("api.openai.com") => {
+                LimitField::Usually(OutputLimitField::MaxCompletionTokens)
+            }
+            None => LimitField::Usually(OutputLimitField::MaxTokens),
+        };
         Ok(Self {
+            protocol: provider.protocol,
             addresses,
             client,
             key: key(name, provider, env)?,
             free: provider.free,
-            limit_field: provider.output_limit_field,
+            limit_field,
             places: provider
                 .max_concurrent
                 .map(|places| Semaphore::new(places as usize)),
@@ -207,29 +192,19 @@ impl Upstream {
     }
 
     pub(super) fn protocol(&self) -> Protocol {
-        match self.addresses {
-            Addresses::OpenAi { .. } => Protocol::OpenAi,
-            Addresses::Anthropic { .. } => Protocol::Anthropic,
-        }
+        self.protocol
     }
 
     pub(super) fn secret(&self) -> Option<&str> {
         match &self.key {
-            Key::Known(secret) => Some(secret.expose()),
-            Key::NotNeeded | Key::Missing { .. } => None,
+            ApiKey::Known(secret) => Some(secret.expose()),
+            ApiKey::NotNeeded | ApiKey::Missing { .. } => None,
         }
     }
 
-    /// The field in which this provider takes an output limit in chat completions. OpenAI has a new
-    /// name for it, and its newest models refuse the old one, which all other providers know.
-    pub(super) fn limit_field(&self, known: Known) -> LimitField {
-        match known.field.or(self.limit_field) {
-            Some(field) => LimitField::Only(field),
-            None if self.addresses.any().host_str() == Some("api.openai.com") => {
-                LimitField::Usually(OutputLimitField::MaxCompletionTokens)
-            }
-            None => LimitField::Usually(OutputLimitField::MaxTokens),
-        }
+    /// The field in which this provider takes an output limit in chat completions.
+    pub(super) fn limit_field(&self, limits: LlmLimits) -> LimitField {
+        limits.field.map_or(self.limit_field, LimitField::Only)
     }
 
     /// Waits until the provider may get one more call. The caller keeps the place until the answer
@@ -243,12 +218,12 @@ impl Upstream {
     }
 
     fn authorization(&self, secret: &Secret) -> (HeaderName, HeaderValue) {
-        match self.addresses {
-            Addresses::OpenAi { .. } => (
+        match self.protocol {
+            Protocol::OpenAi => (
                 AUTHORIZATION,
                 sensitive(&format!("Bearer {}", secret.expose())),
             ),
-            Addresses::Anthropic { .. } => (
+            Protocol::Anthropic => (
                 HeaderName::from_static("x-api-key"),
                 sensitive(secret.expose()),
             ),
@@ -263,29 +238,32 @@ impl Upstream {
         body: Vec<u8>,
         timeout: Duration,
     ) -> Exchange {
-        let (envelope, form) = (&agents.envelope, agents.form());
-        let Some(url) = self.addresses.get(envelope.dialect) else {
+        let (head, form) = (&agents.head, agents.form());
+        let Some(url) = self.addresses.get(&head.dialect) else {
             return Exchange::NotConnected {
-                reason: format!("the provider does not speak {}", envelope.dialect),
+                reason: format!(
+                    "the provider does not speak {}",
+                    protocol::name(head.dialect)
+                ),
             };
         };
         let mut url = url.clone();
-        url.set_query(envelope.query);
+        url.set_query(head.query);
         let mut request = self
             .client
             .post(url)
             .header(CONTENT_TYPE, "application/json")
             .body(body);
-        for (name, value) in &envelope.headers {
+        for (name, value) in &head.headers {
             request = request.header(*name, value);
         }
         match &self.key {
-            Key::NotNeeded => {}
-            Key::Known(secret) => {
+            ApiKey::NotNeeded => {}
+            ApiKey::Known(secret) => {
                 let (name, value) = self.authorization(secret);
                 request = request.header(name, value);
             }
-            Key::Missing { variable } => {
+            ApiKey::Missing { variable } => {
                 return Exchange::KeyMissing {
                     variable: variable.clone(),
                 };
@@ -312,9 +290,9 @@ fn key(
     name: &str,
     provider: &Provider,
     env: &impl Fn(&str) -> Option<String>,
-) -> Result<Key, UpstreamError> {
+) -> Result<ApiKey, UpstreamError> {
     let Some(variable) = provider.api_key_env.clone() else {
-        return Ok(Key::NotNeeded);
+        return Ok(ApiKey::NotNeeded);
     };
     let value = env(&variable)
         .map(|value| value.trim().to_owned())
@@ -325,7 +303,7 @@ fn key(
             variable: &variable,
         }
         .emit();
-        return Ok(Key::Missing { variable });
+        return Ok(ApiKey::Missing { variable });
     };
     if HeaderValue::from_str(&value).is_err() {
         return Err(UpstreamError::Key {
@@ -333,7 +311,7 @@ fn key(
             variable,
         });
     }
-    Ok(Key::Known(Secret::new(value)))
+    Ok(ApiKey::Known(Secret::new(value)))
 }
 
 /// A header value that is hidden in logs. `key` accepts only what a header may contain.
@@ -372,7 +350,7 @@ fn is_loopback(url: &Url) -> bool {
             .is_ok_and(|address| address.is_loopback())
 }
 
-async fn receive(mut response: Response, form: Form) -> Exchange {
+async fn receive(mut response: Response, form: AnswerForm) -> Exchange {
     let status = response.status();
     let retry_after = retry_after(response.headers());
     let mut body = BytesMut::new();

@@ -16,9 +16,9 @@ use serde_json::json;
 
 use super::evidence::AiderEvidence;
 use super::hide::{Hidden, is_configuration};
-use super::{Agent, AgentRun, Evidence, Job, launch_failure, program};
-use crate::sandbox::{Sandbox, Watch};
-use crate::workspace::{off_the_runtime, open_regular};
+use super::{AgentEvidence, AgentRun, CodingAgent, Job, launch_failure, program, set};
+use crate::sandbox::{SandboxLauncher, Watch};
+use crate::workspace::{failure, off_the_runtime, open_regular};
 
 /// The most that is read of aider's log of events. That log is usually a few lines.
 const ANALYTICS_LIMIT: u64 = 4 * 1024 * 1024;
@@ -67,12 +67,12 @@ const SHADOWS: [&str; 9] = [
 ];
 
 pub(super) struct Aider {
-    program: PathBuf,
-    edit_format: String,
+    pub(super) program: PathBuf,
+    pub(super) edit_format: String,
 }
 
 /// The files of one run, in the scratch directory.
-struct Papers {
+struct RunFiles {
     prompt: PathBuf,
     settings: PathBuf,
     metadata: PathBuf,
@@ -81,42 +81,9 @@ struct Papers {
 }
 
 impl Aider {
-    pub(super) fn new(program: PathBuf, edit_format: String) -> Self {
-        Self {
-            program,
-            edit_format,
-        }
-    }
-
-    async fn run_once(
-        &self,
-        job: &Job,
-        sandbox: &Sandbox,
-        watch: &Watch,
-    ) -> Result<AgentRun, TaskFailure> {
-        let program = program::find(&self.program, std::env::var_os("PATH"))?;
-        refuse_hidden_files(job)?;
-        let papers = self.prepare(job).await?;
-        let hidden = hide(job).await?;
-        let command = job.command(self.argv(program, job, &papers), env(job));
-        let finished = sandbox.run(command, watch).await;
-        // This comes first, and also if aider did not start: the worktree must be whole again.
-        put_back(hidden).await?;
-        let finished = finished.map_err(|error| launch_failure(&error))?;
-        let (exit, output, duration) = (finished.exit, finished.output, finished.duration);
-        let analytics = read_analytics(&papers.analytics).await;
-        let evidence = Evidence::Aider(AiderEvidence::read(&analytics, &output));
-        Ok(AgentRun {
-            exit,
-            output,
-            evidence,
-            duration,
-        })
-    }
-
-    async fn prepare(&self, job: &Job) -> Result<Papers, TaskFailure> {
+    async fn prepare(&self, job: &Job) -> Result<RunFiles, TaskFailure> {
         let at = |name: &str| job.scratch.join(name);
-        let papers = Papers {
+        let files = RunFiles {
             prompt: at("prompt.txt"),
             settings: at("pin.yml"),
             metadata: at("meta.json"),
@@ -125,15 +92,15 @@ impl Aider {
         };
         let written = [
             // Empty, so that the log of an earlier run is not taken for this one's.
-            (papers.analytics.clone(), String::new()),
-            (papers.llm_history.clone(), String::new()),
+            (files.analytics.clone(), String::new()),
+            (files.llm_history.clone(), String::new()),
             // Aider would run a message that begins with `/` or `!` as a command.
-            (papers.prompt.clone(), format!("Task:\n{}", job.prompt)),
-            (papers.settings.clone(), self.settings(job)),
-            (papers.metadata.clone(), metadata(job)),
+            (files.prompt.clone(), format!("Task:\n{}", job.prompt)),
+            (files.settings.clone(), self.settings(job)),
+            (files.metadata.clone(), metadata(job)),
         ];
-        job.furnish(&written).await?;
-        Ok(papers)
+        job.write_files(&written).await?;
+        Ok(files)
     }
 
     /// The model settings, in JSON, which is also YAML. The last file that names a model wins, so a
@@ -148,7 +115,7 @@ impl Aider {
         .to_string()
     }
 
-    fn argv(&self, program: PathBuf, job: &Job, papers: &Papers) -> Vec<OsString> {
+    fn argv(&self, program: PathBuf, job: &Job, files: &RunFiles) -> Vec<OsString> {
         let model = model(job);
         let mut argv: Vec<OsString> = vec![program.into()];
         for option in ["--model", "--weak-model", "--editor-model"] {
@@ -157,11 +124,11 @@ impl Aider {
         argv.extend(FLAGS.map(OsString::from));
         argv.extend(SHADOWS.map(OsString::from));
         for (option, value) in [
-            ("--message-file", papers.prompt.as_path()),
-            ("--analytics-log", &papers.analytics),
-            ("--llm-history-file", &papers.llm_history),
-            ("--model-settings-file", &papers.settings),
-            ("--model-metadata-file", &papers.metadata),
+            ("--message-file", files.prompt.as_path()),
+            ("--analytics-log", &files.analytics),
+            ("--llm-history-file", &files.llm_history),
+            ("--model-settings-file", &files.settings),
+            ("--model-metadata-file", &files.metadata),
         ] {
             argv.extend([option.into(), value.into()]);
         }
@@ -176,14 +143,28 @@ impl Aider {
     }
 }
 
-impl Agent for Aider {
+impl CodingAgent for Aider {
     fn run<'a>(
         &'a self,
         job: &'a Job,
-        sandbox: &'a Sandbox,
+        sandbox: &'a SandboxLauncher,
         watch: &'a Watch,
     ) -> BoxFuture<'a, Result<AgentRun, TaskFailure>> {
-        self.run_once(job, sandbox, watch).boxed()
+        async move {
+            let program = program::find(&self.program, std::env::var_os("PATH"))?;
+            refuse_hidden_files(job)?;
+            let files = self.prepare(job).await?;
+            let hidden = hide(job).await?;
+            let command = job.command(self.argv(program, job, &files), env(job));
+            let finished = sandbox.run(command, watch).await;
+            // This comes first, and also if aider did not start: the worktree must be whole again.
+            put_back(hidden).await?;
+            let finished = finished.map_err(|error| launch_failure(&error))?;
+            let analytics = read_analytics(&files.analytics).await;
+            let evidence = AgentEvidence::Aider(AiderEvidence::read(&analytics, &finished.output));
+            Ok(AgentRun::of(finished, evidence))
+        }
+        .boxed()
     }
 }
 
@@ -214,8 +195,7 @@ fn env(job: &Job) -> Vec<(OsString, OsString)> {
         ("PYTHON_DOTENV_DISABLED", "1"),
         ("LITELLM_LOCAL_MODEL_COST_MAP", "True"),
     ] {
-        env.retain(|(known, _)| known != name);
-        env.push((name.into(), value.into()));
+        set(&mut env, name, value);
     }
     env
 }
@@ -239,19 +219,15 @@ fn refuse_hidden_files(job: &Job) -> Result<(), TaskFailure> {
 
 async fn hide(job: &Job) -> Result<Hidden, TaskFailure> {
     let (worktree, scratch) = (job.worktree.clone(), job.scratch.clone());
-    let hidden = off_the_runtime(move || Hidden::take(&worktree, &scratch)).await;
-    hidden.map_err(|error| workspace_failure("cannot hide the agent's configuration files", &error))
+    off_the_runtime(move || Hidden::take(&worktree, &scratch))
+        .await
+        .map_err(|error| failure("cannot hide the agent's configuration files", error))
 }
 
 async fn put_back(hidden: Hidden) -> Result<(), TaskFailure> {
-    let back = off_the_runtime(move || hidden.put_back()).await;
-    back.map_err(|error| {
-        workspace_failure("cannot put the agent's configuration files back", &error)
-    })
-}
-
-fn workspace_failure(what: &str, error: &std::io::Error) -> TaskFailure {
-    TaskFailure::new(ErrorKind::Workspace, format!("{what}: {error}"))
+    off_the_runtime(move || hidden.put_back())
+        .await
+        .map_err(|error| failure("cannot put the agent's configuration files back", error))
 }
 
 /// Reads aider's log of events. A missing log counts as empty: then nothing was launched. A log

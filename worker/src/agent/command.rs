@@ -7,77 +7,54 @@ use std::path::{Path, PathBuf};
 use futures_util::future::{BoxFuture, FutureExt};
 use pool_core::result::{ErrorKind, TaskFailure};
 
-use super::{Agent, AgentRun, Evidence, Job, launch_failure, program};
-use crate::sandbox::{Exit, Sandbox, Watch};
+use super::{AgentEvidence, AgentRun, CodingAgent, Job, launch_failure, program, set};
+use crate::sandbox::{Exit, SandboxLauncher, Watch};
 
 /// The longest argument that Linux accepts (128 KiB with its closing zero).
 const MAX_WORD_BYTES: usize = 128 * 1024 - 1;
 
 pub(super) struct CommandAgent {
     /// Program and arguments, with placeholders.
-    template: Vec<String>,
+    pub(super) template: Vec<String>,
     /// Environment variables, with placeholders in their values.
-    env: Vec<(String, String)>,
+    pub(super) env: Vec<(String, String)>,
 }
 
-impl CommandAgent {
-    pub(super) fn new(template: Vec<String>, env: Vec<(String, String)>) -> Self {
-        Self { template, env }
-    }
-
-    async fn run_once(
-        &self,
-        job: &Job,
-        sandbox: &Sandbox,
-        watch: &Watch,
-    ) -> Result<AgentRun, TaskFailure> {
-        let prompt_file = job.scratch.join("prompt.txt");
-        job.furnish(&[(prompt_file.clone(), job.prompt.clone())])
-            .await?;
-        let values = Values::new(job, &prompt_file);
-        let mut argv = fill_in(&self.template, &values);
-        if let Some(word) = argv.iter().find(|word| word.len() > MAX_WORD_BYTES) {
-            return Err(too_long(word.len()));
-        }
-        let program = argv.first().map(Path::new).unwrap_or_else(|| Path::new(""));
-        let program = program::find(program, std::env::var_os("PATH"))?;
-        match argv.first_mut() {
-            Some(first) => *first = program.into_os_string(),
-            None => argv.push(program.into_os_string()),
-        }
-        let mut command = job.command(argv, env(job, &self.env, &values));
-        // Files that the pool file names belong to the agent.
-        let named = self.template.iter().map(PathBuf::from);
-        let files = named.filter(|path| path.is_absolute() && path.is_file());
-        command.access.read.extend(files);
-        let finished = sandbox
-            .run(command, watch)
-            .await
-            .map_err(|error| launch_failure(&error))?;
-        let (exit, output, duration) = (finished.exit, finished.output, finished.duration);
-        let awaited = exit == Exit::Silent && watch.last_words.is_some();
-        let evidence = if awaited {
-            Evidence::NoLastEvent
-        } else {
-            Evidence::None
-        };
-        Ok(AgentRun {
-            exit,
-            output,
-            evidence,
-            duration,
-        })
-    }
-}
-
-impl Agent for CommandAgent {
+impl CodingAgent for CommandAgent {
     fn run<'a>(
         &'a self,
         job: &'a Job,
-        sandbox: &'a Sandbox,
+        sandbox: &'a SandboxLauncher,
         watch: &'a Watch,
     ) -> BoxFuture<'a, Result<AgentRun, TaskFailure>> {
-        self.run_once(job, sandbox, watch).boxed()
+        async move {
+            let prompt_file = job.scratch.join("prompt.txt");
+            job.write_files(&[(prompt_file.clone(), job.prompt.clone())])
+                .await?;
+            let values = Values::new(job, &prompt_file);
+            let mut argv = fill_in(&self.template, &values);
+            if let Some(word) = argv.iter().find(|word| word.len() > MAX_WORD_BYTES) {
+                return Err(too_long(word.len()));
+            }
+            let named = argv.first().cloned().unwrap_or_default();
+            let program = program::find(Path::new(&named), std::env::var_os("PATH"))?;
+            argv.splice(..argv.len().min(1), [program.into()]);
+            let mut command = job.command(argv, env(job, &self.env, &values));
+            // Files that the pool file names belong to the agent.
+            let named = self.template.iter().map(PathBuf::from);
+            let files = named.filter(|path| path.is_absolute() && path.is_file());
+            command.access.read.extend(files);
+            let finished = sandbox
+                .run(command, watch)
+                .await
+                .map_err(|error| launch_failure(&error))?;
+            let evidence = match watch.last_words {
+                Some(_) if finished.exit == Exit::Silent => AgentEvidence::NoLastEvent,
+                Some(_) | None => AgentEvidence::None,
+            };
+            Ok(AgentRun::of(finished, evidence))
+        }
+        .boxed()
     }
 }
 
@@ -107,8 +84,7 @@ fn env(job: &Job, more: &[(String, String)], values: &Values<'_>) -> Vec<(OsStri
         env.push((name.into(), value.into()));
     }
     for (name, value) in more {
-        env.retain(|(known, _)| known != name.as_str());
-        env.push((name.into(), fill_in_word(value, values)));
+        set(&mut env, name, fill_in_word(value, values));
     }
     env
 }

@@ -7,7 +7,7 @@
 use pool_core::result::ErrorKind;
 use serde::Deserialize;
 
-use crate::sandbox::Output;
+use crate::sandbox::CommandOutput;
 
 const APPLIED: &str = "Applied edit to ";
 const REFUSED: &str = "did not conform to the edit format";
@@ -50,7 +50,7 @@ pub struct AiderEvidence {
 }
 
 #[derive(Deserialize)]
-struct Event {
+struct AnalyticsEvent {
     event: String,
     #[serde(default)]
     properties: Properties,
@@ -63,7 +63,7 @@ struct Properties {
 
 impl AiderEvidence {
     /// Reads the evidence from the log, which has one JSON object per line, and from the output.
-    pub fn read(analytics: &str, output: &Output) -> Self {
+    pub fn read(analytics: &str, output: &CommandOutput) -> Self {
         let mut evidence = Self::default();
         for event in analytics
             .lines()
@@ -77,7 +77,7 @@ impl AiderEvidence {
         evidence
     }
 
-    fn take_event(&mut self, event: &Event) {
+    fn take_event(&mut self, event: &AnalyticsEvent) {
         match event.event.as_str() {
             "launched" => self.launched = true,
             "message_send_starting" => {
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     fn read(analytics: &str, printed: &str) -> AiderEvidence {
-        let mut output = Output::new(1024);
+        let mut output = CommandOutput::new(1024);
         output.push(printed.as_bytes());
         AiderEvidence::read(analytics, &output)
     }

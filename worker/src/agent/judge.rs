@@ -7,9 +7,10 @@
 use pool_core::pool::AgentKind;
 use pool_core::result::{ErrorKind, TaskFailure};
 
-use super::{AgentRun, AiderEvidence, Evidence};
+use super::{AgentEvidence, AgentRun, AiderEvidence};
 use crate::sandbox::Exit;
-use llm_gateway::record::{Call, CallClass, Cut, NoLlmLeft, Out, Record};
+use llm_gateway::class::{CallClass, Cut};
+use llm_gateway::record::{CallRecord, NoLlmLeft, NotAnswered, RunRecord};
 
 /// The edit of a run that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +36,7 @@ pub enum Edit {
 pub fn judge(
     kind: &AgentKind,
     run: &AgentRun,
-    record: &Record,
+    record: &RunRecord,
     changed: bool,
 ) -> Result<Edit, TaskFailure> {
     let facts = Facts {
@@ -69,7 +70,7 @@ pub fn silent() -> TaskFailure {
 /// Whether a run failed because no LLM was left for it, so that neither the task nor the agent is
 /// to blame. [`judge`] then returns the failure's class. A crash of the agent is always the agent's
 /// failure, whatever its LLMs did.
-pub fn no_llm_left<'a>(run: &AgentRun, record: &'a Record) -> Option<&'a NoLlmLeft> {
+pub fn no_llm_left<'a>(run: &AgentRun, record: &'a RunRecord) -> Option<&'a NoLlmLeft> {
     match run.exit {
         Exit::Status(_) | Exit::TimedOut | Exit::Silent | Exit::Done => record.no_llm_left.as_ref(),
         Exit::Cancelled | Exit::Signal(_) => None,
@@ -82,7 +83,7 @@ fn fail<T>(kind: ErrorKind, message: impl Into<String>) -> Result<T, TaskFailure
 
 struct Facts<'a> {
     run: &'a AgentRun,
-    record: &'a Record,
+    record: &'a RunRecord,
     changed: bool,
 }
 
@@ -107,11 +108,8 @@ impl Facts<'_> {
     /// Judges an agent that exited by itself, or that counts as if it had.
     fn ended(&self, kind: &AgentKind, status: i32) -> Result<Edit, TaskFailure> {
         match kind {
-            AgentKind::Noop => Ok(if self.changed {
-                Edit::Whole
-            } else {
-                Edit::Nothing
-            }),
+            AgentKind::Noop if self.changed => Ok(Edit::Whole),
+            AgentKind::Noop => Ok(Edit::Nothing),
             AgentKind::Command { .. } => self.command(status),
             AgentKind::Aider { .. } => self.aider(status),
         }
@@ -123,8 +121,8 @@ impl Facts<'_> {
     fn silent(&self, kind: &AgentKind) -> Result<Edit, TaskFailure> {
         self.last_call()?;
         let edited = match &self.run.evidence {
-            Evidence::Aider(evidence) => self.changed && evidence.applied,
-            Evidence::NoLastEvent | Evidence::None => self.changed,
+            AgentEvidence::Aider(evidence) => self.changed && evidence.applied,
+            AgentEvidence::NoLastEvent | AgentEvidence::None => self.changed,
         };
         if !edited || self.record.open_calls > 0 {
             return Err(silent());
@@ -137,8 +135,11 @@ impl Facts<'_> {
 
     /// Whether the agent was about to act on the last answer, or has not printed its last event.
     fn goes_on(&self) -> bool {
-        let tool = self.record.last_answer().is_some_and(Call::asks_for_a_tool);
-        tool || self.run.evidence == Evidence::NoLastEvent
+        let tool = self
+            .record
+            .last_answer()
+            .is_some_and(CallRecord::asks_for_a_tool);
+        tool || self.run.evidence == AgentEvidence::NoLastEvent
     }
 
     /// A run whose last LLM call failed is a failure of that class.
@@ -160,18 +161,17 @@ impl Facts<'_> {
                 format!("the agent exited with status {status}"),
             );
         }
-        if self.changed {
-            Ok(Edit::Whole)
-        } else {
-            self.nothing_changed()
+        match self.changed {
+            true => Ok(Edit::Whole),
+            false => self.nothing_changed(),
         }
     }
 
     fn aider(&self, status: i32) -> Result<Edit, TaskFailure> {
         let nothing = AiderEvidence::default();
         let evidence = match &self.run.evidence {
-            Evidence::Aider(evidence) => evidence,
-            Evidence::NoLastEvent | Evidence::None => &nothing,
+            AgentEvidence::Aider(evidence) => evidence,
+            AgentEvidence::NoLastEvent | AgentEvidence::None => &nothing,
         };
         self.last_call()?;
         self.empty_answer()?;
@@ -269,68 +269,53 @@ fn started(status: i32, evidence: &AiderEvidence) -> Result<(), TaskFailure> {
 
 /// The failure when no LLM is left. The class is that of the last LLM that was asked. An LLM that
 /// the pool has shut is unavailable.
-fn none_left(left: &NoLlmLeft, last: Option<&Call>) -> TaskFailure {
+fn none_left(left: &NoLlmLeft, last: Option<&CallRecord>) -> TaskFailure {
     let asked = left
         .llms
         .iter()
-        .any(|(_, out)| matches!(out, Out::Failed(_)));
+        .any(|(_, out)| matches!(out, NotAnswered::Failed(_)));
     let failure = last.filter(|_| asked).and_then(call_failure);
     let kind = failure
         .as_ref()
         .map_or(ErrorKind::LlmUnavailable, |failure| failure.kind);
     let said = failure.map(|failure| failure.message).unwrap_or_default();
-    match left.llms.as_slice() {
-        [(_, Out::Failed(_))] => TaskFailure::new(kind, said),
-        _ => {
-            let gap = if said.is_empty() { "" } else { "; " };
-            TaskFailure::new(kind, format!("no LLM is left ({left}){gap}{said}"))
-        }
+    if let [(_, NotAnswered::Failed(_))] = left.llms.as_slice() {
+        return TaskFailure::new(kind, said);
     }
+    let gap = if said.is_empty() { "" } else { "; " };
+    TaskFailure::new(kind, format!("no LLM is left ({left}){gap}{said}"))
 }
 
 /// The task's failure from a call that is not [`CallClass::Ok`].
-fn call_failure(call: &Call) -> Option<TaskFailure> {
+fn call_failure(call: &CallRecord) -> Option<TaskFailure> {
     let (kind, what) = match &call.class {
         CallClass::Ok => return None,
-        CallClass::RateLimited { retry_after } => {
-            let again = retry_after
-                .map(|after| format!(", again in {} s", after.as_secs()))
-                .unwrap_or_default();
-            (ErrorKind::LlmRateLimited, format!("rate limited{again}"))
-        }
-        CallClass::Timeout => (ErrorKind::LlmTimeout, "timed out".to_owned()),
-        CallClass::Unavailable => (ErrorKind::LlmUnavailable, "unavailable".to_owned()),
-        CallClass::ModelUnavailable => (ErrorKind::LlmModelUnavailable, "not served".to_owned()),
-        CallClass::Auth => (ErrorKind::LlmAuth, "the key was refused".to_owned()),
-        CallClass::ContextTooLong => (
-            ErrorKind::LlmContextTooLong,
-            "the prompt is too long".to_owned(),
-        ),
-        CallClass::BadRequest => (
-            ErrorKind::LlmBadRequest,
-            "the request was refused".to_owned(),
-        ),
+        CallClass::RateLimited { .. } => (ErrorKind::LlmRateLimited, "rate limited"),
+        CallClass::Timeout => (ErrorKind::LlmTimeout, "timed out"),
+        CallClass::Unavailable => (ErrorKind::LlmUnavailable, "unavailable"),
+        CallClass::ModelUnavailable => (ErrorKind::LlmModelUnavailable, "not served"),
+        CallClass::Auth => (ErrorKind::LlmAuth, "the key was refused"),
+        CallClass::ContextTooLong => (ErrorKind::LlmContextTooLong, "the prompt is too long"),
+        CallClass::BadRequest => (ErrorKind::LlmBadRequest, "the request was refused"),
         CallClass::BadAnswer => (
             ErrorKind::LlmBadAnswer,
-            "the answer was not valid in the protocol".to_owned(),
+            "the answer was not valid in the protocol",
         ),
         CallClass::Cut(Cut::OutputLimit) => (
             ErrorKind::LlmOutputLimit,
-            "its answer was cut off at its output limit".to_owned(),
+            "its answer was cut off at its output limit",
         ),
         CallClass::Cut(Cut::TaskLimit(_)) => (
             ErrorKind::TokenLimit,
-            "its answer was cut off at the task's limit".to_owned(),
+            "its answer was cut off at the task's limit",
         ),
-        CallClass::Cut(Cut::Filtered) => (
-            ErrorKind::LlmBadAnswer,
-            "its answer was filtered".to_owned(),
-        ),
-        CallClass::Cut(Cut::Unfinished) => (
-            ErrorKind::LlmBadAnswer,
-            "its answer was incomplete".to_owned(),
-        ),
-        CallClass::Refused(_) => (ErrorKind::TokenLimit, "refused by the gateway".to_owned()),
+        CallClass::Cut(Cut::Filtered) => (ErrorKind::LlmBadAnswer, "its answer was filtered"),
+        CallClass::Cut(Cut::Unfinished) => (ErrorKind::LlmBadAnswer, "its answer was incomplete"),
+        CallClass::Refused(_) => (ErrorKind::TokenLimit, "refused by the gateway"),
+    };
+    let again = match call.class.fault() {
+        Some((_, Some(after))) => format!(", again in {} s", after.as_secs()),
+        Some((_, None)) | None => String::new(),
     };
     let status = call
         .status
@@ -343,7 +328,10 @@ fn call_failure(call: &Call) -> Option<TaskFailure> {
     };
     Some(TaskFailure::new(
         kind,
-        format!("the last call of {} failed: {what}{status}{said}", call.llm),
+        format!(
+            "the last call of {} failed: {what}{again}{status}{said}",
+            call.llm
+        ),
     ))
 }
 

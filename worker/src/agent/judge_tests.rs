@@ -7,9 +7,9 @@ use pool_core::money::MicroUsd;
 use proptest::prelude::*;
 
 use super::*;
-use crate::sandbox::Output;
-use llm_gateway::permits::{Unavailable, Why};
-use llm_gateway::record::{Cap, Cut};
+use crate::sandbox::CommandOutput;
+use llm_gateway::class::{Cap, Cut};
+use llm_gateway::permits::{Unavailable, UnavailableReason};
 
 fn aider() -> AgentKind {
     AgentKind::Aider {
@@ -25,17 +25,17 @@ fn command() -> AgentKind {
     }
 }
 
-fn run(exit: Exit, evidence: Evidence) -> AgentRun {
+fn run(exit: Exit, evidence: AgentEvidence) -> AgentRun {
     AgentRun {
         exit,
-        output: Output::new(0),
+        output: CommandOutput::new(0),
         evidence,
         duration: Duration::from_secs(7),
     }
 }
 
-fn call(class: CallClass) -> Call {
-    Call {
+fn call(class: CallClass) -> CallRecord {
+    CallRecord {
         llm: LlmName::new("p/m").expect("an LLM"),
         class,
         status: None,
@@ -51,14 +51,14 @@ fn call(class: CallClass) -> Call {
     }
 }
 
-fn record(calls: Vec<Call>) -> Record {
-    Record {
+fn record(calls: Vec<CallRecord>) -> RunRecord {
+    RunRecord {
         calls,
-        ..Record::default()
+        ..RunRecord::default()
     }
 }
 
-fn ok() -> Record {
+fn ok() -> RunRecord {
     record(vec![call(CallClass::Ok)])
 }
 
@@ -129,8 +129,8 @@ fn a_failed_last_call_decides_whatever_the_agent_says() {
         for changed in [false, true] {
             for status in [0, 1, 2, 3] {
                 for (kind_of_agent, evidence) in [
-                    (aider(), Evidence::Aider(good())),
-                    (command(), Evidence::None),
+                    (aider(), AgentEvidence::Aider(good())),
+                    (command(), AgentEvidence::None),
                 ] {
                     let result = judge(
                         &kind_of_agent,
@@ -148,7 +148,7 @@ fn a_failed_last_call_decides_whatever_the_agent_says() {
             for exit in [Exit::TimedOut, Exit::Silent, Exit::Done] {
                 let result = judge(
                     &aider(),
-                    &run(exit, Evidence::Aider(good())),
+                    &run(exit, AgentEvidence::Aider(good())),
                     &record,
                     changed,
                 );
@@ -168,7 +168,7 @@ fn a_call_that_failed_and_was_repeated_well_is_no_failure() {
         let record = record(vec![call(class.clone()), call(CallClass::Ok)]);
         let result = judge(
             &aider(),
-            &run(Exit::Status(0), Evidence::Aider(good())),
+            &run(Exit::Status(0), AgentEvidence::Aider(good())),
             &record,
             true,
         );
@@ -178,9 +178,9 @@ fn a_call_that_failed_and_was_repeated_well_is_no_failure() {
 
 #[test]
 fn how_the_worker_saw_a_run_end_comes_first() {
-    let open = Record {
+    let open = RunRecord {
         open_calls: 1,
-        ..Record::default()
+        ..RunRecord::default()
     };
     for (exit, record, expected) in [
         (Exit::Cancelled, ok(), ErrorKind::Cancelled),
@@ -193,7 +193,7 @@ fn how_the_worker_saw_a_run_end_comes_first() {
             for changed in [false, true] {
                 let result = judge(
                     &agent,
-                    &run(exit, Evidence::Aider(good())),
+                    &run(exit, AgentEvidence::Aider(good())),
                     &record,
                     changed,
                 );
@@ -211,12 +211,12 @@ fn an_agent_that_changed_something_and_fell_silent_has_finished_unless_it_was_ab
         record(vec![call])
     };
     let cut = record(vec![call(CallClass::Cut(Cut::OutputLimit))]);
-    let (aiders, none) = (Evidence::Aider(good()), Evidence::None);
-    let unapplied = Evidence::Aider(AiderEvidence {
+    let (aiders, none) = (AgentEvidence::Aider(good()), AgentEvidence::None);
+    let unapplied = AgentEvidence::Aider(AiderEvidence {
         applied: false,
         ..good()
     });
-    let half = Evidence::Aider(AiderEvidence {
+    let half = AgentEvidence::Aider(AiderEvidence {
         refused: true,
         ..good()
     });
@@ -257,7 +257,7 @@ fn an_agent_that_changed_something_and_fell_silent_has_finished_unless_it_was_ab
         (
             "it says when it is done",
             command(),
-            Evidence::NoLastEvent,
+            AgentEvidence::NoLastEvent,
             ended("stop"),
             true,
             Ok(Edit::Unfinished),
@@ -308,7 +308,7 @@ fn an_agent_that_said_that_it_is_done_is_judged_as_if_it_had_ended_by_itself() {
     ] {
         let result = judge(
             &command(),
-            &run(Exit::Done, Evidence::None),
+            &run(Exit::Done, AgentEvidence::None),
             &record,
             changed,
         );
@@ -321,7 +321,7 @@ struct Row {
     name: &'static str,
     status: i32,
     evidence: AiderEvidence,
-    record: Record,
+    record: RunRecord,
     changed: bool,
     expected: Result<Edit, ErrorKind>,
 }
@@ -376,7 +376,7 @@ fn rows_of_answers() -> Vec<Row> {
         applied: false,
         ..good()
     };
-    let with = |change: fn(&mut Call)| {
+    let with = |change: fn(&mut CallRecord)| {
         let mut call = call(CallClass::Ok);
         change(&mut call);
         record(vec![call])
@@ -485,7 +485,7 @@ fn the_table_for_aider() {
         .chain(rows_of_answers())
         .chain(rows_of_edits())
     {
-        let run = run(Exit::Status(row.status), Evidence::Aider(row.evidence));
+        let run = run(Exit::Status(row.status), AgentEvidence::Aider(row.evidence));
         let result = judge(&aider(), &run, &row.record, row.changed);
         assert_eq!(kind(&result), row.expected, "{}", row.name);
     }
@@ -502,7 +502,7 @@ fn the_table_for_other_agents() {
     ] {
         let result = judge(
             &agent,
-            &run(Exit::Status(status), Evidence::None),
+            &run(Exit::Status(status), AgentEvidence::None),
             &record,
             changed,
         );
@@ -522,7 +522,7 @@ fn a_message_names_the_llm_and_what_it_said() {
     (failed.status, failed.message) = (Some(429), "slow down".to_owned());
     let result = judge(
         &command(),
-        &run(Exit::Status(0), Evidence::None),
+        &run(Exit::Status(0), AgentEvidence::None),
         &record(vec![failed]),
         true,
     );
@@ -566,7 +566,7 @@ proptest! {
         evidence in any_evidence(), status in 0..4_i32, changed: bool, failed in 0..16_usize,
     ) {
         let class = failures().get(failed).map_or(CallClass::Ok, |(class, _)| class.clone());
-        let result = judge(&aider(), &run(Exit::Status(status), Evidence::Aider(evidence.clone())),
+        let result = judge(&aider(), &run(Exit::Status(status), AgentEvidence::Aider(evidence.clone())),
             &record(vec![call(class.clone())]), changed);
         if result.is_ok() {
             let sound = changed && status == 0 && class == CallClass::Ok && evidence.answered && !evidence.stumbled;
@@ -579,13 +579,13 @@ proptest! {
 fn a_run_for_which_no_llm_was_left_has_the_class_of_the_last_one_and_names_all() {
     let name = |llm: &str| LlmName::new(llm).expect("an LLM");
     let shut = |reason| {
-        Out::Unavailable(Unavailable {
+        NotAnswered::Unavailable(Unavailable {
             reason,
             detail: "until 12:05".to_owned(),
         })
     };
-    let failed = |class| Out::Failed(class);
-    let exit = |exit| run(exit, Evidence::None);
+    let failed = |class| NotAnswered::Failed(class);
+    let exit = |exit| run(exit, AgentEvidence::None);
     for (llms, calls, expected, part) in [
         (
             vec![
@@ -599,14 +599,14 @@ fn a_run_for_which_no_llm_was_left_has_the_class_of_the_last_one_and_names_all()
         (
             vec![
                 (name("p/m"), failed(CallClass::Timeout)),
-                (name("p/b"), shut(Why::Budget)),
+                (name("p/b"), shut(UnavailableReason::Budget)),
             ],
             vec![call(CallClass::Timeout)],
             ErrorKind::LlmTimeout,
             "p/b: budget (until 12:05)",
         ),
         (
-            vec![(name("p/m"), shut(Why::Breaker))],
+            vec![(name("p/m"), shut(UnavailableReason::Breaker))],
             vec![call(CallClass::Ok)],
             ErrorKind::LlmUnavailable,
             "no LLM is left (p/m: breaker (until 12:05))",
@@ -618,7 +618,7 @@ fn a_run_for_which_no_llm_was_left_has_the_class_of_the_last_one_and_names_all()
             "the last call of p/m failed: timed out",
         ),
     ] {
-        let record = Record {
+        let record = RunRecord {
             calls,
             open_calls: 0,
             no_llm_left: Some(NoLlmLeft { llms }),

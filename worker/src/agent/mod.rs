@@ -12,7 +12,7 @@ mod judge;
 mod noop;
 mod program;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,8 +22,11 @@ use pool_core::pool::{self, AgentKind, Secret};
 use pool_core::result::{ErrorKind, TaskFailure};
 use pool_core::source::RelativePath;
 
-use crate::sandbox::{Command, CommandAccess, Exit, LaunchError, Output, Sandbox, Watch};
-use crate::workspace::{bound_git, make_directory, off_the_runtime, write_new};
+use crate::sandbox::{
+    CommandAccess, CommandOutput, Exit, Finished, LaunchError, SandboxCommand, SandboxLauncher,
+    Watch,
+};
+use crate::workspace::{bound_git, failure, make_directory, off_the_runtime, write_new};
 
 pub use evidence::AiderEvidence;
 pub use judge::{Edit, judge, no_llm_left, silent};
@@ -64,14 +67,25 @@ pub struct Job {
 #[derive(Debug, Clone)]
 pub struct AgentRun {
     pub exit: Exit,
-    pub output: Output,
-    pub evidence: Evidence,
+    pub output: CommandOutput,
+    pub evidence: AgentEvidence,
     pub duration: Duration,
+}
+
+impl AgentRun {
+    fn of(finished: Finished, evidence: AgentEvidence) -> Self {
+        Self {
+            exit: finished.exit,
+            output: finished.output,
+            evidence,
+            duration: finished.duration,
+        }
+    }
 }
 
 /// Evidence from an agent's own records, for the kinds of agents that keep some.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Evidence {
+pub enum AgentEvidence {
     Aider(AiderEvidence),
     /// The worker stopped it in silence before it had printed its last event.
     NoLastEvent,
@@ -79,27 +93,31 @@ pub enum Evidence {
 }
 
 /// A kind of agent.
-pub trait Agent: Send + Sync {
+pub trait CodingAgent: Send + Sync {
     /// Runs it once. An error means that it did not run at all ([`ErrorKind::AgentConfig`],
     /// [`ErrorKind::Workspace`]). [`judge()`] judges everything else.
     fn run<'a>(
         &'a self,
         job: &'a Job,
-        sandbox: &'a Sandbox,
+        sandbox: &'a SandboxLauncher,
         watch: &'a Watch,
     ) -> BoxFuture<'a, Result<AgentRun, TaskFailure>>;
 }
 
 /// The agent that the pool file names.
-pub fn from_config(config: &pool::Agent) -> Box<dyn Agent> {
+pub fn from_config(config: &pool::Agent) -> Box<dyn CodingAgent> {
     match &config.kind {
         AgentKind::Aider {
             program,
             edit_format,
-        } => Box::new(aider::Aider::new(program.clone(), edit_format.clone())),
-        AgentKind::Command { argv, env } => {
-            Box::new(command::CommandAgent::new(argv.clone(), env.clone()))
-        }
+        } => Box::new(aider::Aider {
+            program: program.clone(),
+            edit_format: edit_format.clone(),
+        }),
+        AgentKind::Command { argv, env } => Box::new(command::CommandAgent {
+            template: argv.clone(),
+            env: env.clone(),
+        }),
         AgentKind::Noop => Box::new(noop::Noop),
     }
 }
@@ -132,15 +150,14 @@ impl Job {
             ("TERM".into(), "dumb".into()),
         ];
         for (name, value) in &self.env {
-            env.retain(|(known, _)| known != name);
-            env.push((name.clone(), value.clone()));
+            set(&mut env, name, value);
         }
         env
     }
 
-    fn command(&self, argv: Vec<OsString>, mut env: Vec<(OsString, OsString)>) -> Command {
+    fn command(&self, argv: Vec<OsString>, mut env: Vec<(OsString, OsString)>) -> SandboxCommand {
         bound_git(&mut env, &self.worktree);
-        Command {
+        SandboxCommand {
             argv,
             cwd: self.worktree.clone(),
             env,
@@ -151,7 +168,7 @@ impl Job {
     }
 
     /// Makes the directories and files of a run in `scratch`. They replace those of an earlier run.
-    async fn furnish(&self, files: &[(PathBuf, String)]) -> Result<(), TaskFailure> {
+    async fn write_files(&self, files: &[(PathBuf, String)]) -> Result<(), TaskFailure> {
         let (directories, files) = ([self.home(), self.temporary()], files.to_vec());
         let make = move || {
             directories
@@ -161,13 +178,17 @@ impl Job {
                 .iter()
                 .try_for_each(|(path, text)| write_new(path, text.as_bytes()))
         };
-        off_the_runtime(make).await.map_err(|error| {
-            TaskFailure::new(
-                ErrorKind::Workspace,
-                format!("cannot write the agent's files: {error}"),
-            )
-        })
+        off_the_runtime(make)
+            .await
+            .map_err(|error| failure("cannot write the agent's files", error))
     }
+}
+
+/// Sets a variable, which replaces an earlier one.
+fn set(env: &mut Vec<(OsString, OsString)>, name: impl AsRef<OsStr>, value: impl Into<OsString>) {
+    let name = name.as_ref();
+    env.retain(|(known, _)| known != name);
+    env.push((name.to_owned(), value.into()));
 }
 
 fn launch_failure(error: &LaunchError) -> TaskFailure {

@@ -4,36 +4,29 @@
 //! This module knows neither the broker nor the log. A task goes in, a result comes out. The only
 //! thing that stays behind is a commit; the branch is set to it later.
 
-use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use pool_broker::fault::{Point, point};
-use pool_config::Env;
 use pool_core::id::{AttemptId, TaskId};
-use pool_core::pool::{self, AgentKind, Pool};
+use pool_core::pool::AgentKind;
 use pool_core::result::{ErrorKind, ResultMessage, Status, TaskFailure, Usage};
-use pool_core::task::Limits;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::claim::Claimed;
-use super::progress::OutputReporter;
-use super::work::{Findings, Finish, Left, Work, cancelled};
-use crate::agent::{self, Agent};
-use crate::sandbox::Sandbox;
-use crate::workspace::{RepositoryHandle, Workspaces};
+use super::work::{Findings, Finish, RemainingLimits, Work, cancelled, millis};
+use super::workshop::Attempts;
+use crate::workspace::RepositoryHandle;
 use llm_gateway::permits::Permits;
-use llm_gateway::{Gateway, Upstreams};
 
 /// How long the outcome waits for the removal of the worktree. After that the removal goes on in
 /// the background.
 const REMOVAL: Duration = Duration::from_secs(10);
 
 /// How an attempt ended.
-pub enum Ended {
-    Outcome(Box<Outcome>),
+pub enum AttemptEnd {
+    Outcome(Box<AttemptOutcome>),
     /// No LLM was left for the task. It goes back to its queue.
     HandBack(Box<HandBack>),
     /// The attempt was cancelled. Its usage still counts.
@@ -50,11 +43,11 @@ pub struct HandBack {
     pub kind: ErrorKind,
     /// The usage and findings of the attempt, as a failed outcome. It is used when the task has
     /// been handed back too often.
-    pub outcome: Outcome,
+    pub outcome: AttemptOutcome,
 }
 
 /// The outcome of an attempt.
-pub struct Outcome {
+pub struct AttemptOutcome {
     /// The caller fills in `attempt` and `queued_ms`.
     pub result: ResultMessage,
     pub branch: Option<Branch>,
@@ -84,98 +77,7 @@ impl Branch {
     }
 }
 
-/// Shared by the programmers of a process: keys, worktrees, the sandbox.
-pub struct Workshop {
-    pub(super) pool: Arc<Pool>,
-    upstreams: Arc<Upstreams>,
-    workspaces: Workspaces,
-    pub(super) sandbox: Sandbox,
-    pub(super) agent: Box<dyn Agent>,
-    /// The part of the worker's environment that agents may see.
-    pub(super) env: Vec<(OsString, OsString)>,
-    /// The worker's own `PATH`, for acceptance checks.
-    pub(super) path: OsString,
-}
-
-impl Workshop {
-    /// # Errors
-    /// When the workspace directory or the providers cannot be used. The message names the culprit.
-    pub fn open(pool: Arc<Pool>) -> anyhow::Result<Self> {
-        let sandbox = Sandbox::new(&pool);
-        Self::open_with(pool, sandbox)
-    }
-
-    /// Like [`Self::open`], with the caller's sandbox; for tests.
-    ///
-    /// # Errors
-    /// Those of [`Self::open`].
-    pub fn open_with(pool: Arc<Pool>, sandbox: Sandbox) -> anyhow::Result<Self> {
-        let env = Env::of_process();
-        let upstreams = Upstreams::new(&pool, |name| {
-            env.secret(name).unwrap_or_else(|problem| {
-                tracing::error!("{name}_FILE {problem}");
-                None
-            })
-        })?;
-        let workspaces = Workspaces::open(&pool.workspace).with_context(|| {
-            format!(
-                "failed to use the workspace directory {}",
-                pool.workspace.dir.display()
-            )
-        })?;
-        Ok(Self {
-            upstreams,
-            workspaces,
-            sandbox,
-            agent: agent::from_config(&pool.agent),
-            env: agent::allowed_env(&pool.agent.env_allow),
-            path: std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into()),
-            pool,
-        })
-    }
-
-    pub fn upstreams(&self) -> Arc<Upstreams> {
-        Arc::clone(&self.upstreams)
-    }
-
-    /// The attempts of one programmer, with a gateway of their own.
-    ///
-    /// # Errors
-    /// When no loopback port is free.
-    pub async fn attempts(
-        self: &Arc<Self>,
-        programmer: pool::Programmer,
-    ) -> anyhow::Result<Attempts> {
-        let gateway = Gateway::start(Arc::clone(&self.upstreams))
-            .await
-            .context("failed to start the LLM gateway")?;
-        Ok(Attempts {
-            workshop: Arc::clone(self),
-            programmer,
-            gateway,
-            teller: None,
-        })
-    }
-}
-
-/// Runs attempts of one programmer, one at a time.
-pub struct Attempts {
-    pub(super) workshop: Arc<Workshop>,
-    pub(super) programmer: pool::Programmer,
-    pub(super) gateway: Gateway,
-    teller: Option<OutputReporter>,
-}
-
 impl Attempts {
-    /// Reports the output of agents to `teller`.
-    #[must_use]
-    pub fn told_to(self, teller: OutputReporter) -> Self {
-        Self {
-            teller: Some(teller),
-            ..self
-        }
-    }
-
     /// Works on a task until the attempt ends in any way. Nothing stays behind but a commit, if
     /// there is one.
     pub async fn run(
@@ -183,7 +85,7 @@ impl Attempts {
         claimed: &Claimed,
         permits: Arc<dyn Permits>,
         stop: &CancellationToken,
-    ) -> Ended {
+    ) -> AttemptEnd {
         let began = Instant::now();
         let mut findings = Findings::default();
         let finish = match self.workshop.pool.agent.kind {
@@ -195,17 +97,17 @@ impl Attempts {
                 .unwrap_or_else(Finish::Failed),
         };
         if stop.is_cancelled() {
-            return Ended::Stopped {
+            return AttemptEnd::Stopped {
                 usage: findings.usage(),
             };
         }
         findings.timings.run_ms = millis(began.elapsed());
         match finish {
-            Finish::Done => Ended::Outcome(Box::new(self.outcome(claimed, findings, None))),
+            Finish::Done => AttemptEnd::Outcome(Box::new(self.outcome(claimed, findings, None))),
             Finish::Failed(failure) => {
-                Ended::Outcome(Box::new(self.outcome(claimed, findings, Some(failure))))
+                AttemptEnd::Outcome(Box::new(self.outcome(claimed, findings, Some(failure))))
             }
-            Finish::HandBack(failure) => Ended::HandBack(Box::new(HandBack {
+            Finish::HandBack(failure) => AttemptEnd::HandBack(Box::new(HandBack {
                 why: failure.message.clone(),
                 kind: failure.kind,
                 outcome: self.outcome(claimed, findings, Some(failure)),
@@ -220,13 +122,14 @@ impl Attempts {
         stop: &CancellationToken,
         findings: &mut Findings,
     ) -> Result<Finish, TaskFailure> {
-        let task = &claimed.envelope.task;
+        let task = &claimed.delivered.task;
         let limits = &self.programmer.limits;
-        let left = Left {
+        let remaining = RemainingLimits {
             cost_usd: claimed.max_cost(limits.max_cost),
             tokens: claimed.max_tokens(limits.max_tokens),
         };
-        let limit = self.time_limit(&task.message.limits);
+        let own_limit = task.message.limits.timeout();
+        let limit = own_limit.map_or(limits.timeout, |own| own.min(limits.timeout));
         let until = Instant::now() + limit;
         let worktree = tokio::select! {
             worktree = self.workshop.workspaces.prepare(task, claimed.attempt) => worktree?,
@@ -236,19 +139,19 @@ impl Attempts {
         point(Point::WorktreeMade);
         // Cancelled, not dropped: a cancelled run ends its processes before it returns.
         let cancel = stop.child_token();
-        let telling = self
-            .teller
+        let output = self
+            .reporter
             .as_ref()
-            .map(|teller| teller.tell(&task.id, claimed.attempt));
+            .map(|reporter| reporter.stream(&task.id, claimed.attempt));
         let finish = {
             let work = Work {
                 attempts: self,
                 task,
-                left,
+                remaining,
                 worktree: &worktree,
                 permits,
                 cancel: &cancel,
-                telling: telling.as_ref(),
+                output: output.as_ref(),
             };
             let working = work.all_runs(findings);
             tokio::pin!(working);
@@ -275,18 +178,13 @@ impl Attempts {
         finish
     }
 
-    fn time_limit(&self, limits: &Limits) -> Duration {
-        let cap = self.programmer.limits.timeout;
-        limits.timeout().map_or(cap, |own| own.min(cap))
-    }
-
     fn outcome(
         &self,
         claimed: &Claimed,
         findings: Findings,
         error: Option<TaskFailure>,
-    ) -> Outcome {
-        let id = &claimed.envelope.task.id;
+    ) -> AttemptOutcome {
+        let id = &claimed.delivered.task.id;
         let usage = findings.usage();
         let (llm, used_backup) = (
             findings.llm().cloned(),
@@ -322,7 +220,7 @@ impl Attempts {
             task: None,
         };
         let attempt = claimed.attempt;
-        Outcome {
+        AttemptOutcome {
             result,
             branch: commit.map(|(commit, repository)| Branch {
                 repository,
@@ -331,10 +229,6 @@ impl Attempts {
             }),
         }
     }
-}
-
-pub(super) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn out_of_time(limit: Duration) -> TaskFailure {

@@ -1,7 +1,7 @@
 //! Steps 7 and 8 of the life of a task (ARCHITECTURE.md): read the delivery, ask the fold, claim the
 //! task in the log.
 //!
-//! [`examine`] decides and needs no broker; [`super::Programmer`] acts on the decision.
+//! [`examine`] decides and needs no broker; [`super::ProgrammerRunner`] acts on the decision.
 
 use pool_broker::headers::{self, Keeps, Reply};
 use pool_broker::topology::REPLY_PREFIX;
@@ -21,7 +21,7 @@ const MOST_UNSTARTED_DELIVERIES: u64 = 10;
 
 /// A delivery that holds a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Envelope {
+pub struct DeliveredTask {
     pub task: Task,
     pub body_hash: String,
     pub token: Token,
@@ -29,10 +29,10 @@ pub struct Envelope {
     pub keeps: Keeps,
 }
 
-/// A delivery without a valid task. It holds the id and the reply address, as far as they could be
-/// read.
+/// A delivery that cannot be handled: without a valid task, or of a task that is never started. It
+/// holds the id and the reply address, as far as they could be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Malformed {
+pub struct DeadDelivery {
     pub id: Option<TaskId>,
     pub reply: Reply,
     pub failure: TaskFailure,
@@ -41,11 +41,14 @@ pub struct Malformed {
 /// Reads a delivery from a task queue.
 ///
 /// # Errors
-/// [`Malformed`], with a message for the submitter.
-pub fn read(body: &[u8], properties: &lapin::BasicProperties) -> Result<Envelope, Malformed> {
+/// [`DeadDelivery`], with a message for the submitter.
+pub fn read(
+    body: &[u8],
+    properties: &lapin::BasicProperties,
+) -> Result<DeliveredTask, DeadDelivery> {
     let property_id = headers::text(properties.message_id()).map(TaskId::new);
     let readable_id = || id_in(body).or_else(|| property_id.clone().and_then(Result::ok));
-    let malformed = |id: Option<TaskId>, reply: Reply, problem: String| Malformed {
+    let malformed = |id: Option<TaskId>, reply: Reply, problem: String| DeadDelivery {
         id,
         reply,
         failure: TaskFailure::new(ErrorKind::InvalidTask, problem),
@@ -79,13 +82,20 @@ pub fn read(body: &[u8], properties: &lapin::BasicProperties) -> Result<Envelope
         }
     };
     let task = Task::new(id, message);
-    Ok(Envelope {
+    Ok(DeliveredTask {
         body_hash: task.body_hash(),
         task,
         token: headers::token(properties),
         reply,
         keeps: Keeps::of(properties),
     })
+}
+
+/// How a task ends without a run of its agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskEnd {
+    pub status: Status,
+    pub failure: TaskFailure,
 }
 
 /// The decision about a delivery.
@@ -98,38 +108,40 @@ pub enum Examination {
     /// The task has finished: acknowledge the message, and send the existing result to its reply
     /// address.
     Finished,
-    /// The task belongs in another queue: send it back through `pool.tasks` with this generation.
-    Divert { generation: u32 },
+    /// The task belongs in another queue: send it back through `pool.tasks` with the next generation.
+    Divert,
     /// The task ends here, without an attempt.
-    End(Status, TaskFailure),
+    End(TaskEnd),
     /// The task cannot be handled: send it to `pool.dead`, and a result to the submitter.
     Dead(TaskFailure),
 }
 
 /// Decides by the fold how to handle a delivery. Pure.
-pub fn examine(fold: &PoolState, envelope: &Envelope, offered: &CapabilitySet) -> Examination {
-    let known = fold.tasks.get(&envelope.task.id);
+pub fn examine(
+    fold: &PoolState,
+    delivered: &DeliveredTask,
+    offered: &CapabilitySet,
+) -> Examination {
+    let known = fold.tasks.get(&delivered.task.id);
     let generation = known.map_or(0, |state| state.generation);
-    if let Some(conflict) = conflict(fold, envelope) {
+    if let Some(conflict) = conflict(fold, delivered) {
         return conflict;
     }
-    if known.is_some_and(|state| state.outcome.is_some()) {
+    if known.is_some_and(TaskState::is_finished) {
         return Examination::Finished;
     }
-    if envelope.token.generation < generation {
+    if delivered.token.generation < generation {
         return older_than_the_log(known);
     }
-    if !envelope.task.message.capabilities.is_subset(offered) {
-        return Examination::Divert {
-            generation: generation.max(envelope.token.generation) + 1,
-        };
+    if !delivered.task.message.capabilities.is_subset(offered) {
+        return Examination::Divert;
     }
     if known.is_none_or(|state| state.fence.is_none())
-        && envelope.token.count >= MOST_UNSTARTED_DELIVERIES
+        && delivered.token.count >= MOST_UNSTARTED_DELIVERIES
     {
         let problem = format!(
             "the task was delivered {} times and never started",
-            envelope.token.count
+            delivered.token.count
         );
         return Examination::Dead(TaskFailure::new(ErrorKind::Poison, problem));
     }
@@ -139,46 +151,40 @@ pub fn examine(fold: &PoolState, envelope: &Envelope, offered: &CapabilitySet) -
 /// A delivery whose generation is older than the log's. The process that reissued the task may have
 /// died before it published the new message. Then this message is the only one.
 fn older_than_the_log(known: Option<&TaskState>) -> Examination {
-    match known.is_some_and(|state| state.published) {
+    match known.is_some_and(TaskState::is_published) {
         true => Examination::Drop("the task has been published again since"),
-        false => Examination::Divert {
-            generation: known.map_or(0, |state| state.generation) + 1,
-        },
+        false => Examination::Divert,
     }
 }
 
 /// Whether the log knows this id with another body.
-fn conflict(fold: &PoolState, envelope: &Envelope) -> Option<Examination> {
-    let known = fold.tasks.get(&envelope.task.id)?.body_hash.as_ref()?;
-    (*known != envelope.body_hash).then(|| {
+fn conflict(fold: &PoolState, delivered: &DeliveredTask) -> Option<Examination> {
+    let known = fold.tasks.get(&delivered.task.id)?.body_hash.as_ref()?;
+    (*known != delivered.body_hash).then(|| {
         let problem = format!(
             "the id {} belongs to a task with another body; use a new id",
-            envelope.task.id
+            delivered.task.id
         );
-        Examination::End(
-            Status::Rejected,
-            TaskFailure::new(ErrorKind::IdConflict, problem),
-        )
+        Examination::End(TaskEnd {
+            status: Status::Rejected,
+            failure: TaskFailure::new(ErrorKind::IdConflict, problem),
+        })
     })
 }
 
 /// How to handle a delivery whose `started` was refused.
-pub fn after_refusal(fold: &PoolState, envelope: &Envelope, refusal: Refusal) -> Examination {
-    if let Some(conflict) = conflict(fold, envelope) {
+pub fn after_refusal(fold: &PoolState, delivered: &DeliveredTask, refusal: Refusal) -> Examination {
+    if let Some(conflict) = conflict(fold, delivered) {
         return conflict;
     }
-    let known = fold.tasks.get(&envelope.task.id);
+    let known = fold.tasks.get(&delivered.task.id);
     match refusal {
         // The broker counts deliveries from the start when somebody moves a message by hand. If the
         // owner is not alive, no other programmer has the task.
         Refusal::Superseded
-            if known.is_some_and(|state| {
-                state.owner.as_ref().is_none_or(|owner| fold.is_gone(owner))
-            }) =>
+            if known.is_some_and(|state| state.owner().is_none_or(|owner| fold.is_gone(owner))) =>
         {
-            Examination::Divert {
-                generation: known.map_or(0, |state| state.generation) + 1,
-            }
+            Examination::Divert
         }
         Refusal::Finished => Examination::Finished,
         Refusal::OldGeneration => older_than_the_log(known),
@@ -203,7 +209,7 @@ pub struct Earlier {
 /// A task that this programmer owns.
 #[derive(Debug)]
 pub struct Claimed {
-    pub envelope: Envelope,
+    pub delivered: DeliveredTask,
     pub attempt: AttemptId,
     /// The number of this attempt; the first is 1.
     pub number: u32,
@@ -217,7 +223,7 @@ impl Claimed {
     /// for certain, so a crash does not use it up.
     pub fn max_cost(&self, of_programmer: MicroUsd) -> MicroUsd {
         let left = of_programmer.saturating_sub(self.spent.for_sure.cost_usd);
-        let own = self.envelope.task.message.limits.max_cost_usd;
+        let own = self.delivered.task.message.limits.max_cost_usd;
         own.map_or(left, |own| {
             own.saturating_sub(self.spent.at_most.cost_usd).min(left)
         })
@@ -231,43 +237,51 @@ impl Claimed {
     /// Why the attempt ends at once: the task was started too often, or its deadline has passed.
     /// This is decided after the claim, because only its owner can finish a task that has been
     /// started before.
-    pub fn ends_at_once(&self, max_attempts: u32) -> Option<(Status, TaskFailure)> {
+    pub fn ends_at_once(&self, max_attempts: u32) -> Option<TaskEnd> {
         if self.number > max_attempts {
             let problem = format!(
                 "the task was started {} times and never finished; its last attempts died with their worker",
                 self.number - 1
             );
-            return Some((Status::Failed, TaskFailure::new(ErrorKind::Poison, problem)));
+            return Some(TaskEnd {
+                status: Status::Failed,
+                failure: TaskFailure::new(ErrorKind::Poison, problem),
+            });
         }
         let deadline = self
-            .envelope
+            .delivered
             .task
             .message
             .limits
             .deadline
             .filter(|deadline| *deadline <= self.since)?;
-        Some((Status::Expired, TaskFailure::deadline_passed(deadline)))
+        Some(TaskEnd {
+            status: Status::Expired,
+            failure: TaskFailure::deadline_passed(deadline),
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_core::event::{EmitterId, Event, EventBatch};
+    use pool_core::event::{
+        EmitterId, Event, EventBatch, TaskFinished, TaskPublished, TaskReleased, TaskStarted,
+    };
     use pool_core::id::{Capability, ProgrammerId};
 
     const NOW: Timestamp = Timestamp(1_767_323_045_678);
 
-    fn envelope(extra: &str, count: u64) -> Envelope {
+    fn delivered(extra: &str, count: u64) -> DeliveredTask {
         let body = format!(r#"{{"id": "t", "instruction": "x", "repository": "app"{extra}}}"#);
         let properties = lapin::BasicProperties::default();
-        let envelope = read(body.as_bytes(), &properties).expect("a task");
-        Envelope {
+        let delivered = read(body.as_bytes(), &properties).expect("a task");
+        DeliveredTask {
             token: Token {
                 generation: 0,
                 count,
             },
-            ..envelope
+            ..delivered
         }
     }
 
@@ -285,7 +299,7 @@ mod tests {
     }
 
     fn started(count: u64, hash: &str) -> Event {
-        Event::Started {
+        Event::from(TaskStarted {
             task: TaskId::new("t").expect("an id"),
             attempt: AttemptId::from_u128(1),
             programmer: ProgrammerId::new("001").expect("an id"),
@@ -295,18 +309,18 @@ mod tests {
             },
             route: "any".to_owned(),
             body_hash: hash.to_owned(),
-        }
+        })
     }
 
     fn finished() -> Event {
-        Event::Finished {
+        Event::from(TaskFinished {
             task: TaskId::new("t").expect("an id"),
             attempt: Some(AttemptId::from_u128(1)),
             status: Status::Succeeded,
             llm: None,
             cost_usd: MicroUsd::ZERO,
             error: None,
-        }
+        })
     }
 
     fn offered() -> CapabilitySet {
@@ -315,48 +329,44 @@ mod tests {
 
     #[test]
     fn a_new_task_is_claimed_and_a_finished_one_is_dropped() {
-        let envelope = envelope("", 0);
-        let examine = |fold: &PoolState| examine(fold, &envelope, &offered());
+        let delivered = delivered("", 0);
+        let examine = |fold: &PoolState| examine(fold, &delivered, &offered());
         assert_eq!(examine(&fold(vec![])), Examination::Claim, "never heard of");
-        let done = fold(vec![started(0, &envelope.body_hash), finished()]);
+        let done = fold(vec![started(0, &delivered.body_hash), finished()]);
         assert_eq!(examine(&done), Examination::Finished, "finished");
     }
 
     #[test]
     fn another_body_under_a_known_id_is_a_conflict_even_when_that_task_has_finished() {
         let other = fold(vec![started(0, "other"), finished()]);
-        let examination = examine(&other, &envelope("", 0), &offered());
+        let examination = examine(&other, &delivered("", 0), &offered());
         assert!(
-            matches!(&examination, Examination::End(Status::Rejected, failure) if failure.kind == ErrorKind::IdConflict),
+            matches!(&examination, Examination::End(TaskEnd { status: Status::Rejected, failure }) if failure.kind == ErrorKind::IdConflict),
             "the submitter must get a result: {examination:?}"
         );
     }
 
     #[test]
     fn a_task_for_others_goes_back_with_the_next_generation() {
-        let envelope = envelope(r#", "capabilities": ["premium"]"#, 0);
-        let examination = examine(&fold(vec![]), &envelope, &offered());
-        assert_eq!(
-            examination,
-            Examination::Divert { generation: 1 },
-            "not offered here"
-        );
+        let delivered = delivered(r#", "capabilities": ["premium"]"#, 0);
+        let examination = examine(&fold(vec![]), &delivered, &offered());
+        assert_eq!(examination, Examination::Divert, "not offered here");
     }
 
     #[test]
     fn an_old_delivery_is_dropped_only_when_the_new_message_is_in_its_queue() {
-        let envelope = envelope("", 0);
+        let delivered = delivered("", 0);
         let reissued = || Event::reissued(&TaskId::new("t").expect("an id"), 1);
-        let examine = |events| examine(&fold(events), &envelope, &offered());
+        let examine = |events| examine(&fold(events), &delivered, &offered());
         assert_eq!(
             examine(vec![reissued()]),
-            Examination::Divert { generation: 2 },
+            Examination::Divert,
             "it was never published again"
         );
-        let published = Event::Published {
+        let published = Event::from(TaskPublished {
             task: TaskId::new("t").expect("an id"),
             generation: 1,
-        };
+        });
         let examination = examine(vec![reissued(), published]);
         assert_eq!(
             examination,
@@ -367,19 +377,19 @@ mod tests {
 
     #[test]
     fn a_start_that_comes_behind_a_reissue_is_dropped_only_when_that_was_published() {
-        let envelope = envelope("", 0);
+        let delivered = delivered("", 0);
         let id = || TaskId::new("t").expect("an id");
-        let after = |events| after_refusal(&fold(events), &envelope, Refusal::OldGeneration);
+        let after = |events| after_refusal(&fold(events), &delivered, Refusal::OldGeneration);
         let reissued = Event::reissued(&id(), 1);
         assert_eq!(
             after(vec![reissued.clone()]),
-            Examination::Divert { generation: 2 },
+            Examination::Divert,
             "this message is all there is"
         );
-        let published = Event::Published {
+        let published = Event::from(TaskPublished {
             task: id(),
             generation: 1,
-        };
+        });
         let dropped = Examination::Drop("the task has been published again since");
         assert_eq!(
             after(vec![reissued, published]),
@@ -390,25 +400,21 @@ mod tests {
 
     #[test]
     fn a_delivery_that_lost_to_nobody_is_sent_on_instead_of_dropped() {
-        let envelope = envelope("", 0);
-        let released = Event::Released {
+        let delivered = delivered("", 0);
+        let released = Event::from(TaskReleased {
             task: TaskId::new("t").expect("an id"),
             attempt: AttemptId::from_u128(1),
             no_llm: false,
-        };
-        let after = |events| after_refusal(&fold(events), &envelope, Refusal::Superseded);
-        let owned = vec![started(5, &envelope.body_hash)];
+        });
+        let after = |events| after_refusal(&fold(events), &delivered, Refusal::Superseded);
+        let owned = vec![started(5, &delivered.body_hash)];
         assert_eq!(
             after(owned.clone()),
             Examination::Drop("another delivery owns the task"),
             "it has an owner"
         );
         let free = owned.into_iter().chain([released]).collect();
-        assert_eq!(
-            after(free),
-            Examination::Divert { generation: 1 },
-            "nobody has it"
-        );
+        assert_eq!(after(free), Examination::Divert, "nobody has it");
     }
 
     #[test]
@@ -418,7 +424,7 @@ mod tests {
             ..Spent::default()
         };
         let claimed = |cost| Claimed {
-            envelope: envelope(r#", "limits": {"max_cost_usd": "2.00"}"#, 0),
+            delivered: delivered(r#", "limits": {"max_cost_usd": "2.00"}"#, 0),
             attempt: AttemptId::from_u128(1),
             number: 2,
             spent: Earlier {
@@ -435,7 +441,7 @@ mod tests {
         );
         assert_eq!(left(2_100_000), MicroUsd::ZERO, "zero, not less");
         let after_a_crash = |limits: &str| Claimed {
-            envelope: envelope(limits, 0),
+            delivered: delivered(limits, 0),
             spent: Earlier {
                 at_most: spent(1_900_000),
                 for_sure: spent(300_000),
@@ -459,7 +465,7 @@ mod tests {
     #[test]
     fn a_task_that_waited_past_its_deadline_ends_instead_of_being_worked_on() {
         let claimed = |extra: &str| Claimed {
-            envelope: envelope(extra, 0),
+            delivered: delivered(extra, 0),
             attempt: AttemptId::from_u128(1),
             number: 1,
             spent: Earlier::default(),
@@ -467,7 +473,7 @@ mod tests {
         };
         let late = claimed(r#", "limits": {"deadline": "2020-01-01T00:00:00Z"}"#).ends_at_once(3);
         assert!(
-            matches!(&late, Some((Status::Expired, _))),
+            matches!(&late, Some(end) if end.status == Status::Expired),
             "the deadline has passed: {late:?}"
         );
         assert_eq!(claimed("").ends_at_once(3), None, "nothing is in the way");
@@ -477,22 +483,22 @@ mod tests {
         }
         .ends_at_once(3);
         assert!(
-            matches!(&poison, Some((Status::Failed, f)) if f.kind == ErrorKind::Poison),
+            matches!(&poison, Some(TaskEnd { status: Status::Failed, failure }) if failure.kind == ErrorKind::Poison),
             "too many starts: {poison:?}"
         );
     }
 
     #[test]
     fn ten_deliveries_without_a_start_are_enough() {
-        let unstarted = examine(&fold(vec![]), &envelope("", 10), &offered());
+        let unstarted = examine(&fold(vec![]), &delivered("", 10), &offered());
         assert!(
             matches!(unstarted, Examination::Dead(_)),
             "never started: {unstarted:?}"
         );
-        let envelope = envelope("", 10);
-        let once = fold(vec![started(3, &envelope.body_hash)]);
+        let delivered = delivered("", 10);
+        let once = fold(vec![started(3, &delivered.body_hash)]);
         assert_eq!(
-            examine(&once, &envelope, &offered()),
+            examine(&once, &delivered, &offered()),
             Examination::Claim,
             "a return does not count as a failure"
         );

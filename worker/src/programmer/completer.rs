@@ -17,26 +17,23 @@ use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
 use super::attempt::Branch;
-use super::conclude::{self, OutcomeWriter};
+use super::conclude::{self, Claim, OutcomeWriter};
 use super::telemetry::attempt_span;
 
 /// A task whose result is confirmed.
 pub struct Concluded {
     pub programmer: ProgrammerId,
-    pub task: TaskId,
-    pub attempt: AttemptId,
+    pub claim: Claim,
     pub result: ResultMessage,
     pub branch: Option<Branch>,
-    /// The number of the connection that brought it.
-    pub connection: u64,
 }
 
 /// A programmer's last task, while it is being settled.
 #[derive(Debug, Default)]
-pub struct Completer(Mutex<Option<Last>>);
+pub struct Completer(Mutex<Option<UnsettledTask>>);
 
 #[derive(Debug)]
-struct Last {
+struct UnsettledTask {
     task: TaskId,
     attempt: AttemptId,
     outcome: Event,
@@ -48,16 +45,16 @@ impl Completer {
     pub async fn begin(
         &self,
         process: &Process,
-        scribes: &Arc<OutcomeWriter>,
+        outcome_writer: &Arc<OutcomeWriter>,
         concluded: Concluded,
     ) {
         self.settled().await;
-        let (task, attempt) = (concluded.task.clone(), concluded.attempt);
+        let Claim { task, attempt, .. } = concluded.claim.clone();
         let outcome = Event::finished(&task, Some(attempt), &concluded.result);
         let span = attempt_span(&task, &concluded.programmer, attempt);
-        let settling = settle(process.clone(), Arc::clone(scribes), concluded);
+        let settling = settle(process.clone(), Arc::clone(outcome_writer), concluded);
         let settled = tokio::spawn(settling.instrument(span));
-        *self.last() = Some(Last {
+        *self.last() = Some(UnsettledTask {
             task,
             attempt,
             outcome,
@@ -68,7 +65,7 @@ impl Completer {
     /// Waits until the last task is settled.
     pub async fn settled(&self) {
         let last = self.last().take();
-        if let Some(Last { task, settled, .. }) = last
+        if let Some(UnsettledTask { task, settled, .. }) = last
             && let Err(error) = settled.await
         {
             tracing::error!(task_id = %task, %error, "settling a task panicked");
@@ -78,29 +75,27 @@ impl Completer {
     /// The outcome of the last task, unless the log names one or gives the task to another attempt.
     pub fn unread(&self, fold: &PoolState) -> Option<Event> {
         let last = self.last();
-        let open = |last: &&Last| {
+        let open = |last: &&UnsettledTask| {
             fold.tasks.winner(&last.task).is_none() && fold.tasks.is_owner(&last.task, last.attempt)
         };
         last.as_ref().filter(open).map(|last| last.outcome.clone())
     }
 
-    fn last(&self) -> std::sync::MutexGuard<'_, Option<Last>> {
+    fn last(&self) -> std::sync::MutexGuard<'_, Option<UnsettledTask>> {
         // The value is valid at every instant, so a panic elsewhere does not spoil it.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn settle(process: Process, scribes: Arc<OutcomeWriter>, concluded: Concluded) {
+async fn settle(process: Process, outcome_writer: Arc<OutcomeWriter>, concluded: Concluded) {
     let Concluded {
         programmer: _,
-        task,
-        attempt,
+        claim,
         result,
         branch,
-        connection,
     } = concluded;
-    if !conclude::decided(&process, &scribes, &task, (attempt, &result)).await {
-        return conclude::let_go(&process, &task, (attempt, connection), branch).await;
+    if !conclude::decided(&process, &outcome_writer, &claim, &result).await {
+        return conclude::let_go(&process, &claim, branch).await;
     }
     point(Point::FinishedRead);
     tracing::info!(
@@ -111,7 +106,7 @@ async fn settle(process: Process, scribes: Arc<OutcomeWriter>, concluded: Conclu
     );
     let Some(branch) = branch else { return };
     point(Point::SettingBranch);
-    if let Err(error) = branch.set(&task).await {
+    if let Err(error) = branch.set(&claim.task).await {
         let problem = error.message;
         tracing::warn!(error = %problem, "failed to set the branch; the result holds the patch");
     }
@@ -121,7 +116,7 @@ async fn settle(process: Process, scribes: Arc<OutcomeWriter>, concluded: Conclu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_core::event::{EmitterId, EventBatch};
+    use pool_core::event::{EmitterId, EventBatch, TaskCancelled, TaskStarted};
     use pool_core::id::Token;
     use pool_core::result::{ErrorKind, Status, TaskFailure};
 
@@ -142,16 +137,18 @@ mod tests {
     async fn the_outcome_of_the_last_task_is_unread_until_the_log_has_one_or_the_task_is_anothers()
     {
         let (task, mine) = (TaskId::new("t").expect("an id"), AttemptId::from_u128(1));
-        let started = |attempt, count| Event::Started {
-            task: task.clone(),
-            attempt,
-            programmer: ProgrammerId::new("001").expect("an id"),
-            token: Token {
-                generation: 0,
-                count,
-            },
-            route: "any".to_owned(),
-            body_hash: "b".to_owned(),
+        let started = |attempt, count| {
+            Event::from(TaskStarted {
+                task: task.clone(),
+                attempt,
+                programmer: ProgrammerId::new("001").expect("an id"),
+                token: Token {
+                    generation: 0,
+                    count,
+                },
+                route: "any".to_owned(),
+                body_hash: "b".to_owned(),
+            })
         };
         let failure = TaskFailure::new(ErrorKind::Cancelled, "any key will do");
         let result = ResultMessage::without_attempt(Some(task.clone()), Status::Failed, failure);
@@ -162,7 +159,7 @@ mod tests {
             None,
             "nothing was being settled"
         );
-        *last.last() = Some(Last {
+        *last.last() = Some(UnsettledTask {
             task: task.clone(),
             attempt: mine,
             outcome: outcome.clone(),
@@ -185,7 +182,10 @@ mod tests {
             "another attempt owns the task"
         );
         assert_eq!(
-            last.unread(&fold(vec![started(mine, 0), Event::Cancelled { task }])),
+            last.unread(&fold(vec![
+                started(mine, 0),
+                Event::from(TaskCancelled { task })
+            ])),
             None,
             "it was cancelled"
         );

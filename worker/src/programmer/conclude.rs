@@ -1,31 +1,25 @@
 //! Steps 10 to 12 of the life of a task (ARCHITECTURE.md): publish the result, acknowledge the task,
 //! then see that the log names the outcome.
 
-use std::future::ready;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use lapin::message::Delivery;
-use lapin::options::BasicAckOptions;
 use pool_broker::backoff::Backoff;
 use pool_broker::fault::{Point, point};
-use pool_broker::headers::{
-    DeadLetterInfo, Reply, repeat_properties, result_properties, task_properties,
-};
+use pool_broker::headers::{DeadLetterInfo, Reply};
 use pool_broker::process::Process;
-use pool_broker::publisher::Message;
-use pool_broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_KEY, TASKS};
-use pool_broker::{BrokerError, log_broker_error, with_timeout};
-use pool_core::event::Event;
+use pool_broker::steps::{self, ReissuePoints, request_result, send_on};
+use pool_broker::{BrokerError, acks, log_broker_error};
+use pool_core::event::{Event, PoolEvent, TaskReleased};
 use pool_core::id::{AttemptId, TaskId};
-use pool_core::result::{MAX_RESULT_BYTES, ResultMessage, Status, TaskFailure, lower_limit};
-use pool_core::routing::routing_key;
-use pool_core::state::{PoolState, Refusal, Verdict};
+use pool_core::result::{ResultMessage, Status};
+use pool_core::state::{PoolState, TaskState, Verdict};
 use pool_telemetry::clock::wall_clock;
 use tokio::time::Instant;
 
 use super::attempt::Branch;
-use super::claim::Envelope;
+use super::claim::{DeadDelivery, DeliveredTask, TaskEnd};
 
 /// A running dispatcher reads a result and writes its outcome well within this time.
 const DECIDED_WITHIN: Duration = Duration::from_millis(500);
@@ -34,7 +28,7 @@ const ALONE_FOR: Duration = Duration::from_secs(10);
 
 /// How a delivery ended for its programmer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum DeliveryEnd {
     /// The message is acknowledged or dead-lettered; nothing is left to do.
     Settled,
     /// The channel is gone. The broker has the message, and the log knows the outcome.
@@ -43,19 +37,23 @@ pub enum End {
     Lost,
 }
 
-/// Publishes a result to `results` until it is confirmed or `still_wanted` returns false. A result
-/// that is too large for the broker is cut to fit. Returns whether it was confirmed.
+/// The claim of an attempt to a task.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    pub task: TaskId,
+    pub attempt: AttemptId,
+    /// The number of the connection that brought the task.
+    pub connection: u64,
+}
+
+/// Publishes a result to `results` until it is confirmed or `still_wanted` returns false. Returns
+/// whether it was confirmed.
 pub async fn publish_result(
     process: &Process,
     result: &mut ResultMessage,
     reply: &Reply,
     still_wanted: impl Fn() -> bool,
 ) -> bool {
-    let id = result.task_id.as_ref().map_or("", TaskId::as_str);
-    let properties = reply.on(result_properties(
-        id,
-        result.attempt.map(|attempt| attempt.to_string()),
-    ));
     // A worker that was frozen or cut off may have lost the task since. Reading back its own tick
     // shows whether it did. A log that cannot be written delays the result no longer than one
     // append.
@@ -64,48 +62,42 @@ pub async fn publish_result(
         if !still_wanted() {
             return false;
         }
-        process.log.is_current() || process.log.append(Event::Tick).await.is_err() || still_wanted()
+        process.log.is_current()
+            || process
+                .log
+                .append(Event::Pool(PoolEvent::Tick))
+                .await
+                .is_err()
+            || still_wanted()
     };
-    let (mut limit, mut backoff) = (MAX_RESULT_BYTES, Backoff::default());
+    let mut backoff = Backoff::default();
     while wanted().await {
-        let body = result.fit(limit);
-        let properties = properties.clone();
-        let message = Message {
-            exchange: REPLIES,
-            key: RESULTS_KEY,
-            body: &body,
-            properties,
-            mandatory: true,
-        };
-        let Err(error) = process.publisher.publish(message).await else {
+        let Err(error) = steps::publish_result(process, result, reply).await else {
             return true;
         };
         log_broker_error(&error, "the result is not confirmed; publishing it again");
-        limit = error
-            .size_limit()
-            .map_or(limit, |takes| lower_limit(body.len(), takes));
         backoff.wait().await;
     }
     false
 }
 
-/// Publishes a message until it is confirmed (true) or no longer wanted (false). Each failure is
-/// logged with `words`.
-pub(super) async fn publish_while<W: Future<Output = bool>>(
-    process: &Process,
-    message: Message<'_>,
+/// Repeats a step until the broker confirms it (true) or it is no longer wanted (false). Each failure
+/// is logged with `words`.
+pub(super) async fn until_confirmed<S>(
     words: &str,
-    wanted: impl Fn() -> W,
-) -> bool {
+    wanted: impl Fn() -> bool,
+    step: impl Fn() -> S,
+) -> bool
+where
+    S: Future<Output = Result<(), BrokerError>>,
+{
     let mut backoff = Backoff::default();
-    while wanted().await {
-        match process.publisher.publish(message.clone()).await {
-            Ok(()) => return true,
-            Err(error) => {
-                log_broker_error(&error, words);
-                backoff.wait().await;
-            }
-        }
+    while wanted() {
+        let Err(error) = step().await else {
+            return true;
+        };
+        log_broker_error(&error, words);
+        backoff.wait().await;
     }
     false
 }
@@ -145,21 +137,22 @@ impl OutcomeWriter {
 /// this attempt's outcome counts.
 pub async fn decided(
     process: &Process,
-    scribes: &OutcomeWriter,
-    task: &TaskId,
-    (attempt, result): (AttemptId, &ResultMessage),
+    outcome_writer: &OutcomeWriter,
+    claim: &Claim,
+    result: &ResultMessage,
 ) -> bool {
+    let (task, attempt) = (&claim.task, claim.attempt);
     let log = &process.log;
     let decided = log.wait_for_task(task, |fold| match fold.tasks.winner(task) {
         Some(winner) => Some(winner == Some(attempt)),
         None => (!fold.tasks.is_owner(task, attempt)).then_some(false),
     });
-    let patience = scribes.patience(Instant::now());
+    let patience = outcome_writer.patience(Instant::now());
     if let Ok(won) = tokio::time::timeout(patience, decided).await {
         return won;
     }
     if !patience.is_zero() {
-        scribes.missed(Instant::now());
+        outcome_writer.missed(Instant::now());
     }
     match log
         .append(Event::finished(task, Some(attempt), result))
@@ -177,82 +170,67 @@ pub async fn decided(
 
 /// Drops a task that did not end with this attempt, and its commit, if the log says that it belongs
 /// to another attempt. Otherwise the task may still belong to this attempt, and its commit is kept.
-pub async fn let_go(
-    process: &Process,
-    id: &TaskId,
-    held: (AttemptId, u64),
-    branch: Option<Branch>,
-) {
-    if !process.log.read(|fold| is_lost(fold, id, held.0)) {
+pub async fn let_go(process: &Process, claim: &Claim, branch: Option<Branch>) {
+    if !process.log.read(|fold| is_lost(fold, claim)) {
         return;
     }
     if let Some(branch) = branch {
         branch.forget().await;
     }
-    lost(process, id, held).await;
+    lost(process, claim).await;
 }
 
 /// Whether the log gives the task, or its outcome, to another attempt.
-fn is_lost(fold: &PoolState, id: &TaskId, attempt: AttemptId) -> bool {
-    let owner = fold.tasks.get(id).and_then(|state| state.owner.as_ref());
+fn is_lost(fold: &PoolState, Claim { task, attempt, .. }: &Claim) -> bool {
+    let owner = fold.tasks.get(task).and_then(TaskState::owner);
     fold.tasks
-        .winner(id)
-        .is_some_and(|winner| winner != Some(attempt))
-        || owner.is_some_and(|owner| owner.attempt != attempt)
+        .winner(task)
+        .is_some_and(|winner| winner != Some(*attempt))
+        || owner.is_some_and(|owner| owner.attempt != *attempt)
 }
 
 /// Releases a task whose connection broke while the worker lived, so that the attempt does not
-/// count towards `max_attempts`. If the connection `connection`, which brought the task, is still
+/// count towards `max_attempts`. If the connection that brought the task is still
 /// open, the broker took the task back because it was held too long. That would happen again, so
 /// such an attempt counts.
-pub async fn lost(process: &Process, id: &TaskId, (attempt, connection): (AttemptId, u64)) {
-    if process.consume.number() == connection {
+pub async fn lost(process: &Process, claim: &Claim) {
+    if process.consume.number() == claim.connection {
         return;
     }
-    let released = Event::Released {
-        task: id.clone(),
-        attempt,
+    let released = Event::from(TaskReleased {
+        task: claim.task.clone(),
+        attempt: claim.attempt,
         no_llm: false,
-    };
+    });
     if let Err(error) = process.log.append(released).await {
         tracing::warn!(%error, "the attempt counts towards max_attempts although only its connection broke");
     }
 }
 
 /// Acknowledges a delivery. If the ack is lost, the broker delivers the message again.
-pub async fn ack(process: &Process, delivery: &Delivery) -> End {
+pub async fn ack(process: &Process, delivery: &Delivery) -> DeliveryEnd {
     let limit = process.consume.endpoint().timeout();
     point(Point::Acking);
-    let written = with_timeout(
-        limit,
-        "ack a task",
-        delivery.ack(BasicAckOptions::default()),
-    )
-    .await;
+    let written = acks::ack(delivery, limit).await;
     point(Point::Acked);
     match written {
-        Ok(true) => End::Settled,
-        Ok(false) | Err(_) => End::Broken,
+        Ok(true) => DeliveryEnd::Settled,
+        Ok(false) | Err(_) => DeliveryEnd::Broken,
     }
 }
 
 /// Acknowledges another delivery of a task that is finished or owned. The result goes out without
 /// this message; but its publisher waits for a reply too, so the result is requested again.
-pub async fn repeat_result(process: &Process, delivery: &Delivery, envelope: &Envelope) -> End {
-    if envelope.reply.to.is_some() {
-        let properties = envelope
-            .reply
-            .on(repeat_properties(envelope.task.id.as_str(), None));
-        let message = Message {
-            exchange: REPLIES,
-            key: RESULTS_KEY,
-            body: b"",
-            properties,
-            mandatory: true,
-        };
-        if let Err(error) = process.publisher.publish(message).await {
-            tracing::warn!(task_id = %envelope.task.id, %error, "failed to request the result again");
-            return End::Lost;
+pub async fn repeat_result(
+    process: &Process,
+    delivery: &Delivery,
+    delivered: &DeliveredTask,
+) -> DeliveryEnd {
+    if delivered.reply.to.is_some() {
+        let id = delivered.task.id.as_str();
+        if let Err(error) = request_result(process, id, &delivered.reply, None).await {
+            tracing::warn!(task_id = %delivered.task.id, %error, "failed to request the result again");
+            return DeliveryEnd::Lost;
         }
         point(Point::RepeatAsked);
     }
@@ -264,31 +242,30 @@ pub async fn repeat_result(process: &Process, delivery: &Delivery, envelope: &En
 pub async fn end_without_attempt(
     process: &Process,
     delivery: &Delivery,
-    envelope: &Envelope,
-    (status, failure): (Status, TaskFailure),
+    delivered: &DeliveredTask,
+    end: TaskEnd,
     wanted: impl Fn() -> bool,
-) -> End {
-    tracing::info!(task_id = %envelope.task.id, status = status.as_str(), reason = %failure.message, "the task ended without an attempt");
+) -> DeliveryEnd {
+    let TaskEnd { status, failure } = end;
+    tracing::info!(task_id = %delivered.task.id, status = status.as_str(), reason = %failure.message, "the task ended without an attempt");
     let mut result =
-        ResultMessage::without_attempt(Some(envelope.task.id.clone()), status, failure);
-    result.task = Some(Box::new(envelope.task.message.clone()));
-    if !publish_result(process, &mut result, &envelope.reply, wanted).await {
-        return End::Lost;
+        ResultMessage::without_attempt(Some(delivered.task.id.clone()), status, failure);
+    result.task = Some(Box::new(delivered.task.message.clone()));
+    if !publish_result(process, &mut result, &delivered.reply, wanted).await {
+        return DeliveryEnd::Lost;
     }
     point(Point::EndTold);
     ack(process, delivery).await
 }
 
-/// Sends a message that cannot be handled to `pool.dead`, after a result to its submitter. The
-/// message is published, not rejected, because a rejected message carries no reason. A crash before
-/// the ack leaves it in `pool.dead` twice.
+/// Sends a message that cannot be handled to `pool.dead`, after a result to its submitter.
 pub async fn dead_letter(
     process: &Process,
     delivery: &Delivery,
-    id: Option<TaskId>,
-    (reply, failure): (&Reply, TaskFailure),
+    dead: DeadDelivery,
     wanted: impl Fn() -> bool,
-) -> End {
+) -> DeliveryEnd {
+    let DeadDelivery { id, reply, failure } = dead;
     tracing::warn!(task_id = id.as_ref().map(TaskId::as_str), reason = %failure.message, "moving a message to pool.dead");
     let from = format!(
         "{} (key {:?})",
@@ -299,103 +276,30 @@ pub async fn dead_letter(
         .as_ref()
         .map_or(String::new(), |id| format!("task {id}: "));
     let reason = format!("{}: {task}{}", failure.kind.as_str(), failure.message);
-    let obituary = DeadLetterInfo::new(reason, from, wall_clock());
+    let info = DeadLetterInfo::new(reason, from, wall_clock());
     let mut result = ResultMessage::without_attempt(id, Status::Rejected, failure);
-    if !publish_result(process, &mut result, reply, &wanted).await {
-        return End::Lost;
+    if !publish_result(process, &mut result, &reply, &wanted).await {
+        return DeliveryEnd::Lost;
     }
     point(Point::DeadTold);
-    let properties = obituary.properties(&delivery.properties);
-    let message = Message {
-        exchange: DEAD_EXCHANGE,
-        key: "",
-        body: &delivery.data,
-        properties,
-        mandatory: true,
-    };
+    let step = || steps::dead_letter(process, &delivery.data, &delivery.properties, &info);
     let words = "the message is not in pool.dead yet; publishing it again";
-    if !publish_while(process, message, words, || ready(wanted())).await {
-        return End::Lost;
+    if !until_confirmed(words, wanted, step).await {
+        return DeliveryEnd::Lost;
     }
     point(Point::DeadLettered);
     ack(process, delivery).await
 }
 
-/// Sends a task back through `pool.tasks`: first `reissued`, then the message, then the ack of the
-/// old message.
-pub async fn divert(
-    process: &Process,
-    delivery: &Delivery,
-    envelope: &Envelope,
-    mut generation: u32,
-) -> End {
-    let task = &envelope.task;
-    loop {
-        match process
-            .log
-            .append(Event::reissued(&task.id, generation))
-            .await
-        {
-            Ok(Verdict::Accepted) => break,
-            Ok(Verdict::Refused(Refusal::OldGeneration)) => {
-                // Another process was first. Only the log knows whether it has published the
-                // message.
-                let unpublished = process.log.read(|fold| {
-                    fold.tasks
-                        .get(&task.id)
-                        .filter(|state| !state.published)
-                        .map(|s| s.generation)
-                });
-                match unpublished {
-                    Some(reached) => generation = reached + 1,
-                    None => return ack(process, delivery).await,
-                }
-            }
-            Ok(Verdict::Refused(Refusal::Finished)) => {
-                return repeat_result(process, delivery, envelope).await;
-            }
-            Ok(Verdict::Refused(_)) | Err(_) => return End::Lost,
-        }
+/// Sends a task back through `pool.tasks` with the next generation, then acknowledges the old
+/// message.
+pub async fn divert(process: &Process, delivery: &Delivery, task: &TaskId) -> DeliveryEnd {
+    tracing::info!(task_id = %task, "this programmer does not take the task; sending it back through pool.tasks");
+    let points = ReissuePoints::OF_WORKER;
+    if let Err(error) = send_on(process, &delivery.data, &delivery.properties, points).await {
+        tracing::warn!(task_id = %task, %error, "the task was not sent back; its next delivery does it");
+        return DeliveryEnd::Lost;
     }
-    point(Point::Reissued);
-    tracing::info!(task_id = %task.id, "this programmer does not offer what the task requires; sending the task back through pool.tasks");
-    if let Err(error) = publish_task(process, envelope, generation).await {
-        tracing::warn!(task_id = %task.id, %error, "the task was not sent back; its next delivery does it");
-        return End::Lost;
-    }
-    point(Point::SentOn);
-    // If this event is lost, nothing breaks: the message is in its queue.
-    let _ = process
-        .log
-        .append(Event::Published {
-            task: task.id.clone(),
-            generation,
-        })
-        .await;
     point(Point::SentOnLogged);
     ack(process, delivery).await
-}
-
-async fn publish_task(
-    process: &Process,
-    envelope: &Envelope,
-    generation: u32,
-) -> Result<(), BrokerError> {
-    let body = envelope.task.to_json();
-    let properties = envelope.reply.on(task_properties(
-        envelope.task.id.as_str(),
-        generation,
-        envelope.keeps,
-    ));
-    let key = routing_key(&envelope.task.message.capabilities);
-    process
-        .publisher
-        .publish(Message {
-            exchange: TASKS,
-            key: &key,
-            body: &body,
-            properties,
-            mandatory: true,
-        })
-        .await
 }

@@ -8,18 +8,15 @@
 
 use std::time::Duration;
 
-use futures_util::{StreamExt, future};
+use futures_util::future;
+use lapin::Channel;
 use lapin::message::Delivery;
-use lapin::options::{
-    BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions,
-    QueueDeclareOptions,
-};
+use lapin::options::{BasicGetOptions, BasicNackOptions};
 use lapin::protocol::AMQPSoftError;
-use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, Consumer};
+use pool_broker::consumer::{ConsumerSettings, Deliveries, set_prefetch};
 use pool_broker::fault::{Point, point};
 use pool_broker::link::{Link, discard};
-use pool_broker::{BrokerError, with_timeout};
+use pool_broker::{BrokerError, queue, with_timeout};
 use pool_core::id::ProgrammerId;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -33,9 +30,9 @@ pub struct Incoming {
     pub queue: usize,
 }
 
-/// How staying at a queue ended.
+/// What a kept consumer has received.
 #[derive(Debug)]
-pub enum Heard {
+pub enum Received {
     Task(Box<Incoming>),
     Nothing,
     Disturbed,
@@ -61,15 +58,15 @@ pub struct Consumers {
     pub priority: u8,
 }
 
-/// An open channel of a programmer whose id this process holds.
+/// Consumes for a programmer whose id this process holds, on a channel of its own.
 #[derive(Debug)]
-pub struct Station {
+pub struct TaskConsumer {
     channel: Channel,
     link: Link,
     consumers: Consumers,
     /// The consumer that stays open. While a task from its queue is unacknowledged it brings
     /// nothing.
-    kept: Option<Open>,
+    kept: Option<OpenConsumer>,
     /// Consumers that are being closed in the background.
     closing: Closing,
 }
@@ -85,9 +82,9 @@ enum Closing {
 
 /// A consumer on the queue with this index.
 #[derive(Debug)]
-struct Open {
+struct OpenConsumer {
     queue: usize,
-    consumer: Consumer,
+    deliveries: Deliveries,
 }
 
 /// Takes the lock on a programmer's id for the lifetime of the connection: an exclusive queue.
@@ -95,23 +92,15 @@ struct Open {
 /// # Errors
 /// [`OpenError::Held`] when another process has it.
 pub async fn hold(channel: &Channel, limit: Duration, id: &ProgrammerId) -> Result<(), OpenError> {
-    let options = QueueDeclareOptions {
-        exclusive: true,
-        ..QueueDeclareOptions::default()
-    };
-    let declare = channel.queue_declare(
-        format!("programmer.{id}").into(),
-        options,
-        FieldTable::default(),
-    );
-    match with_timeout(limit, format!("hold programmer {id}"), declare).await {
-        Ok(_) => Ok(()),
+    let (name, what) = (format!("programmer.{id}"), format!("hold programmer {id}"));
+    match queue::lock(channel, limit, &name, &what).await {
+        Ok(()) => Ok(()),
         Err(error) if error.is(AMQPSoftError::RESOURCELOCKED) => Err(OpenError::Held(id.clone())),
         Err(error) => Err(error.into()),
     }
 }
 
-impl Station {
+impl TaskConsumer {
     /// Opens a channel and takes the lock on the id.
     ///
     /// # Errors
@@ -124,12 +113,7 @@ impl Station {
         let channel = link.channel().await?;
         let limit = link.endpoint().timeout();
         hold(&channel, limit, id).await?;
-        with_timeout(
-            limit,
-            "limit a programmer to one task",
-            channel.basic_qos(1, BasicQosOptions::default()),
-        )
-        .await?;
+        set_prefetch(&channel, 1, limit).await?;
         Ok(Self {
             channel,
             link: link.clone(),
@@ -143,20 +127,20 @@ impl Station {
         self.link.endpoint().timeout()
     }
 
-    /// Asks a queue for a task, with no consumer open. If the kept consumer brings a task while it
+    /// Polls a queue for a task, with no consumer open. If the kept consumer brings a task while it
     /// is being closed, that task is the answer.
     ///
     /// # Errors
     /// When the channel or the queue is gone.
-    pub async fn ask(&mut self, queue: usize) -> Result<Option<Incoming>, BrokerError> {
-        if let Some(late) = self.leave().await? {
+    pub async fn poll(&mut self, queue: usize) -> Result<Option<Incoming>, BrokerError> {
+        if let Some(late) = self.cancel().await? {
             return Ok(Some(late));
         }
         let name = &self.consumers.queues[queue];
         let get = self
             .channel
             .basic_get(name.as_str().into(), BasicGetOptions::default());
-        let message = with_timeout(self.limit(), format!("ask {name}"), get).await?;
+        let message = with_timeout(self.limit(), format!("poll {name}"), get).await?;
         Ok(message.map(|message| Incoming {
             delivery: message.delivery,
             queue,
@@ -167,29 +151,29 @@ impl Station {
     ///
     /// # Errors
     /// When the channel or the consumer is gone.
-    pub async fn stay(
+    pub async fn keep(
         &mut self,
         queue: usize,
         disturbed: impl Future<Output = ()>,
-    ) -> Result<Heard, BrokerError> {
+    ) -> Result<Received, BrokerError> {
         self.closed().await?;
         let mut open = match self.kept.take_if(|kept| kept.queue == queue) {
             Some(open) => open,
             None => {
-                if let Some(late) = self.leave().await? {
-                    return Ok(Heard::Task(Box::new(late)));
+                if let Some(late) = self.cancel().await? {
+                    return Ok(Received::Task(Box::new(late)));
                 }
-                self.consume(queue).await?
+                self.start(queue).await?
             }
         };
-        let heard = tokio::select! {
+        let received = tokio::select! {
             biased;
-            next = open.consumer.next() => Heard::Task(Box::new(self.incoming(queue, next)?)),
-            () = disturbed => Heard::Disturbed,
-            () = tokio::time::sleep(PATIENCE) => Heard::Nothing,
+            delivery = open.deliveries.receive() => Received::Task(Box::new(Incoming { delivery: delivery?, queue })),
+            () = disturbed => Received::Disturbed,
+            () = tokio::time::sleep(PATIENCE) => Received::Nothing,
         };
         self.kept = Some(open);
-        Ok(heard)
+        Ok(received)
     }
 
     /// Consumes from these queues until one delivers or `disturbed` ends. Only the consumer that
@@ -197,7 +181,7 @@ impl Station {
     ///
     /// # Errors
     /// When the channel or a consumer is gone.
-    pub async fn listen(
+    pub async fn consume(
         &mut self,
         queues: &[usize],
         disturbed: impl Future<Output = ()>,
@@ -207,78 +191,51 @@ impl Station {
             .kept
             .as_ref()
             .is_some_and(|kept| !queues.contains(&kept.queue))
-            && let Some(late) = self.leave().await?
+            && let Some(late) = self.cancel().await?
         {
             return Ok(Some(late));
         }
-        let mut open: Vec<Open> = self.kept.take().into_iter().collect();
+        let mut open: Vec<OpenConsumer> = self.kept.take().into_iter().collect();
         let others = queues
             .iter()
             .filter(|queue| open.iter().all(|kept| kept.queue != **queue));
-        let others = future::try_join_all(others.map(|queue| self.consume(*queue))).await?;
+        let others = future::try_join_all(others.map(|queue| self.start(*queue))).await?;
         open.extend(others);
-        let Some((index, next)) = first(&mut open, disturbed).await else {
+        let Some((index, delivery)) = first(&mut open, disturbed).await else {
             self.close_beside(open);
             self.closed().await?;
             return Ok(None);
         };
         let winner = open.swap_remove(index);
         self.close_beside(open);
-        let incoming = self.incoming(winner.queue, next)?;
+        let (delivery, queue) = (delivery?, winner.queue);
         self.kept = Some(winner);
-        Ok(Some(incoming))
+        Ok(Some(Incoming { delivery, queue }))
     }
 
-    async fn consume(&self, queue: usize) -> Result<Open, BrokerError> {
-        let name = &self.consumers.queues[queue];
+    async fn start(&self, queue: usize) -> Result<OpenConsumer, BrokerError> {
         let tag = format!("{} #{queue}", self.consumers.label);
-        let options = BasicConsumeOptions::default();
-        let mut arguments = FieldTable::default();
-        arguments.insert(
-            "x-priority".into(),
-            AMQPValue::LongInt(i32::from(self.consumers.priority)),
-        );
-        let consume = self.channel.basic_consume(
-            name.as_str().into(),
-            tag.as_str().into(),
-            options,
-            arguments,
-        );
-        let consumer = with_timeout(self.limit(), format!("consume {name}"), consume).await?;
-        Ok(Open { queue, consumer })
-    }
-
-    fn incoming(
-        &self,
-        queue: usize,
-        next: Option<lapin::Result<Delivery>>,
-    ) -> Result<Incoming, BrokerError> {
-        let what = || format!("consume {}", self.consumers.queues[queue]);
-        match next {
-            Some(Ok(delivery)) => Ok(Incoming { delivery, queue }),
-            Some(Err(error)) => Err(BrokerError::Amqp {
-                what: what(),
-                error,
-            }),
-            // The broker cancelled the consumer, for example because its queue was deleted.
-            None => Err(BrokerError::Nacked { what: what() }),
-        }
+        let deliveries = ConsumerSettings::new(&self.consumers.queues[queue], &tag)
+            .priority(self.consumers.priority)
+            .start(&self.channel, self.limit())
+            .await?;
+        Ok(OpenConsumer { queue, deliveries })
     }
 
     /// Closes the kept consumer. Returns the task that was on its way, if there was one.
     ///
     /// # Errors
     /// When the channel is gone.
-    pub async fn leave(&mut self) -> Result<Option<Incoming>, BrokerError> {
+    pub async fn cancel(&mut self) -> Result<Option<Incoming>, BrokerError> {
         self.closed().await?;
         let limit = self.limit();
-        let Some(Open { queue, consumer }) = &mut self.kept else {
+        let Some(OpenConsumer { queue, deliveries }) = &mut self.kept else {
             return Ok(None);
         };
         let queue = *queue;
         // If closing fails, the consumer is still kept, because a task that it brings must not be
         // lost.
-        let mut late = stop(&self.channel, limit, consumer).await?.into_iter();
+        let mut late = deliveries.cancel(&self.channel, limit).await?.into_iter();
         self.kept = None;
         let first = late.next().map(|delivery| Incoming { delivery, queue });
         for delivery in late {
@@ -291,15 +248,15 @@ impl Station {
     ///
     /// # Errors
     /// When the channel is gone.
-    pub async fn take_no_more(&mut self) -> Result<(), BrokerError> {
-        match self.leave().await? {
+    pub async fn stop(&mut self) -> Result<(), BrokerError> {
+        match self.cancel().await? {
             Some(late) => give_back(&late.delivery, self.limit()).await,
             None => Ok(()),
         }
     }
 
     /// Closes consumers in the background. Tasks that were on their way go back.
-    fn close_beside(&mut self, open: Vec<Open>) {
+    fn close_beside(&mut self, open: Vec<OpenConsumer>) {
         if open.is_empty() {
             return;
         }
@@ -307,7 +264,7 @@ impl Station {
         let closing = async move {
             let each = open.into_iter().map(|mut open| {
                 let channel = &channel;
-                async move { stop(channel, limit, &mut open.consumer).await }
+                async move { open.deliveries.cancel(channel, limit).await }
             });
             for delivery in future::try_join_all(each).await?.into_iter().flatten() {
                 give_back(&delivery, limit).await?;
@@ -319,15 +276,13 @@ impl Station {
 
     /// Waits until no consumer is being closed.
     async fn closed(&mut self) -> Result<(), BrokerError> {
-        let failed = |why: &str| BrokerError::Nacked {
-            what: format!("stop consuming: {why}"),
+        let failed = || BrokerError::StillConsuming {
+            what: "stop consuming".to_owned(),
         };
         let closed = match &mut self.closing {
             Closing::Nothing => return Ok(()),
-            Closing::Failed => return Err(failed("an earlier consumer may still be open")),
-            Closing::Running(closing) => closing
-                .await
-                .unwrap_or_else(|error| Err(failed(&error.to_string()))),
+            Closing::Failed => return Err(failed()),
+            Closing::Running(closing) => closing.await.unwrap_or_else(|_| Err(failed())),
         };
         self.closing = if closed.is_ok() {
             Closing::Nothing
@@ -344,7 +299,7 @@ impl Station {
     /// When the channel is gone; then the broker returns the delivery by itself.
     pub async fn give_back(&mut self, delivery: Delivery) -> Result<(), BrokerError> {
         point(Point::Released);
-        self.take_no_more().await?;
+        self.stop().await?;
         give_back(&delivery, self.limit()).await
     }
 
@@ -354,41 +309,24 @@ impl Station {
     }
 }
 
-/// The first message that one of these consumers brings, with the consumer's index. None if
+/// The first message that one of these consumers receives, with the consumer's index. None if
 /// `disturbed` ended first.
 async fn first(
-    open: &mut [Open],
+    open: &mut [OpenConsumer],
     disturbed: impl Future<Output = ()>,
-) -> Option<(usize, Option<lapin::Result<Delivery>>)> {
+) -> Option<(usize, Result<Delivery, BrokerError>)> {
     if open.is_empty() {
         disturbed.await;
         return None;
     }
-    let next = future::select_all(open.iter_mut().map(|open| open.consumer.next()));
+    let each = open
+        .iter_mut()
+        .map(|open| Box::pin(open.deliveries.receive()));
     tokio::select! {
         biased;
-        (next, index, _) = next => Some((index, next)),
+        (delivery, index, _) = future::select_all(each) => Some((index, delivery)),
         () = disturbed => None,
     }
-}
-
-/// Closes a consumer. Returns the deliveries that were still on their way.
-async fn stop(
-    channel: &Channel,
-    limit: Duration,
-    consumer: &mut Consumer,
-) -> Result<Vec<Delivery>, BrokerError> {
-    let cancel = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
-    with_timeout(limit, "stop consuming", cancel).await?;
-    // The stream ends after the last delivery that was on its way.
-    let late = async {
-        let mut late = Vec::new();
-        while let Some(delivery) = consumer.next().await {
-            late.push(delivery?);
-        }
-        Ok(late)
-    };
-    with_timeout(limit, "stop consuming", late).await
 }
 
 /// The broker counts every return, so this must be rare.

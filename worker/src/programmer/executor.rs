@@ -6,27 +6,28 @@ use std::time::Duration;
 
 use lapin::message::Delivery;
 use pool_broker::fault::{Point, point};
-use pool_core::event::{Event, Spent};
+use pool_core::event::{Event, Spent, TaskReleased, TaskStarted};
 use pool_core::heartbeat::Gate;
 use pool_core::id::AttemptId;
-use pool_core::result::{ErrorKind, ResultMessage, Usage};
+use pool_core::result::{ResultMessage, Usage};
 use pool_core::state::Verdict;
 use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{Ended, HandBack, Outcome};
-use super::claim::{self, Claimed, Earlier, Examination};
+use super::attempt::{AttemptEnd, AttemptOutcome, HandBack};
+use super::claim::{self, Claimed, DeadDelivery, Earlier, Examination, TaskEnd};
 use super::completer::Concluded;
-use super::conclude::{self, End};
-use super::consumer::Station;
+use super::conclude::{self, Claim, DeliveryEnd};
+use super::consumer::TaskConsumer;
 use super::permits::TaskPermits;
-use super::{Done, Held, In, Programmer, gate, schedule_retry};
+use super::schedule_retry::BrokenAttempt;
+use super::{AttemptedTask, In, ProgrammerRunner, TaskInHand, gate, schedule_retry};
 use llm_gateway::permits::Permits;
 
 /// How an attempt ended for its programmer.
 enum Attempted {
-    Outcome(Box<Outcome>),
+    Outcome(Box<AttemptOutcome>),
     /// No LLM was left for it.
     HandBack,
     Superseded,
@@ -44,30 +45,35 @@ impl Attempted {
     }
 }
 
-impl Programmer {
+impl TaskInHand {
+    fn claim(&self) -> Claim {
+        Claim {
+            task: self.claimed.delivered.task.id.clone(),
+            attempt: self.claimed.attempt,
+            connection: self.connection,
+        }
+    }
+}
+
+impl ProgrammerRunner {
     /// Steps 7 and 8.
     pub(super) async fn claim(&self, delivery: Delivery) -> In {
         point(Point::Delivered);
         let connection = self.process.consume.number();
-        let envelope = match claim::read(&delivery.data, &delivery.properties) {
-            Ok(envelope) => envelope,
-            Err(malformed) => {
-                let told = (&malformed.reply, malformed.failure);
-                return ended(
-                    conclude::dead_letter(&self.process, &delivery, malformed.id, told, || {
-                        !self.is_killed()
-                    })
-                    .await,
-                );
+        let delivered = match claim::read(&delivery.data, &delivery.properties) {
+            Ok(delivered) => delivered,
+            Err(dead) => {
+                let wanted = || !self.is_killed();
+                return ended(conclude::dead_letter(&self.process, &delivery, dead, wanted).await);
             }
         };
         point(Point::Read);
         let examination = self
             .process
             .log
-            .read(|fold| claim::examine(fold, &envelope, &self.config.capabilities));
+            .read(|fold| claim::examine(fold, &delivered, &self.config.capabilities));
         if examination != Examination::Claim {
-            return self.refuse(&delivery, &envelope, examination).await;
+            return self.refuse(&delivery, &delivered, examination).await;
         }
         let attempt = AttemptId::new();
         point(Point::Claiming);
@@ -75,7 +81,7 @@ impl Programmer {
         match self
             .process
             .log
-            .append_behind(unread, self.started(&envelope, attempt))
+            .append_behind(unread, self.started(&delivered, attempt))
             .await
         {
             Ok(Verdict::Accepted) => {}
@@ -83,18 +89,18 @@ impl Programmer {
                 let examination = self
                     .process
                     .log
-                    .read(|fold| claim::after_refusal(fold, &envelope, refusal));
-                return self.refuse(&delivery, &envelope, examination).await;
+                    .read(|fold| claim::after_refusal(fold, &delivered, refusal));
+                return self.refuse(&delivery, &delivered, examination).await;
             }
             Err(error) => {
-                tracing::warn!(task_id = %envelope.task.id, %error, "failed to claim the task; leaving it to its next delivery");
+                tracing::warn!(task_id = %delivered.task.id, %error, "failed to claim the task; leaving it to its next delivery");
                 return In::Lost;
             }
         }
         point(Point::Started);
         let (number, spent) = self.process.log.read(|fold| {
             fold.tasks
-                .get(&envelope.task.id)
+                .get(&delivered.task.id)
                 .map_or((1, Earlier::default()), |state| {
                     let earlier = Earlier {
                         at_most: state.spent.clone(),
@@ -104,13 +110,13 @@ impl Programmer {
                 })
         });
         let claimed = Claimed {
-            envelope,
+            delivered,
             attempt,
             number,
             spent,
             since: wall_clock(),
         };
-        In::Owned(Held {
+        In::Owned(TaskInHand {
             delivery,
             claimed,
             connection,
@@ -123,88 +129,80 @@ impl Programmer {
         self.ending.kill.is_cancelled()
     }
 
-    fn started(&self, envelope: &claim::Envelope, attempt: AttemptId) -> Event {
+    fn started(&self, delivered: &claim::DeliveredTask, attempt: AttemptId) -> Event {
         let route = self
             .process
             .routes
-            .route(&envelope.task.message.capabilities);
-        Event::Started {
-            task: envelope.task.id.clone(),
+            .route(&delivered.task.message.capabilities);
+        Event::from(TaskStarted {
+            task: delivered.task.id.clone(),
             attempt,
             programmer: self.config.id.clone(),
-            token: envelope.token,
+            token: delivered.token,
             route: route.map(|route| route.name.clone()).unwrap_or_default(),
-            body_hash: envelope.body_hash.clone(),
-        }
+            body_hash: delivered.body_hash.clone(),
+        })
     }
 
     async fn refuse(
         &self,
         delivery: &Delivery,
-        envelope: &claim::Envelope,
+        delivered: &claim::DeliveredTask,
         examination: Examination,
     ) -> In {
         let process = &self.process;
-        let id = &envelope.task.id;
+        let id = &delivered.task.id;
+        let wanted = || !self.is_killed();
         ended(match examination {
             Examination::Drop(reason) => {
-                tracing::info!(task_id = %id, token = %envelope.token, reason, "dropping a delivery");
-                conclude::repeat_result(process, delivery, envelope).await
+                tracing::info!(task_id = %id, token = %delivered.token, reason, "dropping a delivery");
+                conclude::repeat_result(process, delivery, delivered).await
             }
             Examination::Finished => {
-                tracing::info!(task_id = %id, token = %envelope.token, "the task has already finished");
-                conclude::repeat_result(process, delivery, envelope).await
+                tracing::info!(task_id = %id, token = %delivered.token, "the task has already finished");
+                conclude::repeat_result(process, delivery, delivered).await
             }
-            Examination::Divert { generation } => {
-                conclude::divert(process, delivery, envelope, generation).await
-            }
-            Examination::End(status, failure) => {
-                conclude::end_without_attempt(
-                    process,
-                    delivery,
-                    envelope,
-                    (status, failure),
-                    || !self.is_killed(),
-                )
-                .await
+            Examination::Divert => conclude::divert(process, delivery, id).await,
+            Examination::End(end) => {
+                conclude::end_without_attempt(process, delivery, delivered, end, wanted).await
             }
             Examination::Dead(failure) => {
-                let told = (&envelope.reply, failure);
-                conclude::dead_letter(process, delivery, Some(id.clone()), told, || {
-                    !self.is_killed()
-                })
-                .await
+                let (id, reply) = (Some(id.clone()), delivered.reply.clone());
+                let dead = DeadDelivery { id, reply, failure };
+                conclude::dead_letter(process, delivery, dead, wanted).await
             }
-            Examination::Claim => End::Lost,
+            Examination::Claim => DeliveryEnd::Lost,
         })
     }
 
     /// Step 9, unless the task has been started too often.
-    pub(super) async fn work(&self, held: Held) -> In {
+    pub(super) async fn work(&self, held: TaskInHand) -> In {
         let claimed = &held.claimed;
-        let id = &claimed.envelope.task.id;
+        let id = &claimed.delivered.task.id;
         self.show(Gate::Busy {
             task: id.clone(),
             since: claimed.since,
         });
         tracing::info!(number = claimed.number, "started");
-        if let Some((status, failure)) = claimed.ends_at_once(self.pool.dispatcher.max_attempts) {
+        if let Some(TaskEnd { status, failure }) =
+            claimed.ends_at_once(self.pool.dispatcher.max_attempts)
+        {
             let mut result = ResultMessage::without_attempt(Some(id.clone()), status, failure);
             result.programmer = Some(self.config.id.clone());
-            return In::Worked(Done {
+            return In::Worked(AttemptedTask {
                 held,
-                outcome: Outcome {
+                outcome: AttemptOutcome {
                     result,
                     branch: None,
                 },
             });
         }
         match self.attempt(claimed).await {
-            Attempted::Outcome(outcome) => In::Worked(Done {
+            Attempted::Outcome(outcome) => In::Worked(AttemptedTask {
                 held,
                 outcome: *outcome,
             }),
-            Attempted::HandBack => In::Interrupted(Held {
+            Attempted::HandBack => In::Interrupted(TaskInHand {
                 no_llm: true,
                 ..held
             }),
@@ -215,20 +213,19 @@ impl Programmer {
 
     /// If the task was cancelled, acknowledge it like any finished task. If another attempt owns
     /// it, leave the message to that attempt.
-    async fn superseded(&self, held: &Held) -> In {
-        let envelope = &held.claimed.envelope;
+    async fn superseded(&self, held: &TaskInHand) -> In {
+        let delivered = &held.claimed.delivered;
         match self
             .process
             .log
-            .read(|fold| fold.tasks.winner(&envelope.task.id))
+            .read(|fold| fold.tasks.winner(&delivered.task.id))
         {
             Some(None) => {
-                ended(conclude::repeat_result(&self.process, &held.delivery, envelope).await)
+                ended(conclude::repeat_result(&self.process, &held.delivery, delivered).await)
             }
             Some(Some(_)) => In::Lost,
             None => {
-                let held = (held.claimed.attempt, held.connection);
-                conclude::lost(&self.process, &envelope.task.id, held).await;
+                conclude::lost(&self.process, &held.claim()).await;
                 In::Lost
             }
         }
@@ -237,27 +234,27 @@ impl Programmer {
     /// Works until there is an outcome, the log names another owner, or no time is left. Then
     /// settles the cost, however it ended.
     async fn attempt(&self, claimed: &Claimed) -> Attempted {
-        let id = &claimed.envelope.task.id;
+        let id = &claimed.delivered.task.id;
         let stop = CancellationToken::new();
         let log = &self.process.log;
         let superseded = log.wait_for_task(id, |fold| {
             (!fold.tasks.is_owner(id, claimed.attempt)).then_some(())
         });
         tokio::pin!(superseded);
-        let permits = Arc::new(self.permits(claimed));
+        let permits = Arc::new(TaskPermits::new(self, claimed));
         let gateways: Arc<dyn Permits> = Arc::<TaskPermits>::clone(&permits);
         let working = self.attempts.run(claimed, gateways, &stop);
         tokio::pin!(working);
         let stopped = tokio::select! {
             ended = &mut working => {
                 permits.settle(used(&ended)).await;
-                if !matches!(ended, Ended::Outcome(_)) || !log.read(|fold| fold.tasks.is_owner(id, claimed.attempt)) {
+                if !matches!(ended, AttemptEnd::Outcome(_)) || !log.read(|fold| fold.tasks.is_owner(id, claimed.attempt)) {
                     permits.tell_used(used(&ended).clone()).await;
                 }
                 match ended {
-                    Ended::Outcome(outcome) => return Attempted::Outcome(outcome),
-                    Ended::Stopped { .. } => return Attempted::Interrupted,
-                    Ended::HandBack(hand_back) => {
+                    AttemptEnd::Outcome(outcome) => return Attempted::Outcome(outcome),
+                    AttemptEnd::Stopped { .. } => return Attempted::Interrupted,
+                    AttemptEnd::HandBack(hand_back) => {
                         let before = log.read(|fold| fold.tasks.get(id).map_or(0, |state| state.hand_backs));
                         if let Some(outcome) = self.fail_at_last(before, *hand_back) {
                             return Attempted::Outcome(outcome);
@@ -282,22 +279,9 @@ impl Programmer {
         stopped
     }
 
-    fn permits(&self, claimed: &Claimed) -> TaskPermits {
-        let task = &claimed.envelope.task;
-        let cap = claimed.max_cost(self.config.limits.max_cost);
-        let (process, pool) = (self.process.clone(), Arc::clone(&self.pool));
-        let answers = Arc::clone(&self.answers);
-        TaskPermits::new(
-            (process, pool, answers),
-            self.config.id.clone(),
-            (task.id.clone(), claimed.attempt),
-            cap,
-        )
-    }
-
     /// The outcome of a task for which no LLM was left, once it has been handed back too often.
     /// None: hand it back.
-    fn fail_at_last(&self, before: u32, hand_back: HandBack) -> Option<Box<Outcome>> {
+    fn fail_at_last(&self, before: u32, hand_back: HandBack) -> Option<Box<AttemptOutcome>> {
         let HandBack {
             why,
             kind,
@@ -325,29 +309,30 @@ impl Programmer {
 
     /// Steps 10 and 11. Once the result is in `results`, a dispatcher makes it count, whatever
     /// happens to this process. So neither the ack nor the next delivery waits for the log.
-    pub(super) async fn conclude(&self, station: &mut Station, done: Done, stay: bool) -> In {
-        let Done {
+    pub(super) async fn conclude(
+        &self,
+        consumer: &mut TaskConsumer,
+        done: AttemptedTask,
+        stay: bool,
+    ) -> In {
+        let AttemptedTask {
             held,
-            outcome: Outcome { mut result, branch },
+            outcome: AttemptOutcome { mut result, branch },
         } = done;
-        let Held {
-            delivery,
-            claimed,
-            connection,
-            ..
+        let TaskInHand {
+            delivery, claimed, ..
         } = &held;
-        let id = &claimed.envelope.task.id;
+        let id = &claimed.delivered.task.id;
         if let Some(error) =
             schedule_retry::cause(&result, claimed.number, self.pool.dispatcher.max_attempts)
         {
-            return self
-                .make_again(
-                    station,
-                    (delivery, stay),
-                    claimed,
-                    (error, Spent::of(result.usage)),
-                )
-                .await;
+            let broken = BrokenAttempt {
+                error,
+                spent: Spent::of(result.usage),
+                first_delay: self.pool.dispatcher.retry_delay,
+            };
+            self.stay_or_leave(consumer, stay).await;
+            return self.schedule_retry(delivery, claimed, broken).await;
         }
         // The result is about the whole task, so its usage includes earlier attempts.
         result.usage = claimed.spent.at_most.usage.clone().and(&result.usage);
@@ -359,86 +344,81 @@ impl Programmer {
                 .get(id)
                 .is_none_or(|state| state.submitted_at.is_none())
         }) {
-            result.task = Some(Box::new(claimed.envelope.task.message.clone()));
+            result.task = Some(Box::new(claimed.delivered.task.message.clone()));
         }
         // A process that has to end leaves an unconfirmed result to the task's next owner.
         let wanted =
             || !self.is_killed() && log.read(|fold| fold.tasks.is_owner(id, claimed.attempt));
         point(Point::ResultReady);
-        let published = conclude::publish_result(&self.process, &mut result, &claimed.envelope.reply, wanted).await
+        let published = conclude::publish_result(&self.process, &mut result, &claimed.delivered.reply, wanted).await
             // The confirmation was lost, but a dispatcher has the result.
             || log.read(|fold| fold.tasks.winner(id)) == Some(Some(claimed.attempt));
         if !published {
-            conclude::let_go(&self.process, id, (claimed.attempt, *connection), branch).await;
+            conclude::let_go(&self.process, &held.claim(), branch).await;
             return In::Lost;
         }
         point(Point::ResultPublished);
-        self.stay_or_leave(station, stay).await;
+        self.stay_or_leave(consumer, stay).await;
         // If the ack fails, the message comes again and is dropped.
         conclude::ack(&self.process, delivery).await;
-        let programmer = self.config.id.clone();
-        let (task, attempt, connection) = (id.clone(), claimed.attempt, *connection);
         let concluded = Concluded {
-            programmer,
-            task,
-            attempt,
+            programmer: self.config.id.clone(),
+            claim: held.claim(),
             result,
             branch,
-            connection,
         };
         self.completer
-            .begin(&self.process, &self.scribes, concluded)
+            .begin(&self.process, &self.outcome_writer, concluded)
             .await;
         In::Settled
     }
 
     /// Keeps or closes the consumer before the ack: an open one would bring another task with the
     /// ack.
-    async fn stay_or_leave(&self, station: &mut Station, stay: bool) {
-        if !stay && let Err(error) = station.take_no_more().await {
+    async fn stay_or_leave(&self, consumer: &mut TaskConsumer, stay: bool) {
+        if !stay && let Err(error) = consumer.stop().await {
             tracing::warn!(programmer = %self.config.id, %error, "the channel broke before the ack");
         }
     }
 
-    async fn make_again(
+    async fn schedule_retry(
         &self,
-        station: &mut Station,
-        (delivery, stay): (&Delivery, bool),
+        delivery: &Delivery,
         claimed: &Claimed,
-        (error, spent): (ErrorKind, Spent),
+        broken: BrokenAttempt,
     ) -> In {
-        let id = &claimed.envelope.task.id;
-        self.stay_or_leave(station, stay).await;
+        let id = &claimed.delivered.task.id;
         let unfinished = || {
             self.process
                 .log
                 .read(|fold| fold.tasks.winner(id).is_none())
         };
         let wanted = || !self.is_killed() && unfinished();
-        let retry = (error, spent, self.pool.dispatcher.retry_delay);
-        ended(schedule_retry::make_again(&self.process, delivery, claimed, retry, wanted).await)
+        ended(
+            schedule_retry::schedule_retry(&self.process, delivery, claimed, broken, wanted).await,
+        )
     }
 
     fn queued_ms(&self, claimed: &Claimed) -> Option<u64> {
         let known = self
             .process
             .log
-            .read(|fold| fold.tasks.get(&claimed.envelope.task.id)?.submitted_at);
-        let submitted: Timestamp = known.or(claimed.envelope.keeps.submitted_at)?;
+            .read(|fold| fold.tasks.get(&claimed.delivered.task.id)?.submitted_at);
+        let submitted: Timestamp = known.or(claimed.delivered.keeps.submitted_at)?;
         u64::try_from(claimed.since.since(submitted).as_millis()).ok()
     }
 
-    pub(super) async fn hand_back(&self, station: &mut Station, held: Held) -> In {
+    pub(super) async fn hand_back(&self, consumer: &mut TaskConsumer, held: TaskInHand) -> In {
         let Claimed {
-            envelope, attempt, ..
+            delivered, attempt, ..
         } = &held.claimed;
-        let released = Event::Released {
-            task: envelope.task.id.clone(),
+        let released = Event::from(TaskReleased {
+            task: delivered.task.id.clone(),
             attempt: *attempt,
             no_llm: held.no_llm,
-        };
+        });
         match self.process.log.append(released).await {
-            Ok(Verdict::Accepted) => match station.give_back(held.delivery).await {
+            Ok(Verdict::Accepted) => match consumer.give_back(held.delivery).await {
                 Ok(()) => {
                     if held.no_llm {
                         // Lets the gate take in this failure before the programmer asks for another
@@ -467,18 +447,18 @@ fn pause_before_hand_back(before: u32) -> Duration {
 }
 
 /// The usage of an attempt.
-fn used(ended: &Ended) -> &Usage {
+fn used(ended: &AttemptEnd) -> &Usage {
     match ended {
-        Ended::Outcome(outcome) => &outcome.result.usage,
-        Ended::HandBack(hand_back) => &hand_back.outcome.result.usage,
-        Ended::Stopped { usage } => usage,
+        AttemptEnd::Outcome(outcome) => &outcome.result.usage,
+        AttemptEnd::HandBack(hand_back) => &hand_back.outcome.result.usage,
+        AttemptEnd::Stopped { usage } => usage,
     }
 }
 
-fn ended(end: End) -> In {
+fn ended(end: DeliveryEnd) -> In {
     match end {
-        End::Settled => In::Settled,
-        End::Broken => In::Broken,
-        End::Lost => In::Lost,
+        DeliveryEnd::Settled => In::Settled,
+        DeliveryEnd::Broken => In::Broken,
+        DeliveryEnd::Lost => In::Lost,
     }
 }

@@ -26,7 +26,7 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Why the gate is shut, with a sentence for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shut {
+pub struct ShutGate {
     pub reason: ShutReason,
     pub detail: String,
 }
@@ -35,7 +35,7 @@ pub struct Shut {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GateState {
     /// None: the gate is open.
-    pub shut: Option<Shut>,
+    pub shut: Option<ShutGate>,
     /// The indices of its queues that are closed for now although the gate is open.
     pub closed: BTreeSet<usize>,
     /// When an operator began to drain the programmer, if one did.
@@ -49,13 +49,17 @@ impl GateState {
     }
 }
 
-/// Keeps the gates of these programmers up to date until shutdown.
+/// The gates of these programmers, and the service that keeps them up to date until shutdown, which
+/// the caller runs.
 pub fn watch_gates(
     process: Process,
     pool: Arc<Pool>,
     others: PeerPresence,
     programmers: &[pool::Programmer],
-) -> BTreeMap<ProgrammerId, watch::Receiver<GateState>> {
+) -> (
+    BTreeMap<ProgrammerId, watch::Receiver<GateState>>,
+    impl Future<Output = ()> + Send + use<>,
+) {
     let watcher = Watcher {
         config_hash: config_hash(&pool),
         process,
@@ -66,16 +70,15 @@ pub fn watch_gates(
     let (senders, receivers): (Vec<_>, BTreeMap<_, _>) = programmers
         .iter()
         .zip(now)
-        .map(|(programmer, door)| {
-            let (sender, receiver) = watch::channel(door);
+        .map(|(programmer, gate)| {
+            let (sender, receiver) = watch::channel(gate);
             (
                 (programmer.clone(), sender),
                 (programmer.id.clone(), receiver),
             )
         })
         .unzip();
-    tokio::spawn(watcher.run(senders));
-    receivers
+    (receivers, watcher.run(senders))
 }
 
 struct Watcher {
@@ -91,18 +94,18 @@ impl Watcher {
         // Nothing can be computed before the log has been read; then it is computed at once.
         let _ = self.process.log.ready().await;
         while !self.process.shutdown.is_cancelled() {
-            for ((door, sender), programmer) in self
+            for ((gate, sender), programmer) in self
                 .look(&programmers)
                 .into_iter()
                 .zip(&senders)
                 .zip(&programmers)
             {
                 sender.send_if_modified(|shown| {
-                    if shown.state().0 != door.state().0 {
-                        report(programmer, door.shut.as_ref());
+                    if shown.state().0 != gate.state().0 {
+                        report(programmer, gate.shut.as_ref());
                     }
-                    let changed = shown.state() != door.state();
-                    *shown = door;
+                    let changed = shown.state() != gate.state();
+                    *shown = gate;
                     changed
                 });
             }
@@ -113,7 +116,7 @@ impl Watcher {
         }
     }
 
-    /// If the process is the obstacle, the same door for all programmers; otherwise one for each.
+    /// If the process is the blocker, the same state for all programmers; otherwise one for each.
     fn look(&self, programmers: &[pool::Programmer]) -> Vec<GateState> {
         let shut = look(
             &self.process,
@@ -128,8 +131,8 @@ impl Watcher {
                     .map(|p| drained_since(fold, &p.id))
                     .collect::<Vec<_>>()
             };
-            let doors = self.process.log.read(since).into_iter();
-            return doors
+            let states = self.process.log.read(since).into_iter();
+            return states
                 .map(|since| GateState {
                     shut: shut.clone(),
                     drained_since: since,
@@ -149,10 +152,10 @@ impl Watcher {
                 fold,
                 now,
             };
-            let door = |programmer: &pool::Programmer| {
-                let shut = |Blocker { reason, detail, .. }| Shut { reason, detail };
+            let gate = |programmer: &pool::Programmer| {
+                let shut = |Blocker { reason, detail, .. }| ShutGate { reason, detail };
                 GateState {
-                    shut: standing.obstacle(programmer, alive).map(shut),
+                    shut: standing.blocker(programmer, alive).map(shut),
                     closed: standing.closed_routes(
                         programmer,
                         &self.process.routes.of(&programmer.id),
@@ -161,7 +164,7 @@ impl Watcher {
                     drained_since: drained_since(fold, &programmer.id),
                 }
             };
-            programmers.iter().map(door).collect()
+            programmers.iter().map(gate).collect()
         })
     }
 }
@@ -176,8 +179,8 @@ fn drained_since(fold: &PoolState, programmer: &ProgrammerId) -> Option<Timestam
         .map(|paused| paused.since)
 }
 
-fn look(process: &Process, config_hash: &str, file: &str) -> Option<Shut> {
-    let shut = |reason, detail: String| Some(Shut { reason, detail });
+fn look(process: &Process, config_hash: &str, file: &str) -> Option<ShutGate> {
+    let shut = |reason, detail: String| Some(ShutGate { reason, detail });
     if let Err(off) = process.clock.now() {
         return shut(ShutReason::Clock, off.to_string());
     }
@@ -200,20 +203,28 @@ fn look(process: &Process, config_hash: &str, file: &str) -> Option<Shut> {
     })
 }
 
-fn report(programmer: &pool::Programmer, shut: Option<&Shut>) {
+fn report(programmer: &pool::Programmer, shut: Option<&ShutGate>) {
     let programmer = &programmer.id;
     match shut {
         // Info, not a warning: near the limit the budget shuts and opens gates within seconds.
-        Some(Shut {
+        Some(ShutGate {
             reason: ShutReason::Budget,
             detail,
         }) => {
             tracing::info!(%programmer, reason = "budget", %detail, "the gate is shut");
         }
-        Some(Shut { reason, detail }) => {
+        Some(ShutGate { reason, detail }) => {
             tracing::warn!(%programmer, reason = reason.as_str(), %detail, "the gate is shut");
         }
         None => tracing::info!(%programmer, "the gate is open"),
+    }
+}
+
+/// Whether another process holds the programmer's id.
+pub fn is_held_elsewhere(gate: &Gate) -> bool {
+    match gate {
+        Gate::Shut { reason, .. } => *reason == ShutReason::Held,
+        Gate::Consuming | Gate::Busy { .. } => false,
     }
 }
 
@@ -238,13 +249,7 @@ impl PeerPresence {
         for beat in &heartbeat.programmers {
             // This process waits for an id that another process holds; it says nothing about the
             // programmer there.
-            if matches!(
-                beat.gate,
-                Gate::Shut {
-                    reason: ShutReason::Held,
-                    ..
-                }
-            ) {
+            if is_held_elsewhere(&beat.gate) {
                 continue;
             }
             if beat.gate.could_take() {

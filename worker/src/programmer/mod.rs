@@ -18,13 +18,16 @@ mod schedule_retry;
 pub mod session;
 pub mod telemetry;
 mod work;
+pub mod workshop;
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::message::Delivery;
+use pool_broker::BrokerError;
 use pool_broker::process::Process;
-use pool_core::event::Event;
+use pool_core::event::{Event, ProgrammerUp};
 use pool_core::heartbeat::{Gate, ShutReason};
 use pool_core::pool::{self, Pool};
 use pool_core::routing::queue_name;
@@ -34,23 +37,24 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use attempt::{Attempts, Outcome};
+use attempt::AttemptOutcome;
 use claim::Claimed;
 use completer::Completer;
 use conclude::OutcomeWriter;
-use consumer::{Consumers, Heard, Incoming, OpenError, Station};
-use gate::{GateState, Shut};
+use consumer::{Consumers, Incoming, OpenError, Received, TaskConsumer};
+use gate::{GateState, ShutGate};
 use session::{Action, Conditions, Input, OpenQueues, Session};
 use telemetry::attempt_span;
+use workshop::Attempts;
 
-use crate::answers::Answers;
+use crate::answers::AnsweredCalls;
 
 /// How long to wait before the next try when another process holds the id or the broker is gone.
 const REOPEN_AFTER: Duration = Duration::from_secs(2);
 
 /// How a process ends.
 #[derive(Debug, Clone, Default)]
-pub struct Ending {
+pub struct EndSignals {
     /// No more tasks are taken.
     pub drain: CancellationToken,
     /// The running task is handed back.
@@ -59,7 +63,7 @@ pub struct Ending {
 
 /// A task in hand, claimed.
 #[derive(Debug)]
-struct Held {
+struct TaskInHand {
     delivery: Delivery,
     claimed: Claimed,
     /// The number of the connection that brought the task.
@@ -69,15 +73,15 @@ struct Held {
 }
 
 /// A task whose attempt has an outcome.
-struct Done {
-    held: Held,
-    outcome: Outcome,
+struct AttemptedTask {
+    held: TaskInHand,
+    outcome: AttemptOutcome,
 }
 
-type In = Input<Delivery, Held, Done>;
+type In = Input<Delivery, TaskInHand, AttemptedTask>;
 
-/// One programmer with all that it needs. [`Programmer::run`] is its life.
-pub struct Programmer {
+/// One programmer with all that it needs. [`ProgrammerRunner::run`] is its life.
+pub struct ProgrammerRunner {
     pub config: pool::Programmer,
     pub process: Process,
     pub attempts: Attempts,
@@ -86,19 +90,19 @@ pub struct Programmer {
     /// The priority of its consumers.
     pub priority: u8,
     pub status: watch::Sender<Gate>,
-    pub ending: Ending,
+    pub ending: EndSignals,
     /// The end of its last task.
     pub completer: Completer,
-    pub scribes: Arc<OutcomeWriter>,
-    pub answers: Arc<Answers>,
+    pub outcome_writer: Arc<OutcomeWriter>,
+    pub answers: Arc<AnsweredCalls>,
 }
 
-impl Programmer {
+impl ProgrammerRunner {
     /// Works until the process drains.
     pub async fn run(self) {
         let queues = self.queues();
         let mut session = Session::new(queues.len());
-        let mut station = None;
+        let mut consumer = None;
         let mut conditions = self.conditions();
         let mut action = Action::Open {
             after_failure: false,
@@ -106,20 +110,20 @@ impl Programmer {
         loop {
             let input = if let Action::Open { after_failure } = action {
                 self.completer.settled().await;
-                if let Some(unusable) = station.take() {
-                    Station::close(&unusable).await;
+                if let Some(unusable) = consumer.take() {
+                    TaskConsumer::close(&unusable).await;
                 }
                 match self.open(&queues, after_failure).await {
                     Ok(opened) => {
-                        station = Some(opened);
+                        consumer = Some(opened);
                         In::Opened
                     }
                     Err(input) => input,
                 }
             } else if let Action::Stop = action {
                 break;
-            } else if let Some(station) = &mut station {
-                self.perform(station, action, &conditions).await
+            } else if let Some(consumer) = &mut consumer {
+                self.perform(consumer, action, &conditions).await
             } else {
                 In::Broken
             };
@@ -127,8 +131,8 @@ impl Programmer {
             action = session.handle(input, &conditions, Instant::now());
         }
         self.completer.settled().await;
-        if let Some(station) = station {
-            station.close().await;
+        if let Some(consumer) = consumer {
+            consumer.close().await;
         }
         self.show(Gate::Shut {
             reason: ShutReason::Draining,
@@ -139,31 +143,33 @@ impl Programmer {
     /// Performs an action that was chosen under `conditions`.
     async fn perform(
         &self,
-        station: &mut Station,
-        action: Action<Delivery, Held, Done>,
+        consumer: &mut TaskConsumer,
+        action: Action<Delivery, TaskInHand, AttemptedTask>,
         conditions: &Conditions,
     ) -> In {
         match action {
-            Action::Ask(queue) => self.ask(station, queue).await,
-            Action::Stay(queue) => self.stay(station, queue, conditions).await,
-            Action::Listen(queues) => self.listen(station, &queues, conditions).await,
-            Action::Wait(_) => self.wait(station, conditions).await,
+            Action::Ask(queue) => self.ask(consumer, queue).await,
+            Action::Stay(queue) => self.stay(consumer, queue, conditions).await,
+            Action::Listen(queues) => self.listen(consumer, &queues, conditions).await,
+            Action::Wait(_) => self.wait(consumer, conditions).await,
             Action::Claim(delivery) => self.claim(delivery).await,
             Action::Work { task, turn } => {
                 let span = self.span_of(&task);
-                self.work_beyond(station, task, turn).instrument(span).await
+                self.work_beyond(consumer, task, turn)
+                    .instrument(span)
+                    .await
             }
             Action::Conclude { task, stay } => {
                 let span = self.span_of(&task.held);
-                self.conclude(station, task, stay).instrument(span).await
+                self.conclude(consumer, task, stay).instrument(span).await
             }
             Action::HandBack(held) => {
                 let span = self.span_of(&held);
-                self.hand_back(station, held).instrument(span).await
+                self.hand_back(consumer, held).instrument(span).await
             }
             Action::Abandon => {
                 self.completer.settled().await;
-                station.close().await;
+                consumer.close().await;
                 In::Broken
             }
             Action::Open { .. } | Action::Stop => In::Broken,
@@ -172,14 +178,19 @@ impl Programmer {
 
     /// The span of everything that this programmer does for an attempt: each log line in it names the
     /// task, the programmer and the attempt.
-    fn span_of(&self, held: &Held) -> tracing::Span {
+    fn span_of(&self, held: &TaskInHand) -> tracing::Span {
         let claimed = &held.claimed;
-        attempt_span(&claimed.envelope.task.id, &self.config.id, claimed.attempt)
+        attempt_span(&claimed.delivered.task.id, &self.config.id, claimed.attempt)
     }
 
     /// Works on a task. If the turn of its queue ends first, the programmer stops consuming from
     /// that queue.
-    async fn work_beyond(&self, station: &mut Station, task: Held, turn: Instant) -> In {
+    async fn work_beyond(
+        &self,
+        consumer: &mut TaskConsumer,
+        task: TaskInHand,
+        turn: Instant,
+    ) -> In {
         let working = self.work(task);
         tokio::pin!(working);
         tokio::select! {
@@ -188,7 +199,7 @@ impl Programmer {
             () = tokio::time::sleep_until(turn) => {}
         }
         let leaving = async {
-            if let Err(error) = station.take_no_more().await {
+            if let Err(error) = consumer.stop().await {
                 // The task goes on: its result confirms its outcome, not this channel.
                 tracing::warn!(%error, "the channel broke while the programmer works on a task; the work goes on");
             }
@@ -206,8 +217,8 @@ impl Programmer {
     }
 
     fn conditions(&self) -> Conditions {
-        let door = self.gate.borrow();
-        let (shut, closed) = door.state();
+        let gate = self.gate.borrow();
+        let (shut, closed) = gate.state();
         let open_queues = match closed.is_empty() {
             true => OpenQueues::All,
             false => OpenQueues::Only(
@@ -272,7 +283,7 @@ impl Programmer {
         }
     }
 
-    async fn open(&self, queues: &[String], after_failure: bool) -> Result<Station, In> {
+    async fn open(&self, queues: &[String], after_failure: bool) -> Result<TaskConsumer, In> {
         if after_failure {
             tokio::select! {
                 () = self.ending.drain.cancelled() => return Err(In::Broken),
@@ -288,89 +299,89 @@ impl Programmer {
             ),
             priority: self.priority,
         };
-        let opened = Station::open(&self.process.consume, &self.config.id, consumers).await;
+        let opened = TaskConsumer::open(&self.process.consume, &self.config.id, consumers).await;
         if opened.is_ok() {
             self.announce();
         }
         opened.map_err(|error| {
-            let reason = match &error {
-                OpenError::Held(_) => ShutReason::Held,
-                OpenError::Broker(_) => ShutReason::Broker,
+            let (reason, is_outage) = match &error {
+                OpenError::Held(_) => (ShutReason::Held, false),
+                OpenError::Broker(error) => (ShutReason::Broker, error.is_outage()),
             };
             let text = "the programmer cannot open its channel; trying again";
-            match &error {
-                // The connection logs an outage, once for all programmers.
-                OpenError::Broker(away) if away.is_outage() => {
-                    tracing::debug!(programmer = %self.config.id, %error, "{text}");
-                }
-                OpenError::Broker(_) | OpenError::Held(_) => {
-                    tracing::warn!(programmer = %self.config.id, %error, "{text}");
-                }
-            }
-            self.show(Gate::Shut {
-                reason,
-                detail: error.to_string(),
-            });
-            In::Broken
+            self.no_channel(&error, reason, is_outage, text)
         })
     }
 
     /// Appends that this process holds the programmer. If this event is lost, nothing breaks.
     fn announce(&self) {
         let (log, host) = (self.process.log.clone(), self.process.host.clone());
-        let up = Event::Up {
+        let up = Event::from(ProgrammerUp {
             programmer: self.config.id.clone(),
             host,
             again: false,
-        };
+        });
         tokio::spawn(async move { log.append(up).await });
     }
 
-    async fn ask(&self, station: &mut Station, queue: usize) -> In {
-        match station.ask(queue).await {
+    async fn ask(&self, consumer: &mut TaskConsumer, queue: usize) -> In {
+        match consumer.poll(queue).await {
             Ok(None) => In::Empty,
             Ok(Some(Incoming { delivery, queue })) => In::Delivered(delivery, queue),
             Err(error) => self.broken(&error),
         }
     }
 
-    async fn stay(&self, station: &mut Station, queue: usize, conditions: &Conditions) -> In {
-        match station.stay(queue, self.disturbed(conditions)).await {
-            Ok(Heard::Task(incoming)) => In::Delivered(incoming.delivery, incoming.queue),
-            Ok(Heard::Nothing) => In::Empty,
-            Ok(Heard::Disturbed) => In::Disturbed,
+    async fn stay(&self, consumer: &mut TaskConsumer, queue: usize, conditions: &Conditions) -> In {
+        match consumer.keep(queue, self.disturbed(conditions)).await {
+            Ok(Received::Task(incoming)) => In::Delivered(incoming.delivery, incoming.queue),
+            Ok(Received::Nothing) => In::Empty,
+            Ok(Received::Disturbed) => In::Disturbed,
             Err(error) => self.broken(&error),
         }
     }
 
-    async fn listen(&self, station: &mut Station, queues: &[usize], conditions: &Conditions) -> In {
+    async fn listen(
+        &self,
+        consumer: &mut TaskConsumer,
+        queues: &[usize],
+        conditions: &Conditions,
+    ) -> In {
         self.show(Gate::Consuming);
-        match station.listen(queues, self.disturbed(conditions)).await {
+        match consumer.consume(queues, self.disturbed(conditions)).await {
             Ok(None) => In::Disturbed,
             Ok(Some(Incoming { delivery, queue })) => In::Delivered(delivery, queue),
             Err(error) => self.broken(&error),
         }
     }
 
-    fn broken(&self, error: &pool_broker::BrokerError) -> In {
-        if error.is_outage() {
-            tracing::debug!(programmer = %self.config.id, %error, "the channel broke; opening another one");
+    fn broken(&self, error: &BrokerError) -> In {
+        let text = "the channel broke; opening another one";
+        self.no_channel(error, ShutReason::Broker, error.is_outage(), text)
+    }
+
+    /// Reports that the programmer has no channel. The connection logs an outage, once for all
+    /// programmers.
+    fn no_channel(&self, error: &dyn Error, reason: ShutReason, is_outage: bool, text: &str) -> In {
+        let programmer = &self.config.id;
+        if is_outage {
+            tracing::debug!(%programmer, %error, "{text}");
         } else {
-            tracing::warn!(programmer = %self.config.id, %error, "the channel broke; opening another one");
+            tracing::warn!(%programmer, %error, "{text}");
         }
         self.show(Gate::Shut {
-            reason: ShutReason::Broker,
+            reason,
             detail: error.to_string(),
         });
         In::Broken
     }
 
-    async fn wait(&self, station: &mut Station, conditions: &Conditions) -> In {
-        if let Err(error) = station.take_no_more().await {
+    async fn wait(&self, consumer: &mut TaskConsumer, conditions: &Conditions) -> In {
+        if let Err(error) = consumer.stop().await {
             return self.broken(&error);
         }
         let shut = self.gate.borrow().shut.clone();
-        if let Some(Shut { reason, detail }) = shut {
+        if let Some(ShutGate { reason, detail }) = shut {
             self.show(Gate::Shut { reason, detail });
         }
         self.disturbed(conditions).await;

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures_util::future::{BoxFuture, FutureExt as _};
 use pool_broker::process::Process;
 use pool_core::eligibility::explain;
-use pool_core::event::{Event, Spent};
-use pool_core::id::{AttemptId, LlmName, ProgrammerId, TaskId};
+use pool_core::event::{BudgetReserved, BudgetSettled, Event, LlmFailed, Spent, TaskUsed};
+use pool_core::id::{AttemptId, LlmName, TaskId};
 use pool_core::money::MicroUsd;
 use pool_core::pool::Pool;
 use pool_core::result::Usage;
@@ -17,14 +17,16 @@ use pool_telemetry::clock::wall_clock;
 use tokio::sync::Mutex;
 use tracing::Instrument as _;
 
-use crate::answers::Answers;
-use llm_gateway::permits::{Epoch, Failed, Permits, Unavailable, Why};
+use super::ProgrammerRunner;
+use super::claim::Claimed;
+use crate::answers::AnsweredCalls;
+use llm_gateway::permits::{Epoch, LlmFailure, Permits, Unavailable, UnavailableReason};
 
 /// The permits of one attempt. [`TaskPermits::settle`] ends them.
 pub struct TaskPermits {
     process: Process,
     pool: Arc<Pool>,
-    answers: Arc<Answers>,
+    answers: Arc<AnsweredCalls>,
     me: Caller,
     task: TaskId,
     attempt: AttemptId,
@@ -37,27 +39,20 @@ pub struct TaskPermits {
 }
 
 impl TaskPermits {
-    pub fn new(
-        (process, pool, answers): (Process, Arc<Pool>, Arc<Answers>),
-        programmer: ProgrammerId,
-        (task, attempt): (TaskId, AttemptId),
-        cap: MicroUsd,
-    ) -> Self {
-        let me = Caller {
-            programmer,
-            host: process.host.clone(),
-        };
-        let (asked, admitted) = (AtomicBool::new(false), Mutex::new(false));
+    pub(super) fn new(runner: &ProgrammerRunner, claimed: &Claimed) -> Self {
         Self {
-            process,
-            pool,
-            answers,
-            me,
-            task,
-            attempt,
-            cap,
-            asked,
-            admitted,
+            process: runner.process.clone(),
+            pool: Arc::clone(&runner.pool),
+            answers: Arc::clone(&runner.answers),
+            me: Caller {
+                programmer: runner.config.id.clone(),
+                host: runner.process.host.clone(),
+            },
+            task: claimed.delivered.task.id.clone(),
+            attempt: claimed.attempt,
+            cap: claimed.max_cost(runner.config.limits.max_cost),
+            asked: AtomicBool::default(),
+            admitted: Mutex::default(),
         }
     }
 
@@ -74,11 +69,11 @@ impl TaskPermits {
             .iter()
             .map(|used| (used.llm.clone(), used.cost_usd))
             .collect();
-        let settled = Event::Settled {
+        let settled = Event::from(BudgetSettled {
             attempt: self.attempt,
             cost_usd,
             by_llm,
-        };
+        });
         if let Err(error) = self.process.log.append(settled).await {
             tracing::warn!(%cost_usd, %error, "the cost of an attempt is not in the log; its whole reservation counts as spent");
         }
@@ -96,12 +91,12 @@ impl TaskPermits {
     }
 
     fn used(&self, usage: Usage, so_far: bool) -> Event {
-        Event::Used {
+        Event::from(TaskUsed {
             task: self.task.clone(),
             attempt: self.attempt,
             spent: Spent::of(usage),
             so_far,
-        }
+        })
     }
 
     async fn ask_for_money(&self) -> Result<(), Unavailable> {
@@ -112,7 +107,7 @@ impl TaskPermits {
             return Ok(());
         }
         let refused = |detail: String| Unavailable {
-            reason: Why::Budget,
+            reason: UnavailableReason::Budget,
             detail,
         };
         if !self.process.log.is_fresh() {
@@ -122,12 +117,12 @@ impl TaskPermits {
             ));
         }
         self.asked.store(true, Ordering::Relaxed);
-        let reserved = Event::Reserved {
+        let reserved = Event::from(BudgetReserved {
             attempt: self.attempt,
             task: Some(self.task.clone()),
             programmer: self.me.programmer.clone(),
             amount_usd: self.cap,
-        };
+        });
         match self.process.log.append(reserved).await {
             Ok(Verdict::Accepted) => {
                 *admitted = true;
@@ -175,7 +170,7 @@ impl Permits for TaskPermits {
             match fold.breakers.check(&key, &self.me, now) {
                 Ok(()) => Ok(Epoch(fold.breakers.epoch(&key, &self.me))),
                 Err(shut) => Err(Unavailable {
-                    reason: Why::Breaker,
+                    reason: UnavailableReason::Breaker,
                     detail: explain(llm, &shut),
                 }),
             }
@@ -198,13 +193,13 @@ impl Permits for TaskPermits {
         .boxed()
     }
 
-    fn failed(&self, llm: &LlmName, failed: &Failed) {
+    fn failed(&self, llm: &LlmName, failed: &LlmFailure) {
         let Some((fault, retry_after)) = failed.class.fault() else {
             return;
         };
         let key = self.pool.llm_key(llm, &self.me.host);
-        let told = self.answers.untold(&key, &self.me.host);
-        let failed = Event::LlmFailed {
+        let told = self.answers.unreported(&key, &self.me.host);
+        let failed = Event::from(LlmFailed {
             key,
             programmer: self.me.programmer.clone(),
             host: self.me.host.clone(),
@@ -213,7 +208,7 @@ impl Permits for TaskPermits {
             epoch: failed.epoch.0,
             retry_after_ms: retry_after.and_then(|wait| u64::try_from(wait.as_millis()).ok()),
             call: failed.call(),
-        };
+        });
         let log = self.process.log.clone();
         // The call goes on to the next LLM meanwhile. If this event is lost, the next failure
         // reports the same.

@@ -10,6 +10,7 @@ mod buffer;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use pool_broker::fault::{Point, point};
 use pool_broker::headers::json_properties;
 use pool_broker::publisher::{Message, Publisher};
 use pool_broker::topology::{HISTORY_KEY, LOG};
@@ -20,7 +21,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use self::buffer::{Buffer, Piece};
-use crate::sandbox::Listener;
+use crate::sandbox::OutputListener;
 
 /// The time between two pieces of one attempt.
 const EVERY: Duration = Duration::from_secs(1);
@@ -39,21 +40,25 @@ pub struct OutputReporter {
 pub struct Sender(mpsc::Sender<(TaskId, Progress)>);
 
 impl Sender {
-    /// Starts the sender, which runs until `shutdown`.
-    pub fn start(publisher: Publisher, shutdown: CancellationToken) -> Self {
+    /// The sender and the service that publishes until `shutdown`, which the caller runs.
+    pub fn new(
+        publisher: Publisher,
+        shutdown: CancellationToken,
+    ) -> (Self, impl Future<Output = ()> + Send) {
         let (sender, mut pieces) = mpsc::channel(WAITING);
         let sending = async move {
             while let Some((task, piece)) = pieces.recv().await {
                 publish(&publisher, &task, &piece).await;
+                point(Point::OutputSent);
             }
         };
-        tokio::spawn(async move {
+        let until_shutdown = async move {
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 () = sending => {}
             }
-        });
-        Self(sender)
+        };
+        (Self(sender), until_shutdown)
     }
 
     pub fn of(&self, programmer: &ProgrammerId) -> OutputReporter {
@@ -72,11 +77,8 @@ async fn publish(publisher: &Publisher, task: &TaskId, piece: &Progress) {
         .with_type(progress::KIND.into())
         .with_message_id(task.as_str().into());
     let message = Message {
-        exchange: LOG,
-        key: HISTORY_KEY,
-        body: &body,
-        properties,
         mandatory: false,
+        ..Message::new(LOG, HISTORY_KEY, body, properties)
     };
     if let Err(error) = publisher.publish(message).await {
         tracing::debug!(task_id = %task, programmer = %piece.programmer, attempt = %piece.attempt, %error, "a piece of an agent's live output was not published");
@@ -85,32 +87,32 @@ async fn publish(publisher: &Publisher, task: &TaskId, piece: &Progress) {
 
 impl OutputReporter {
     /// Publishes the output of one attempt until the [`OutputStream`] is dropped.
-    pub fn tell(&self, task: &TaskId, attempt: AttemptId) -> OutputStream {
-        let telling = OutputStream {
+    pub fn stream(&self, task: &TaskId, attempt: AttemptId) -> OutputStream {
+        let output = OutputStream {
             buffer: Arc::default(),
             over: Arc::default(),
         };
-        let (buffer, over) = (Arc::clone(&telling.buffer), Arc::clone(&telling.over));
-        let (teller, task) = (self.clone(), task.clone());
+        let (buffer, over) = (Arc::clone(&output.buffer), Arc::clone(&output.over));
+        let (reporter, task) = (self.clone(), task.clone());
         tokio::spawn(async move {
             let mut every = interval(EVERY);
             every.set_missed_tick_behavior(MissedTickBehavior::Delay);
             every.tick().await;
-            let mut told = false;
+            let mut any_sent = false;
             loop {
                 let end = tokio::select! {
                     _ = every.tick() => false,
                     () = over.notified() => true,
                 };
-                if told || !end {
-                    told |= teller.send(&buffer, &task, attempt, end);
+                if any_sent || !end {
+                    any_sent |= reporter.send(&buffer, &task, attempt, end);
                 }
                 if end {
                     return;
                 }
             }
         });
-        telling
+        output
     }
 
     /// Sends what is waiting. True if there was something to send.
@@ -150,18 +152,9 @@ pub struct OutputStream {
 }
 
 impl OutputStream {
-    /// A listener for the agent's output.
-    pub fn agent(&self) -> Listener {
-        self.listener(None)
-    }
-
-    /// A listener for the output of this check, which starts now.
-    pub fn check(&self, name: &str) -> Listener {
-        self.listener(Some(name.to_owned()))
-    }
-
-    fn listener(&self, check: Option<String>) -> Listener {
-        lock(&self.buffer).begin(check);
+    /// A listener for the output of this check, which starts now, or else of the agent.
+    pub fn listener(&self, check: Option<&str>) -> OutputListener {
+        lock(&self.buffer).begin(check.map(str::to_owned));
         let buffer = Arc::clone(&self.buffer);
         Arc::new(move |bytes: &[u8]| lock(&buffer).push(bytes))
     }

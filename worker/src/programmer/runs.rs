@@ -12,7 +12,7 @@ const OUTPUT_BYTES: usize = 4096;
 
 /// How a run of the agent ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum RunEnd {
     /// The agent made an edit that counts, and all checks passed.
     Passed,
     /// The agent made an edit that counts, and a check failed. `repair` is the prompt for the
@@ -35,12 +35,12 @@ pub(super) struct Run {
     /// The indices of the LLMs whose last answer was cut off. They have had their turn within a
     /// call.
     pub(super) cut: Vec<usize>,
-    pub(super) end: End,
+    pub(super) end: RunEnd,
 }
 
 /// The limits of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Bounds {
+pub(super) struct AttemptBounds {
     /// The number of LLMs that a run can begin with.
     pub(super) llms: usize,
     /// The most runs of the agent; at least one.
@@ -49,7 +49,7 @@ pub(super) struct Bounds {
 
 /// The step after a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum NextRun {
     /// The attempt has succeeded.
     Done,
     /// Run again on the kept worktree, with the same LLMs in the same order.
@@ -66,25 +66,25 @@ pub(super) enum Next {
 }
 
 /// Decides the next step. `history` holds all runs so far, oldest first.
-pub(super) fn next_run(history: &[Run], bounds: Bounds) -> Next {
+pub(super) fn next_run(history: &[Run], bounds: AttemptBounds) -> NextRun {
     let Some(last) = history.last() else {
-        return Next::Again { first_llm: 0 };
+        return NextRun::Again { first_llm: 0 };
     };
     let more = history.len() < bounds.runs;
     match &last.end {
-        End::Passed => Next::Done,
-        End::CheckFailed { repair, .. } if more => Next::Repair {
+        RunEnd::Passed => NextRun::Done,
+        RunEnd::CheckFailed { repair, .. } if more => NextRun::Repair {
             prompt: repair.clone(),
         },
-        End::CheckFailed { failure, .. } => Next::Fail(failure.clone()),
-        End::NoLlmLeft(failure) => Next::HandBack(failure.clone()),
-        End::Failed(failure) if more && is_useless_answer(failure.kind) => {
+        RunEnd::CheckFailed { failure, .. } => NextRun::Fail(failure.clone()),
+        RunEnd::NoLlmLeft(failure) => NextRun::HandBack(failure.clone()),
+        RunEnd::Failed(failure) if more && is_useless_answer(failure.kind) => {
             match next_llm(history, failure, bounds) {
-                Some(first_llm) => Next::Again { first_llm },
-                None => Next::Fail(verdict(history, failure)),
+                Some(first_llm) => NextRun::Again { first_llm },
+                None => NextRun::Fail(verdict(history, failure)),
             }
         }
-        End::Failed(failure) => Next::Fail(verdict(history, failure)),
+        RunEnd::Failed(failure) => NextRun::Fail(verdict(history, failure)),
     }
 }
 
@@ -127,7 +127,7 @@ fn is_useless_answer(kind: ErrorKind) -> bool {
 /// The next LLM in order that has neither begun a run nor given a last answer. A programmer's only
 /// LLM is asked a second time only if its edit did not fit the files. An answer without an edit may
 /// be a refusal.
-fn next_llm(history: &[Run], failure: &TaskFailure, bounds: Bounds) -> Option<usize> {
+fn next_llm(history: &[Run], failure: &TaskFailure, bounds: AttemptBounds) -> Option<usize> {
     let last = history.last()?;
     let after = last.answered_by.unwrap_or(last.first_llm);
     let had_its_turn = |llm: usize| {
@@ -138,7 +138,7 @@ fn next_llm(history: &[Run], failure: &TaskFailure, bounds: Bounds) -> Option<us
     let others = (1..bounds.llms).map(|step| (after + step) % bounds.llms);
     let misfits = history
         .iter()
-        .filter(|run| matches!(&run.end, End::Failed(f) if f.kind == ErrorKind::EditNotApplied));
+        .filter(|run| matches!(&run.end, RunEnd::Failed(f) if f.kind == ErrorKind::EditNotApplied));
     let alone =
         bounds.llms == 1 && failure.kind == ErrorKind::EditNotApplied && misfits.count() == 1;
     others
@@ -156,16 +156,17 @@ fn verdict(history: &[Run], failure: &TaskFailure) -> TaskFailure {
         .and_then(|index| history.get(index));
     let nothing = is_useless_answer(failure.kind) || failure.kind == ErrorKind::AgentSilent;
     match before.map(|run| &run.end) {
-        Some(End::CheckFailed { failure: check, .. }) if nothing => {
+        Some(RunEnd::CheckFailed { failure: check, .. }) if nothing => {
             let message = format!(
                 "{}, and the run to repair it failed: {}",
                 check.message, failure.message
             );
             TaskFailure::new(check.kind, message)
         }
-        Some(End::CheckFailed { .. } | End::Passed | End::NoLlmLeft(_) | End::Failed(_)) | None => {
-            failure.clone()
-        }
+        Some(
+            RunEnd::CheckFailed { .. } | RunEnd::Passed | RunEnd::NoLlmLeft(_) | RunEnd::Failed(_),
+        )
+        | None => failure.clone(),
     }
 }
 

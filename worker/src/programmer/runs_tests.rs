@@ -2,8 +2,8 @@
 
 use super::*;
 
-const TWO: Bounds = Bounds { llms: 2, runs: 3 };
-const ONE: Bounds = Bounds { llms: 1, runs: 3 };
+const TWO: AttemptBounds = AttemptBounds { llms: 2, runs: 3 };
+const ONE: AttemptBounds = AttemptBounds { llms: 1, runs: 3 };
 
 const USELESS: [ErrorKind; 5] = [
     ErrorKind::EditNotApplied,
@@ -17,7 +17,7 @@ fn failure(kind: ErrorKind) -> TaskFailure {
     TaskFailure::new(kind, format!("it was {}", kind.as_str()))
 }
 
-fn run(first_llm: usize, answered_by: Option<usize>, end: End) -> Run {
+fn run(first_llm: usize, answered_by: Option<usize>, end: RunEnd) -> Run {
     Run {
         first_llm,
         answered_by,
@@ -27,7 +27,7 @@ fn run(first_llm: usize, answered_by: Option<usize>, end: End) -> Run {
 }
 
 fn failed(llm: usize, kind: ErrorKind) -> Run {
-    run(llm, Some(llm), End::Failed(failure(kind)))
+    run(llm, Some(llm), RunEnd::Failed(failure(kind)))
 }
 
 fn check_failed(llm: usize) -> Run {
@@ -35,7 +35,7 @@ fn check_failed(llm: usize) -> Run {
     run(
         llm,
         Some(llm),
-        End::CheckFailed {
+        RunEnd::CheckFailed {
             failure: failure(ErrorKind::AcceptanceFailed),
             repair,
         },
@@ -45,8 +45,8 @@ fn check_failed(llm: usize) -> Run {
 #[test]
 fn what_passed_is_done_and_an_outage_hands_back() {
     assert_eq!(
-        next_run(&[run(0, Some(0), End::Passed)], TWO),
-        Next::Done,
+        next_run(&[run(0, Some(0), RunEnd::Passed)], TWO),
+        NextRun::Done,
         "at once"
     );
     let left = failure(ErrorKind::LlmTimeout);
@@ -56,10 +56,10 @@ fn what_passed_is_done_and_an_outage_hands_back() {
         vec![check_failed(0)],
     ] {
         let mut history = before.clone();
-        history.push(run(0, None, End::NoLlmLeft(left.clone())));
+        history.push(run(0, None, RunEnd::NoLlmLeft(left.clone())));
         assert_eq!(
             next_run(&history, TWO),
-            Next::HandBack(left.clone()),
+            NextRun::HandBack(left.clone()),
             "whatever came before: {before:?}"
         );
     }
@@ -71,20 +71,20 @@ fn an_answer_of_no_use_goes_to_the_next_llm_and_to_each_once() {
         let mut history = vec![failed(0, kind)];
         assert_eq!(
             next_run(&history, TWO),
-            Next::Again { first_llm: 1 },
+            NextRun::Again { first_llm: 1 },
             "{kind:?}: the backup begins"
         );
         history.push(failed(1, kind));
         assert_eq!(
             next_run(&history, TWO),
-            Next::Fail(failure(kind)),
+            NextRun::Fail(failure(kind)),
             "{kind:?}: both had their turn"
         );
     }
-    let three = Bounds { llms: 3, runs: 9 };
+    let three = AttemptBounds { llms: 3, runs: 9 };
     let mut history = vec![failed(0, ErrorKind::NoChange)];
     let mut order = Vec::new();
-    while let Next::Again { first_llm } = next_run(&history, three) {
+    while let NextRun::Again { first_llm } = next_run(&history, three) {
         order.push(first_llm);
         history.push(failed(first_llm, ErrorKind::NoChange));
     }
@@ -93,18 +93,18 @@ fn an_answer_of_no_use_goes_to_the_next_llm_and_to_each_once() {
 
 #[test]
 fn who_answered_counts_and_not_only_who_was_asked_first() {
-    let moved_on = run(0, Some(1), End::Failed(failure(ErrorKind::NoChange)));
-    let expected = Next::Again { first_llm: 2 };
+    let moved_on = run(0, Some(1), RunEnd::Failed(failure(ErrorKind::NoChange)));
+    let expected = NextRun::Again { first_llm: 2 };
     let moved_on = [moved_on];
     assert_eq!(
-        next_run(&moved_on, Bounds { llms: 3, runs: 3 }),
+        next_run(&moved_on, AttemptBounds { llms: 3, runs: 3 }),
         expected,
         "the backup has already given a useless answer"
     );
-    let fail = Next::Fail(failure(ErrorKind::NoChange));
+    let fail = NextRun::Fail(failure(ErrorKind::NoChange));
     let then = [moved_on[0].clone(), failed(2, ErrorKind::NoChange)];
     assert_eq!(
-        next_run(&then, Bounds { llms: 3, runs: 9 }),
+        next_run(&then, AttemptBounds { llms: 3, runs: 9 }),
         fail,
         "and it does not begin a run either"
     );
@@ -122,19 +122,19 @@ fn an_llm_that_gave_half_an_answer_within_a_call_is_not_asked_again() {
         ..run(
             first_llm,
             None,
-            End::Failed(failure(ErrorKind::LlmBadAnswer)),
+            RunEnd::Failed(failure(ErrorKind::LlmBadAnswer)),
         )
     };
-    let fail = Next::Fail(failure(ErrorKind::LlmBadAnswer));
+    let fail = NextRun::Fail(failure(ErrorKind::LlmBadAnswer));
     assert_eq!(
         next_run(&[half(0, vec![0, 1])], TWO),
         fail,
         "the call went to both LLMs and cost twice already"
     );
-    let three = Bounds { llms: 3, runs: 3 };
+    let three = AttemptBounds { llms: 3, runs: 3 };
     assert_eq!(
         next_run(&[half(0, vec![0, 1])], three),
-        Next::Again { first_llm: 2 },
+        NextRun::Again { first_llm: 2 },
         "the third was not asked"
     );
 }
@@ -144,9 +144,9 @@ fn a_lone_llm_gets_a_second_chance_only_for_an_edit_that_did_not_fit() {
     for kind in USELESS {
         let tried = kind == ErrorKind::EditNotApplied;
         let expected = if tried {
-            Next::Again { first_llm: 0 }
+            NextRun::Again { first_llm: 0 }
         } else {
-            Next::Fail(failure(kind))
+            NextRun::Fail(failure(kind))
         };
         assert_eq!(next_run(&[failed(0, kind)], ONE), expected, "{kind:?}");
     }
@@ -156,7 +156,7 @@ fn a_lone_llm_gets_a_second_chance_only_for_an_edit_that_did_not_fit() {
     ];
     assert_eq!(
         next_run(&twice, ONE),
-        Next::Fail(failure(ErrorKind::EditNotApplied)),
+        NextRun::Fail(failure(ErrorKind::EditNotApplied)),
         "one more, not two"
     );
 }
@@ -164,26 +164,26 @@ fn a_lone_llm_gets_a_second_chance_only_for_an_edit_that_did_not_fit() {
 #[test]
 fn a_failed_check_is_repaired_as_long_as_there_are_runs() {
     let mut history = vec![check_failed(0)];
-    let repair = Next::Repair {
+    let repair = NextRun::Repair {
         prompt: "repair it".to_owned(),
     };
     assert_eq!(next_run(&history, ONE), repair, "the first repair");
     history.push(check_failed(0));
     assert_eq!(next_run(&history, ONE), repair, "the second");
     history.push(check_failed(0));
-    let end = Next::Fail(failure(ErrorKind::AcceptanceFailed));
+    let end = NextRun::Fail(failure(ErrorKind::AcceptanceFailed));
     assert_eq!(next_run(&history, ONE), end, "three runs are all there are");
     assert_eq!(
-        next_run(&[check_failed(0)], Bounds { llms: 2, runs: 1 }),
+        next_run(&[check_failed(0)], AttemptBounds { llms: 2, runs: 1 }),
         end,
         "no repair with a single run"
     );
     assert_eq!(
         next_run(
             &[failed(0, ErrorKind::NoChange)],
-            Bounds { llms: 2, runs: 1 }
+            AttemptBounds { llms: 2, runs: 1 }
         ),
-        Next::Fail(failure(ErrorKind::NoChange)),
+        NextRun::Fail(failure(ErrorKind::NoChange)),
         "and no other run either"
     );
 }
@@ -193,10 +193,10 @@ fn a_repair_that_came_to_nothing_leaves_the_failed_check() {
     let history = [check_failed(0), failed(0, ErrorKind::NoChange)];
     assert_eq!(
         next_run(&history, TWO),
-        Next::Again { first_llm: 1 },
+        NextRun::Again { first_llm: 1 },
         "another LLM may do better, from the start"
     );
-    let Next::Fail(verdict) = next_run(&history, ONE) else {
+    let NextRun::Fail(verdict) = next_run(&history, ONE) else {
         panic!("there is no other LLM")
     };
     assert_eq!(
@@ -211,7 +211,8 @@ fn a_repair_that_came_to_nothing_leaves_the_failed_check() {
         "{}",
         verdict.message
     );
-    let Next::Fail(verdict) = next_run(&[check_failed(0), failed(0, ErrorKind::AgentSilent)], TWO)
+    let NextRun::Fail(verdict) =
+        next_run(&[check_failed(0), failed(0, ErrorKind::AgentSilent)], TWO)
     else {
         panic!("an agent that is silent once is silent again")
     };
@@ -223,7 +224,7 @@ fn a_repair_that_came_to_nothing_leaves_the_failed_check() {
     let history = [check_failed(0), failed(0, ErrorKind::AgentCrashed)];
     assert_eq!(
         next_run(&history, TWO),
-        Next::Fail(failure(ErrorKind::AgentCrashed)),
+        NextRun::Fail(failure(ErrorKind::AgentCrashed)),
         "a crash is reported as one"
     );
 }
@@ -250,7 +251,7 @@ fn every_other_failure_ends_the_attempt() {
     ] {
         assert_eq!(
             next_run(&[failed(0, kind)], TWO),
-            Next::Fail(failure(kind)),
+            NextRun::Fail(failure(kind)),
             "{kind:?}"
         );
     }

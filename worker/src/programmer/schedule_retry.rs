@@ -2,23 +2,20 @@
 //! the log, which ends this attempt. Then the task message goes into `pool.retries`, then the old
 //! message is acknowledged. A dispatcher publishes the task when it is due.
 
-use std::future::ready;
 use std::time::Duration;
 
 use lapin::message::Delivery;
 use pool_broker::fault::{Point, point};
-use pool_broker::headers::retry_properties;
 use pool_broker::process::Process;
-use pool_broker::publisher::Message;
-use pool_broker::topology::{REPLIES, RETRIES_KEY};
-use pool_core::event::{Event, Retry, Spent};
+use pool_broker::steps::{OutgoingTask, delay_task};
+use pool_core::event::{Event, Retry, Spent, TaskReissued};
 use pool_core::result::{ErrorKind, ResultMessage};
+use pool_core::routing::routing_key;
 use pool_core::state::Verdict;
-use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 
 use super::claim::Claimed;
-use super::conclude::{self, End};
+use super::conclude::{self, DeliveryEnd};
 
 /// The longest wait for the next attempt. The message stays unacknowledged meanwhile, which the
 /// broker allows for half an hour.
@@ -37,20 +34,33 @@ fn delay(first: Duration, number: u32, random: f64) -> Duration {
     doubled.min(LONGEST).mul_f64(0.5 + random / 2.0)
 }
 
+/// An attempt that is retried.
+pub(super) struct BrokenAttempt {
+    pub(super) error: ErrorKind,
+    pub(super) spent: Spent,
+    /// The wait after the first attempt.
+    pub(super) first_delay: Duration,
+}
+
 /// Ends this attempt and schedules another one.
-pub(super) async fn make_again(
+pub(super) async fn schedule_retry(
     process: &Process,
     delivery: &Delivery,
     claimed: &Claimed,
-    (error, spent, first): (ErrorKind, Spent, Duration),
+    broken: BrokenAttempt,
     wanted: impl Fn() -> bool,
-) -> End {
-    let (id, token) = (&claimed.envelope.task.id, claimed.envelope.token);
+) -> DeliveryEnd {
+    let BrokenAttempt {
+        error,
+        spent,
+        first_delay,
+    } = broken;
+    let (id, token) = (&claimed.delivered.task.id, claimed.delivered.token);
     let known = process
         .log
         .read(|fold| fold.tasks.get(id).map_or(0, |state| state.generation));
     let generation = known.max(token.generation) + 1;
-    let at = wall_clock().plus(delay(first, claimed.number, rand::random()));
+    let at = wall_clock().plus(delay(first_delay, claimed.number, rand::random()));
     let retry = Retry {
         attempt: claimed.attempt,
         error,
@@ -59,47 +69,37 @@ pub(super) async fn make_again(
     };
     match process
         .log
-        .append(Event::Reissued {
+        .append(Event::from(TaskReissued {
             task: id.clone(),
             generation,
             retry: Some(retry),
-        })
+        }))
         .await
     {
         Ok(Verdict::Accepted) => {}
-        Ok(Verdict::Refused(_)) | Err(_) => return End::Lost,
+        Ok(Verdict::Refused(_)) | Err(_) => return DeliveryEnd::Lost,
     }
     tracing::warn!(
         number = claimed.number, error = error.as_str(), %at, "the attempt broke; the task is retried later"
     );
     point(Point::RetryReissued);
-    if !publish(process, claimed, (generation, at), wanted).await {
+    let delivered = &claimed.delivered;
+    let outgoing = OutgoingTask {
+        id: id.as_str(),
+        generation,
+        keeps: delivered.keeps,
+        reply: delivered.reply.clone(),
+        key: &routing_key(&delivered.task.message.capabilities),
+        body: &delivered.task.to_json(),
+    };
+    let words = "publishing a task for its retry was not confirmed; publishing it again";
+    let step = || delay_task(process, &outgoing, at);
+    if !conclude::until_confirmed(words, wanted, step).await {
         // The next delivery finds that the message is not in its queue, and publishes it.
-        return End::Lost;
+        return DeliveryEnd::Lost;
     }
     point(Point::RetryKept);
     conclude::ack(process, delivery).await
-}
-
-async fn publish(
-    process: &Process,
-    claimed: &Claimed,
-    (generation, at): (u32, Timestamp),
-    wanted: impl Fn() -> bool,
-) -> bool {
-    let envelope = &claimed.envelope;
-    let body = envelope.task.to_json();
-    let properties = retry_properties(envelope.task.id.as_str(), generation, envelope.keeps, at);
-    let properties = envelope.reply.on(properties);
-    let message = Message {
-        exchange: REPLIES,
-        key: RETRIES_KEY,
-        body: &body,
-        properties,
-        mandatory: true,
-    };
-    let words = "publishing a task for its retry was not confirmed; publishing it again";
-    conclude::publish_while(process, message, words, || ready(wanted())).await
 }
 
 #[cfg(test)]

@@ -117,7 +117,7 @@ impl Conditions {
 
 /// The queue whose turn it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Turn {
+enum QueueTurn {
     /// No queue: they are asked one after another.
     Open,
     /// This queue gave the last task, and may give more until then.
@@ -133,7 +133,7 @@ pub struct Session {
     first: usize,
     /// The queue that was asked last.
     asked: usize,
-    turn: Turn,
+    turn: QueueTurn,
 }
 
 impl Session {
@@ -143,7 +143,7 @@ impl Session {
             found_empty: vec![None; queues.max(1)],
             first: 0,
             asked: 0,
-            turn: Turn::Open,
+            turn: QueueTurn::Open,
         }
     }
 
@@ -172,7 +172,7 @@ impl Session {
             Input::Broken if conditions.draining => Action::Stop,
             Input::Broken => {
                 self.found_empty.fill(None);
-                self.turn = Turn::Open;
+                self.turn = QueueTurn::Open;
                 // A missing queue must not keep this programmer from its other queues.
                 self.first = (self.asked + 1) % self.found_empty.len();
                 Action::Open {
@@ -181,7 +181,7 @@ impl Session {
             }
             Input::Empty => {
                 self.found_empty[self.asked] = Some(now);
-                self.turn = Turn::Open;
+                self.turn = QueueTurn::Open;
                 self.next(conditions, now)
             }
             Input::Opened | Input::Disturbed | Input::Settled => self.next(conditions, now),
@@ -193,9 +193,9 @@ impl Session {
         self.first = (queue + 1) % self.found_empty.len();
         self.found_empty[queue] = None;
         match self.turn {
-            Turn::Of { queue: same, .. } if same == queue => {}
-            Turn::Of { .. } | Turn::Open => {
-                self.turn = Turn::Of {
+            QueueTurn::Of { queue: same, .. } if same == queue => {}
+            QueueTurn::Of { .. } | QueueTurn::Open => {
+                self.turn = QueueTurn::Of {
                     queue,
                     until: now + TURN,
                 }
@@ -205,8 +205,8 @@ impl Session {
 
     fn turn_until(&self, now: Instant) -> Instant {
         match self.turn {
-            Turn::Of { until, .. } => until,
-            Turn::Open => now,
+            QueueTurn::Of { until, .. } => until,
+            QueueTurn::Open => now,
         }
     }
 
@@ -214,12 +214,12 @@ impl Session {
     /// not over.
     fn may_stay(&self, conditions: &Conditions, now: Instant) -> Option<usize> {
         match self.turn {
-            Turn::Of { queue, until } => {
+            QueueTurn::Of { queue, until } => {
                 let alone = (0..self.found_empty.len())
                     .all(|other| other == queue || !conditions.open_queues.has(other));
                 (conditions.lets_take_from(queue) && (now < until || alone)).then_some(queue)
             }
-            Turn::Open => None,
+            QueueTurn::Open => None,
         }
     }
 
@@ -228,14 +228,14 @@ impl Session {
             return Action::Stop;
         }
         if let Some(reason) = conditions.shut {
-            self.turn = Turn::Open;
+            self.turn = QueueTurn::Open;
             return Action::Wait(reason);
         }
         if let Some(queue) = self.may_stay(conditions, now) {
             self.asked = queue;
             return Action::Stay(queue);
         }
-        self.turn = Turn::Open;
+        self.turn = QueueTurn::Open;
         match self.worth_asking(conditions, now) {
             Some(queue) => {
                 self.asked = queue;

@@ -7,7 +7,7 @@ use pool_core::id::{AttemptId, ProgrammerId, TaskId};
 use pool_telemetry::catalog::{AGENT_RUN, AGENT_RUNS, GATE};
 use tokio::sync::watch;
 
-use super::runs::End;
+use super::runs::RunEnd;
 
 /// The span of one attempt.
 pub(super) fn attempt_span(
@@ -59,17 +59,17 @@ impl GateIs<'_> {
 /// A finished run of the agent, with its judgement and its checks.
 pub(super) struct RunEnded<'a> {
     pub(super) programmer: &'a ProgrammerId,
-    pub(super) end: &'a End,
+    pub(super) end: &'a RunEnd,
     pub(super) took: Duration,
 }
 
 impl RunEnded<'_> {
     pub(super) fn emit(&self) {
         let outcome = match self.end {
-            End::Passed => "passed",
-            End::CheckFailed { .. } => "check_failed",
-            End::NoLlmLeft(_) => "no_llm_left",
-            End::Failed(failure) => failure.kind.as_str(),
+            RunEnd::Passed => "passed",
+            RunEnd::CheckFailed { .. } => "check_failed",
+            RunEnd::NoLlmLeft(_) => "no_llm_left",
+            RunEnd::Failed(failure) => failure.kind.as_str(),
         };
         let programmer = self.programmer.as_str();
         AGENT_RUNS.add([programmer, outcome], 1);

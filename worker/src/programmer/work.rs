@@ -12,17 +12,18 @@ use pool_core::task::Task;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{Attempts, millis};
 use super::progress::OutputStream;
-use super::runs::{Bounds, End, Next, Run, next_run, repair_prompt};
+use super::runs::{AttemptBounds, NextRun, Run, RunEnd, next_run, repair_prompt};
 use super::telemetry::RunEnded;
-use crate::acceptance::{Place, run_checks};
+use super::workshop::Attempts;
+use crate::acceptance::{CheckEnvironment, run_checks};
 use crate::agent::{AgentRun, Edit, Job, judge, no_llm_left, silent};
 use crate::sandbox::{CommandAccess, Exit, GatewayServer, LastWords, Watch};
-use crate::workspace::{Changes, Credit, KEPT_DAYS, RepositoryHandle, Worktree};
+use crate::workspace::{Credit, KEPT_DAYS, RepositoryHandle, Worktree, WorktreeChanges};
+use llm_gateway::class::CallClass;
 use llm_gateway::permits::Permits;
-use llm_gateway::record::{Call, CallClass, Record, llm_time, usage};
-use llm_gateway::{CallPlan, Session, candidates};
+use llm_gateway::record::{CallRecord, RunRecord, llm_time, usage};
+use llm_gateway::{CallPlan, LlmSession, candidates};
 
 /// How much of the end of an agent's output the result holds, in bytes.
 const LOG_TAIL_BYTES: usize = 4096;
@@ -35,19 +36,19 @@ const EXIT_GRACE: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(super) struct Findings {
     /// The calls of all runs.
-    pub(super) calls: Vec<Call>,
+    pub(super) calls: Vec<CallRecord>,
     pub(super) runs: u32,
     pub(super) timings: Timings,
     /// The end of the last run's output.
     pub(super) log_tail: String,
     /// The changes in the worktree. `checks` are the reports on them.
-    pub(super) changes: Changes,
+    pub(super) changes: WorktreeChanges,
     pub(super) checks: Vec<CheckReport>,
     pub(super) commit: Option<(String, RepositoryHandle)>,
 }
 
 impl Findings {
-    fn answers(&self) -> impl DoubleEndedIterator<Item = &Call> {
+    fn answers(&self) -> impl DoubleEndedIterator<Item = &CallRecord> {
         self.calls.iter().filter(|call| call.class == CallClass::Ok)
     }
 
@@ -77,7 +78,7 @@ pub(super) enum Finish {
 
 /// The rest of a task's limits.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Left {
+pub(super) struct RemainingLimits {
     pub(super) tokens: u64,
     pub(super) cost_usd: MicroUsd,
 }
@@ -87,12 +88,12 @@ pub(super) struct Work<'a> {
     pub(super) attempts: &'a Attempts,
     pub(super) task: &'a Task,
     /// The rest that earlier attempts have left.
-    pub(super) left: Left,
+    pub(super) remaining: RemainingLimits,
     pub(super) worktree: &'a Worktree,
     pub(super) permits: Arc<dyn Permits>,
     pub(super) cancel: &'a CancellationToken,
     /// The receiver of the live output of the agent and the checks.
-    pub(super) telling: Option<&'a OutputStream>,
+    pub(super) output: Option<&'a OutputStream>,
 }
 
 /// The job of one run.
@@ -100,7 +101,7 @@ struct Assignment {
     first_llm: usize,
     prompt: String,
     /// The changes that the worktree already contains and the run is to repair.
-    kept: Changes,
+    kept: WorktreeChanges,
 }
 
 impl Work<'_> {
@@ -112,16 +113,16 @@ impl Work<'_> {
         let mut assignment = Assignment {
             first_llm: 0,
             prompt: instruction.clone(),
-            kept: Changes::default(),
+            kept: WorktreeChanges::default(),
         };
         loop {
             history.push(self.one_run(&assignment, findings).await);
             match next_run(&history, self.bounds()) {
-                Next::Done => {
+                NextRun::Done => {
                     self.commit(findings).await?;
                     return Ok(Finish::Done);
                 }
-                Next::Repair { prompt } => {
+                NextRun::Repair { prompt } => {
                     self.log_next(
                         "an acceptance check failed; running the agent again to repair it",
                         assignment.first_llm,
@@ -133,18 +134,18 @@ impl Work<'_> {
                         ..assignment
                     };
                 }
-                Next::Again { first_llm } => {
+                NextRun::Again { first_llm } => {
                     self.log_next("the answer was useless; starting over", first_llm);
                     self.step(self.worktree.reset()).await?;
-                    (findings.changes, findings.checks) = (Changes::default(), Vec::new());
+                    (findings.changes, findings.checks) = (WorktreeChanges::default(), Vec::new());
                     assignment = Assignment {
                         first_llm,
                         prompt: instruction.clone(),
-                        kept: Changes::default(),
+                        kept: WorktreeChanges::default(),
                     };
                 }
-                Next::HandBack(failure) => return Ok(Finish::HandBack(failure)),
-                Next::Fail(failure) => return Ok(Finish::Failed(failure)),
+                NextRun::HandBack(failure) => return Ok(Finish::HandBack(failure)),
+                NextRun::Fail(failure) => return Ok(Finish::Failed(failure)),
             }
         }
     }
@@ -155,10 +156,10 @@ impl Work<'_> {
         tracing::info!(llm, "{what}");
     }
 
-    fn bounds(&self) -> Bounds {
+    fn bounds(&self) -> AttemptBounds {
         let runs = usize::try_from(self.attempts.programmer.limits.max_fix_iterations)
             .unwrap_or(usize::MAX);
-        Bounds {
+        AttemptBounds {
             llms: self.llms().len(),
             runs: runs.max(1),
         }
@@ -182,7 +183,7 @@ impl Work<'_> {
             Ok(run) => self.end_of(&run, &record, &assignment.kept, findings).await,
             Err(failure) => Err(failure),
         };
-        let end = end.unwrap_or_else(End::Failed);
+        let end = end.unwrap_or_else(RunEnd::Failed);
         RunEnded {
             programmer: &self.attempts.programmer.id,
             end: &end,
@@ -205,7 +206,7 @@ impl Work<'_> {
         &self,
         assignment: &Assignment,
         findings: &Findings,
-    ) -> (Result<AgentRun, TaskFailure>, Record) {
+    ) -> (Result<AgentRun, TaskFailure>, RunRecord) {
         let plan = self.call_plan(assignment, findings);
         let model = plan
             .llms
@@ -228,24 +229,21 @@ impl Work<'_> {
                 calls: Arc::new(move || caller.calls_begun()),
                 grace: EXIT_GRACE,
             });
-        let mut watch = Watch {
+        let watch = Watch {
             busy: Arc::new(busy),
             last_words,
-            ..Watch::new(self.cancel.clone())
+            ..self.watch(None)
         };
-        if let Some(telling) = self.telling {
-            watch.listen = telling.agent();
-        }
         let run = workshop.agent.run(&job, &workshop.sandbox, &watch).await;
         drop(watch);
         let record = match Arc::into_inner(session) {
             Some(session) => session.close().await,
-            None => Record::default(),
+            None => RunRecord::default(),
         };
         (run, record)
     }
 
-    fn job(&self, assignment: &Assignment, model: LlmName, session: &Session) -> Job {
+    fn job(&self, assignment: &Assignment, model: LlmName, session: &LlmSession) -> Job {
         let (workshop, limits) = (&self.attempts.workshop, &self.attempts.programmer.limits);
         let mut env = workshop.sandbox.variables();
         env.extend(workshop.env.iter().cloned());
@@ -283,8 +281,8 @@ impl Work<'_> {
         CallPlan {
             llms,
             failover: self.attempts.workshop.pool.failover.clone(),
-            max_tokens: self.left.tokens.saturating_sub(used.tokens()),
-            max_cost: self.left.cost_usd.saturating_sub(used.cost_usd),
+            max_tokens: self.remaining.tokens.saturating_sub(used.tokens()),
+            max_cost: self.remaining.cost_usd.saturating_sub(used.cost_usd),
             used,
             context_limit: limits.context_limit,
             permits: Arc::clone(&self.permits),
@@ -295,10 +293,10 @@ impl Work<'_> {
     async fn end_of(
         &self,
         run: &AgentRun,
-        record: &Record,
-        kept: &Changes,
+        record: &RunRecord,
+        kept: &WorktreeChanges,
         findings: &mut Findings,
-    ) -> Result<End, TaskFailure> {
+    ) -> Result<RunEnd, TaskFailure> {
         findings.log_tail = run.output.tail(LOG_TAIL_BYTES);
         let verdict = |changed| {
             judge(
@@ -313,7 +311,7 @@ impl Work<'_> {
         match verdict(true) {
             Ok(_) => {}
             Err(failure) if no_llm_left(run, record).is_some() => {
-                return Ok(End::NoLlmLeft(failure));
+                return Ok(RunEnd::NoLlmLeft(failure));
             }
             Err(failure) => return Err(failure),
         }
@@ -337,37 +335,28 @@ impl Work<'_> {
         }
         findings.changes = changes;
         match (self.check(findings).await?, edit) {
-            (End::CheckFailed { failure, .. }, Edit::Partial) => {
+            (RunEnd::CheckFailed { failure, .. }, Edit::Partial) => {
                 Err(half_applied(&failure.message))
             }
             (end, Edit::Partial | Edit::Unfinished | Edit::Whole | Edit::Nothing) => Ok(end),
         }
     }
 
-    async fn check(&self, findings: &mut Findings) -> Result<End, TaskFailure> {
+    async fn check(&self, findings: &mut Findings) -> Result<RunEnd, TaskFailure> {
         let checks = &self.task.message.acceptance;
         if checks.is_empty() {
-            return Ok(End::Passed);
+            return Ok(RunEnd::Passed);
         }
         let checkout = self.step(self.worktree.check_out_for_checks()).await?;
         let workshop = &self.attempts.workshop;
-        let place = Place {
+        let place = CheckEnvironment {
             worktree: &checkout.tree,
             scratch: &checkout.scratch,
             path: workshop.path.clone(),
             read: self.worktree.objects(),
             sandbox: &workshop.sandbox,
         };
-        let watch = |check: &str| {
-            let watch = Watch::new(self.cancel.clone());
-            match self.telling {
-                Some(telling) => Watch {
-                    listen: telling.check(check),
-                    ..watch
-                },
-                None => watch,
-            }
-        };
+        let watch = |check: &str| self.watch(Some(check));
         let renew = || self.step(self.worktree.renew(&checkout));
         let checked = run_checks(checks, &workshop.pool.acceptance, &place, renew, watch).await?;
         findings.timings.acceptance_ms += millis(checked.duration);
@@ -378,15 +367,27 @@ impl Work<'_> {
             return Err(cancelled());
         }
         let Some(name) = failed else {
-            return Ok(End::Passed);
+            return Ok(RunEnd::Passed);
         };
-        Ok(End::CheckFailed {
+        Ok(RunEnd::CheckFailed {
             failure: TaskFailure::new(
                 ErrorKind::AcceptanceFailed,
                 format!("the acceptance check {name:?} failed"),
             ),
             repair: repair_prompt(&self.task.message.instruction, checks, &findings.checks),
         })
+    }
+
+    /// Observes the agent, or a check.
+    fn watch(&self, check: Option<&str>) -> Watch {
+        let watch = Watch::new(self.cancel.clone());
+        match self.output {
+            Some(output) => Watch {
+                listen: output.listener(check),
+                ..watch
+            },
+            None => watch,
+        }
     }
 
     /// The worker's own work on files. It ends with the attempt like everything else.
@@ -428,6 +429,10 @@ impl Work<'_> {
     }
 }
 
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 pub(super) fn cancelled() -> TaskFailure {
     TaskFailure::new(ErrorKind::Cancelled, "the attempt was stopped")
 }
@@ -438,16 +443,13 @@ fn patch_too_large(
     commit: &Result<String, TaskFailure>,
     repository: &RepositoryHandle,
 ) -> TaskFailure {
-    let kept = match commit {
-        Ok(commit) => {
-            format!(
-                " The change is kept for {} days as commit {commit} in {}.",
-                KEPT_DAYS,
-                repository.place()
-            )
-        }
-        Err(_) => String::new(),
-    };
+    let kept = commit.as_ref().map(|commit| {
+        format!(
+            " The change is kept for {KEPT_DAYS} days as commit {commit} in {}.",
+            repository.place()
+        )
+    });
+    let kept = kept.unwrap_or_default();
     let message = format!(
         "the patch is larger than {MAX_PATCH_BYTES} bytes, and `auto_commit: false` allows no branch: set auto_commit to \
          true, or make the task smaller.{kept}"

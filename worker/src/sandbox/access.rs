@@ -12,7 +12,7 @@ use agent_sandbox::toolchains::{self, ThisMachine};
 use agent_sandbox::{Layers, Level, Plan, RunLimits, landlock_abi};
 use pool_core::pool::{self, Pool, SandboxLevel, SandboxNetwork};
 
-use super::Command;
+use super::SandboxCommand;
 
 /// Package managers that retry for a minute where there is no network.
 const FAIL_FAST: [(&str, &str); 3] = [
@@ -94,7 +94,7 @@ impl Confinement {
         })
     }
 
-    pub(super) fn plan(&self, command: &Command) -> Plan {
+    pub(super) fn plan(&self, command: &SandboxCommand) -> Plan {
         let access = &command.access;
         let path = command.env.iter().find(|(name, _)| name == "PATH");
         let directories: Vec<PathBuf> = path

@@ -1,5 +1,5 @@
 //! Whether a silent command is at work, that is, whether its processes compute. Pure, except for
-//! [`Look::now`].
+//! [`ProcessorSample::now`].
 
 use std::time::Duration;
 
@@ -21,12 +21,12 @@ const LOOK_MOST: Duration = Duration::from_secs(15);
 
 /// The processor time of all processes of a command at one moment.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Look {
+pub(super) struct ProcessorSample {
     pub(super) at: Instant,
     used: Duration,
 }
 
-impl Look {
+impl ProcessorSample {
     pub(super) fn at(at: Instant, used: Duration) -> Self {
         Self { at, used }
     }
@@ -60,7 +60,7 @@ mod tests {
     fn a_twentieth_of_a_core_is_work_and_an_idle_event_loop_is_not() {
         let begin = Instant::now();
         let look = |after_ms, used_ms| {
-            Look::at(
+            ProcessorSample::at(
                 begin + Duration::from_millis(after_ms),
                 Duration::from_millis(used_ms),
             )

@@ -40,7 +40,7 @@ use pool_core::pool::{self, LastEvent, Pool};
 use tokio_util::sync::CancellationToken;
 
 pub use access::{CommandAccess, GatewayServer};
-pub use output::Output;
+pub use output::CommandOutput;
 
 use access::Confinement;
 
@@ -56,14 +56,14 @@ pub const HELPER_COMMAND: &str = "sandbox-exec";
 
 /// Starts programs within the limits and behind the layers of the pool file.
 #[derive(Debug, Clone)]
-pub struct Sandbox {
+pub struct SandboxLauncher {
     helper: PathBuf,
     limits: pool::Sandbox,
     /// None: no kernel layers.
     confinement: Option<Confinement>,
 }
 
-impl Sandbox {
+impl SandboxLauncher {
     /// The running worker itself is the helper. `/proc/self/exe` stays right if the file is
     /// replaced.
     pub fn new(pool: &Pool) -> Self {
@@ -95,7 +95,7 @@ impl Sandbox {
     }
 
     /// What the kernel layers let this command do; None: there are none.
-    fn plan(&self, command: &Command) -> Option<Plan> {
+    fn plan(&self, command: &SandboxCommand) -> Option<Plan> {
         Some(self.confinement.as_ref()?.plan(command))
     }
 
@@ -106,7 +106,11 @@ impl Sandbox {
     ///
     /// # Errors
     /// [`LaunchError`] if the program could not be started at all.
-    pub async fn run(&self, command: Command, watch: &Watch) -> Result<Finished, LaunchError> {
+    pub async fn run(
+        &self,
+        command: SandboxCommand,
+        watch: &Watch,
+    ) -> Result<Finished, LaunchError> {
         run::run(self, command, watch).await
     }
 }
@@ -114,7 +118,7 @@ impl Sandbox {
 /// A command to start. Its environment has these variables and no other; its standard input is
 /// empty.
 #[derive(Debug, Clone)]
-pub struct Command {
+pub struct SandboxCommand {
     /// Program and arguments; no shell is involved. A program without a slash is looked up in the
     /// given `PATH`.
     pub argv: Vec<OsString>,
@@ -130,7 +134,7 @@ pub struct Command {
 }
 
 /// Receives the bytes that a running command prints.
-pub type Listener = Arc<dyn Fn(&[u8]) + Send + Sync>;
+pub type OutputListener = Arc<dyn Fn(&[u8]) + Send + Sync>;
 
 /// The observers of a running command.
 #[derive(Clone)]
@@ -142,7 +146,7 @@ pub struct Watch {
     /// How to tell that the command has finished, apart from its exit.
     pub last_words: Option<LastWords>,
     /// Receives the command's output while it runs. It must not block.
-    pub listen: Listener,
+    pub listen: OutputListener,
 }
 
 impl Watch {
@@ -208,7 +212,7 @@ impl fmt::Display for Exit {
 pub struct Finished {
     pub exit: Exit,
     /// Standard output and standard error, in the order in which they were written.
-    pub output: Output,
+    pub output: CommandOutput,
     pub duration: Duration,
     /// The number of processes that outlived the program and were killed.
     pub stragglers: usize,

@@ -8,7 +8,7 @@ const HEAD_BYTES: usize = 16 * 1024;
 /// Standard output and standard error of a command, merged. If there is too much, the middle is
 /// missing.
 #[derive(Debug, Clone)]
-pub struct Output {
+pub struct CommandOutput {
     head: Vec<u8>,
     tail: VecDeque<u8>,
     head_limit: usize,
@@ -16,7 +16,7 @@ pub struct Output {
     total_bytes: u64,
 }
 
-impl Output {
+impl CommandOutput {
     /// Keeps at most `limit_bytes`.
     pub fn new(limit_bytes: usize) -> Self {
         let head_limit = HEAD_BYTES.min(limit_bytes / 2);
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn the_first_and_the_last_bytes_are_kept() {
-        let mut output = Output::new(64 * 1024);
+        let mut output = CommandOutput::new(64 * 1024);
         output.push(b"first line\n");
         for _ in 0..10_000 {
             output.push(b"0123456789abcdef\n");
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn one_huge_piece_is_cut_like_many_small_ones() {
-        let mut output = Output::new(10);
+        let mut output = CommandOutput::new(10);
         output.push(b"abcdefghijklmnopqrstuvwxyz");
         assert_eq!(
             output.text(),
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_tail_begins_at_a_line_and_never_splits_a_character() {
-        let mut output = Output::new(1000);
+        let mut output = CommandOutput::new(1000);
         output.push("one\ntwo\nthree\näöü\n".as_bytes());
         assert_eq!(output.tail(11), "äöü\n", "the last whole lines");
         assert_eq!(

@@ -7,7 +7,7 @@ use nix::unistd::{Pid, SysconfVar, getpid, sysconf};
 
 /// The fields of `/proc/PID/stat` of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Process {
+struct ProcStat {
     pid: i32,
     parent: i32,
     session: i32,
@@ -40,7 +40,7 @@ pub(super) fn others_than_stages(first: Pid) -> Vec<Pid> {
 
 /// All processes in the session that `leader` made, also after the leader has ended.
 pub(super) fn session_of(leader: Pid) -> Vec<Pid> {
-    let of_session = |process: &Process| process.session == leader.as_raw();
+    let of_session = |process: &ProcStat| process.session == leader.as_raw();
     processes()
         .into_iter()
         .filter(of_session)
@@ -68,8 +68,8 @@ fn ticks_per_second() -> u64 {
 }
 
 /// The process with this pid, if it exists, and everything below it.
-fn family(processes: &[Process], root: i32) -> Vec<Process> {
-    let mut family: Vec<Process> = processes
+fn family(processes: &[ProcStat], root: i32) -> Vec<ProcStat> {
+    let mut family: Vec<ProcStat> = processes
         .iter()
         .filter(|process| process.pid == root)
         .copied()
@@ -89,7 +89,7 @@ pub(super) fn signal_all(pids: &[Pid], signal: Signal) {
     }
 }
 
-fn processes() -> Vec<Process> {
+fn processes() -> Vec<ProcStat> {
     std::fs::read_dir("/proc")
         .into_iter()
         .flatten()
@@ -105,7 +105,7 @@ fn processes() -> Vec<Process> {
 
 /// Parses `pid (name) state ppid pgrp session …`. The name may contain spaces and parentheses.
 /// Numbers 14 to 17 are processor times: user and system time of the process, then of its children.
-fn parse(pid: i32, stat: &str) -> Option<Process> {
+fn parse(pid: i32, stat: &str) -> Option<ProcStat> {
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let parent = fields.get(1)?.parse().ok()?;
     let session = fields.get(3)?.parse().ok()?;
@@ -118,7 +118,7 @@ fn parse(pid: i32, stat: &str) -> Option<Process> {
     let ticks = times
         .map(|time| time.and_then(|time| u64::try_from(time).ok()).unwrap_or(0))
         .sum();
-    Some(Process {
+    Some(ProcStat {
         pid,
         parent,
         session,
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn a_program_name_cannot_forge_its_parent_or_its_time() {
         let stat = "7 (a) S 1 2 3 4 5 6 7 8 9 10 11 99 99) R 42 8 9 0 -1 4194304 500 0 1 0 30 4 200 1000 39 19 1 0 5000";
-        let expected = Process {
+        let expected = ProcStat {
             pid: 7,
             parent: 42,
             session: 9,
@@ -144,7 +144,7 @@ mod tests {
             Some(expected),
             "the last parenthesis counts"
         );
-        let short = Process {
+        let short = ProcStat {
             pid: 7,
             parent: 42,
             session: 9,
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_family_is_everything_below_its_root() {
-        let process = |pid, parent| Process {
+        let process = |pid, parent| ProcStat {
             pid,
             parent,
             session: 0,

@@ -16,12 +16,12 @@ use tokio::process::Child;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::last_event::Finder;
-use super::life::Look;
+use super::life::ProcessorSample;
 use super::processes::{session_of, signal_all};
 use super::report::HelperReport;
 use super::{
-    Command, Exit, Finished, GRACE, GatewayServer, HELPER_COMMAND, LaunchError, Output, Sandbox,
-    Watch,
+    CommandOutput, Exit, Finished, GRACE, GatewayServer, HELPER_COMMAND, LaunchError,
+    SandboxCommand, SandboxLauncher, Watch,
 };
 
 /// How much longer than its grace the helper may take before the worker kills it.
@@ -38,8 +38,8 @@ struct Started {
 }
 
 pub(super) async fn run(
-    sandbox: &Sandbox,
-    command: Command,
+    sandbox: &SandboxLauncher,
+    command: SandboxCommand,
     watch: &Watch,
 ) -> Result<Finished, LaunchError> {
     let begin = Instant::now();
@@ -54,16 +54,16 @@ pub(super) async fn run(
         output: mut pipe,
     } = started;
     let pid = helper.id();
-    let mut output = Output::new(sandbox.limits.max_output_bytes);
-    let mut listener = Listener::new(&command, watch, (begin, pid), lifeline);
-    let report = listener.listen(reports, &mut pipe, &mut output).await;
+    let mut output = CommandOutput::new(sandbox.limits.max_output_bytes);
+    let mut monitor = CommandMonitor::new(&command, watch, begin, pid, lifeline);
+    let report = monitor.listen(reports, &mut pipe, &mut output).await;
     let report = report.flatten();
     if report.is_none() {
         kill_session(pid);
     }
     drain(&mut pipe, &mut output, watch).await;
     let status = timeout(HELPER_MARGIN, helper.wait()).await;
-    let stopped = listener.stopped;
+    let stopped = monitor.stopped;
     if let Some(HelperReport::Ended {
         limit: Some(limit), ..
     }) = &report
@@ -111,7 +111,7 @@ pub(super) async fn run(
     })
 }
 
-fn program(command: &Command) -> String {
+fn program(command: &SandboxCommand) -> String {
     command
         .argv
         .first()
@@ -119,7 +119,7 @@ fn program(command: &Command) -> String {
         .unwrap_or_default()
 }
 
-fn start(sandbox: &Sandbox, command: &Command) -> io::Result<Started> {
+fn start(sandbox: &SandboxLauncher, command: &SandboxCommand) -> io::Result<Started> {
     let (line, helper_line) = std::os::unix::net::UnixStream::pair()?;
     line.set_nonblocking(true)?;
     let plan = match sandbox.plan(command) {
@@ -156,14 +156,14 @@ fn start(sandbox: &Sandbox, command: &Command) -> io::Result<Started> {
 }
 
 /// The state of a running command.
-struct Listener<'a> {
-    command: &'a Command,
+struct CommandMonitor<'a> {
+    command: &'a SandboxCommand,
     watch: &'a Watch,
     begin: Instant,
     helper: Option<Pid>,
     /// When the command last gave a sign of life.
     heard: Instant,
-    looked: Look,
+    sample: ProcessorSample,
     finder: Option<Finder>,
     /// When the command printed its last event, and how many LLM calls it had begun by then.
     finished: Option<(Instant, u64)>,
@@ -207,11 +207,12 @@ async fn read(
     }
 }
 
-impl<'a> Listener<'a> {
+impl<'a> CommandMonitor<'a> {
     fn new(
-        command: &'a Command,
+        command: &'a SandboxCommand,
         watch: &'a Watch,
-        (begin, helper): (Instant, Option<u32>),
+        begin: Instant,
+        helper: Option<u32>,
         lifeline: unix::OwnedWriteHalf,
     ) -> Self {
         Self {
@@ -222,7 +223,7 @@ impl<'a> Listener<'a> {
                 .and_then(|id| i32::try_from(id).ok())
                 .map(Pid::from_raw),
             heard: begin,
-            looked: Look::at(begin, Duration::ZERO),
+            sample: ProcessorSample::at(begin, Duration::ZERO),
             finder: watch
                 .last_words
                 .as_ref()
@@ -240,7 +241,7 @@ impl<'a> Listener<'a> {
         &mut self,
         reports: unix::OwnedReadHalf,
         pipe: &mut pipe::Receiver,
-        output: &mut Output,
+        output: &mut CommandOutput,
     ) -> Option<Option<HelperReport>> {
         let mut said = HelperReports::default();
         let mut line = vec![0; 16 * 1024];
@@ -325,19 +326,19 @@ impl<'a> Listener<'a> {
             self.heard = now;
         }
         let is_silent = |heard| now.duration_since(heard) >= silence;
-        if now >= self.looked.next(silence) || is_silent(self.heard) {
-            self.look().await;
+        if now >= self.sample.next(silence) || is_silent(self.heard) {
+            self.take_sample().await;
         }
         is_silent(self.heard).then_some(Exit::Silent)
     }
 
-    async fn look(&mut self) {
+    async fn take_sample(&mut self) {
         let Some(helper) = self.helper else { return };
-        let looked = Look::now(helper).await;
-        if looked.shows_work_since(self.looked) {
-            self.heard = looked.at;
+        let sample = ProcessorSample::now(helper).await;
+        if sample.shows_work_since(self.sample) {
+            self.heard = sample.at;
         }
-        self.looked = looked;
+        self.sample = sample;
     }
 }
 
@@ -353,7 +354,7 @@ fn tick_of(silence: Option<Duration>) -> Duration {
 }
 
 /// Reads the last output, because the worker may see the helper's end before it.
-async fn drain(pipe: &mut pipe::Receiver, output: &mut Output, watch: &Watch) {
+async fn drain(pipe: &mut pipe::Receiver, output: &mut CommandOutput, watch: &Watch) {
     let mut buffer = vec![0; 16 * 1024];
     let all = async {
         while let Ok(count) = pipe.read(&mut buffer).await {

@@ -11,8 +11,8 @@ use anyhow::Context as _;
 use pool_core::pool::Pool;
 use tokio_util::sync::CancellationToken;
 
-use super::{Exit, Sandbox, Watch};
-use crate::acceptance::Place;
+use super::{Exit, SandboxLauncher, Watch};
+use crate::acceptance::CheckEnvironment;
 use crate::workspace::{make_directory, remove_tree};
 
 /// Runs the command in `directory` and prints its output. Its home is empty and temporary.
@@ -25,8 +25,8 @@ pub fn run(pool: &Pool, directory: &Path, command: Vec<OsString>) -> anyhow::Res
         .with_context(|| format!("{} is no directory", directory.display()))?;
     let scratch = std::env::temp_dir().join(format!("worker-sandbox-{}", std::process::id()));
     make_directory(&scratch).context("cannot make a temporary home")?;
-    let sandbox = Sandbox::new(pool);
-    let place = Place {
+    let sandbox = SandboxLauncher::new(pool);
+    let place = CheckEnvironment {
         worktree: &worktree,
         scratch: &scratch,
         path: std::env::var_os("PATH").unwrap_or_default(),

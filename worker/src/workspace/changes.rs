@@ -6,14 +6,14 @@ use super::git::path_of;
 
 /// The difference between the base commit and the worktree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Changes {
+pub struct WorktreeChanges {
     /// Relative paths, sorted. Bytes that are not UTF-8 are replaced.
     pub files: Vec<String>,
     /// For `git apply` on the base commit. None if it is larger than a result may carry.
     pub patch: Option<String>,
 }
 
-impl Changes {
+impl WorktreeChanges {
     pub fn is_empty(&self) -> bool {
         self.files.is_empty()
     }
@@ -21,15 +21,15 @@ impl Changes {
 
 /// One entry of `git diff-index --raw -z`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) kind: Kind,
+pub(super) struct DiffEntry {
+    pub(super) kind: DiffKind,
     /// The id of the object after the change.
     pub(super) object: String,
     pub(super) path: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum DiffKind {
     File,
     SymbolicLink,
     Submodule,
@@ -37,7 +37,7 @@ pub(super) enum Kind {
 }
 
 /// Parses `:100644 100644 <before> <after> M\0path\0` and so on. None if it is something else.
-pub(super) fn parse_raw(raw: &[u8]) -> Option<Vec<Entry>> {
+pub(super) fn parse_raw(raw: &[u8]) -> Option<Vec<DiffEntry>> {
     let mut parts = raw.split(|byte| *byte == 0);
     let mut entries = Vec::new();
     while let Some(header) = parts.next() {
@@ -54,12 +54,12 @@ pub(super) fn parse_raw(raw: &[u8]) -> Option<Vec<Entry>> {
         };
         let kind = match (before, after) {
             // A submodule that is removed or moved cannot be checked either.
-            ("160000", _) | (_, "160000") => Kind::Submodule,
-            (_, "120000") => Kind::SymbolicLink,
-            (_, "000000") => Kind::Removed,
-            (_, _) => Kind::File,
+            ("160000", _) | (_, "160000") => DiffKind::Submodule,
+            (_, "120000") => DiffKind::SymbolicLink,
+            (_, "000000") => DiffKind::Removed,
+            (_, _) => DiffKind::File,
         };
-        entries.push(Entry {
+        entries.push(DiffEntry {
             kind,
             object: object.to_owned(),
             path: parts.next()?.to_vec(),
@@ -153,14 +153,14 @@ mod tests {
         let raw = b":100644 100644 a1 b1 M\0x y\0:000000 120000 00 b2 A\0link\0:100644 000000 a3 00 D\0gone\0\
                     :000000 160000 00 b4 A\0sub\0";
         let entries = parse_raw(raw).expect("what git prints");
-        let kinds: Vec<Kind> = entries.iter().map(|entry| entry.kind).collect();
+        let kinds: Vec<DiffKind> = entries.iter().map(|entry| entry.kind).collect();
         assert_eq!(
             kinds,
             [
-                Kind::File,
-                Kind::SymbolicLink,
-                Kind::Removed,
-                Kind::Submodule
+                DiffKind::File,
+                DiffKind::SymbolicLink,
+                DiffKind::Removed,
+                DiffKind::Submodule
             ],
             "one entry of each kind"
         );

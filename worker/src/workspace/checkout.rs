@@ -10,11 +10,13 @@ use std::path::{Path, PathBuf};
 
 use pool_core::result::TaskFailure;
 
-use super::disk::{copy_regular, off_the_runtime, private_directory, remove_any, remove_tree};
+use super::disk::{
+    copy_regular, failure, off_the_runtime, private_directory, remove_any, remove_tree,
+};
 use super::git::GitError;
 use super::layout::write_own_repository;
 use super::survey::{replaced_by, special_files};
-use super::worktree::{Worktree, failure, hide_links_that_lead_outside};
+use super::worktree::{Worktree, hide_links_that_lead_outside};
 
 /// A checkout for acceptance checks. It is removed with its worktree, or by the next checkout.
 #[derive(Debug, Clone)]

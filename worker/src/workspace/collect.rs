@@ -5,15 +5,17 @@ use std::io;
 
 use pool_core::result::{ErrorKind, MAX_PATCH_BYTES, TaskFailure};
 
-use super::changes::{Changes, Entry, Kind, display, parse_raw, split_paths, stays_inside};
-use super::disk::{off_the_runtime, private_directory};
+use super::changes::{
+    DiffEntry, DiffKind, WorktreeChanges, display, parse_raw, split_paths, stays_inside,
+};
+use super::disk::{failure, off_the_runtime, private_directory};
 use super::git::{GitError, path_of};
 use super::survey::{Special, is_gits, make_readable, replaced_by, special_files};
-use super::worktree::{Worktree, failure};
+use super::worktree::Worktree;
 
 /// Why a change is refused.
 #[derive(Debug, thiserror::Error)]
-enum Problem {
+enum CollectError {
     /// A problem of the machine: another attempt may not have it.
     #[error("{0}")]
     Git(#[from] GitError),
@@ -22,7 +24,7 @@ enum Problem {
     Refused(String),
 }
 
-impl From<io::Error> for Problem {
+impl From<io::Error> for CollectError {
     fn from(error: io::Error) -> Self {
         Self::Git(error.into())
     }
@@ -36,17 +38,17 @@ impl Worktree {
     /// [`ErrorKind::Workspace`] if git fails. [`ErrorKind::ChangeRefused`] if the change contains
     /// something that cannot be kept: a repository, a pipe, a file that git cannot store. A
     /// symbolic link that could lead out of the worktree is refused, too.
-    pub async fn collect(&self) -> Result<Changes, TaskFailure> {
+    pub async fn collect(&self) -> Result<WorktreeChanges, TaskFailure> {
         self.try_collect().await.map_err(|problem| match problem {
-            Problem::Git(error) => failure("cannot collect the changes", error),
-            Problem::Refused(why) => TaskFailure::new(
+            CollectError::Git(error) => failure("cannot collect the changes", error),
+            CollectError::Refused(why) => TaskFailure::new(
                 ErrorKind::ChangeRefused,
                 format!("the change is refused: {why}"),
             ),
         })
     }
 
-    async fn try_collect(&self) -> Result<Changes, Problem> {
+    async fn try_collect(&self) -> Result<WorktreeChanges, CollectError> {
         self.survey().await?;
         self.stage().await?;
         let args = [
@@ -66,10 +68,10 @@ impl Worktree {
             self.check(entry).await?;
         }
         if entries.is_empty() {
-            return Ok(Changes::default());
+            return Ok(WorktreeChanges::default());
         }
         let patch = self.patch().await?;
-        Ok(Changes {
+        Ok(WorktreeChanges {
             files: entries.iter().map(|entry| display(&entry.path)).collect(),
             patch,
         })
@@ -77,26 +79,25 @@ impl Worktree {
 
     /// Refuses special files before git sees them. Git would block on some and skip the others. An
     /// ignored path may be anything.
-    async fn survey(&self) -> Result<(), Problem> {
+    async fn survey(&self) -> Result<(), CollectError> {
         let tree = self.path();
         if let Some(what) = replaced_by(&tree)? {
-            let problem = format!(
+            return refused(format!(
                 "the agent put {what} in the place of its worktree: it must leave its directory there"
-            );
-            return Err(Problem::Refused(problem));
+            ));
         }
         let special = off_the_runtime(move || special_files(&tree, is_gits)).await?;
         let opened = special.iter().find(|special| special.is_opened_by_git());
-        let refused = match opened {
+        let special = match opened {
             None if special.is_empty() => None,
             None => self.first_not_ignored(&special).await?,
             Some(opened) => Some(opened),
         };
-        refused.map_or(Ok(()), |Special { path, what }| {
+        special.map_or(Ok(()), |Special { path, what }| {
             let path = path.display();
-            Err(Problem::Refused(format!(
+            refused(format!(
                 "{path} is {what}, which git cannot keep: remove it, or ignore it in .gitignore"
-            )))
+            ))
         })
     }
 
@@ -128,7 +129,7 @@ impl Worktree {
 
     /// Puts everything that differs from the index into it. Only commands that run no git inside
     /// submodules are used, because an agent can make a submodule with its own configuration.
-    async fn stage(&self) -> Result<(), Problem> {
+    async fn stage(&self) -> Result<(), CollectError> {
         let args = [
             "ls-files",
             "-z",
@@ -139,11 +140,10 @@ impl Worktree {
         let paths = split_paths(&self.git().run(&args).await?);
         if let Some(inner) = paths.iter().find(|path| path.ends_with(b"/")) {
             let inner = display(inner);
-            let problem = format!(
+            return refused(format!(
                 "{inner} is a git repository of its own, but only files can be kept: remove {inner}.git, or ignore the \
                  directory in .gitignore"
-            );
-            return Err(Problem::Refused(problem));
+            ));
         }
         if paths.is_empty() {
             return Ok(());
@@ -174,32 +174,29 @@ impl Worktree {
         ]);
         match update.await {
             Ok(_) => Ok(()),
-            Err(GitError::Failed { said, .. }) if is_of_the_change(&said) => Err(Problem::Refused(
-                format!("git cannot keep a file as it is: {said}"),
-            )),
+            Err(GitError::Failed { said, .. }) if is_of_the_change(&said) => Err(
+                CollectError::Refused(format!("git cannot keep a file as it is: {said}")),
+            ),
             Err(error) => Err(error.into()),
         }
     }
 
-    async fn check(&self, entry: &Entry) -> Result<(), Problem> {
+    async fn check(&self, entry: &DiffEntry) -> Result<(), CollectError> {
         let path = display(&entry.path);
         match entry.kind {
-            Kind::File | Kind::Removed => Ok(()),
-            Kind::Submodule => {
-                let problem = format!(
-                    "{path} is a submodule, but only files can be changed: leave it unchanged"
-                );
-                Err(Problem::Refused(problem))
-            }
-            Kind::SymbolicLink => {
+            DiffKind::File | DiffKind::Removed => Ok(()),
+            DiffKind::Submodule => refused(format!(
+                "{path} is a submodule, but only files can be changed: leave it unchanged"
+            )),
+            DiffKind::SymbolicLink => {
                 let target = self.git().run(&["cat-file", "blob", &entry.object]).await?;
                 if stays_inside(&path_of(&entry.path), &path_of(&target)) {
                     return Ok(());
                 }
                 let target = display(&target);
-                Err(Problem::Refused(format!(
+                refused(format!(
                     "the link {path} -> {target} could lead out of the repository: make it a relative one to a path inside"
-                )))
+                ))
             }
         }
     }
@@ -242,6 +239,10 @@ impl Worktree {
             Err(error) => Err(error),
         }
     }
+}
+
+fn refused<T>(why: String) -> Result<T, CollectError> {
+    Err(CollectError::Refused(why))
 }
 
 /// Whether git refused a file because of its name or encoding, and not because of the machine.

@@ -1,12 +1,14 @@
 //! Removes, writes and reads files in directories that an agent writes to, in whatever state the
 //! agent left them. Nothing here follows a link in the place of a file, or blocks on a pipe.
 
+use std::fmt::Display;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
+use pool_core::result::{ErrorKind, TaskFailure};
 
 /// Removes a directory with all its contents. It does not follow symbolic links. A missing
 /// directory is fine.
@@ -36,15 +38,17 @@ fn open_directories(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes a file, a link (not its target), or a directory with all its contents.
+/// Removes a file, a link (not its target), or a directory with all its contents. It is fine if
+/// nothing has this name.
 ///
 /// # Errors
 /// Those of [`remove_tree`].
 pub(crate) fn remove_any(path: &Path) -> io::Result<()> {
-    if path.symlink_metadata()?.is_dir() {
-        remove_tree(path)
-    } else {
-        fs::remove_file(path)
+    match path.symlink_metadata() {
+        Ok(found) if found.is_dir() => remove_tree(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -84,14 +88,10 @@ pub(super) fn private_directory(dir: &Path) -> io::Result<()> {
 /// # Errors
 /// If it cannot be made.
 pub(crate) fn make_directory(dir: &Path) -> io::Result<()> {
-    match dir.symlink_metadata() {
-        Ok(found) if found.is_dir() => {
-            return fs::set_permissions(dir, Permissions::from_mode(0o700));
-        }
-        Ok(_) => fs::remove_file(dir)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
+    if dir.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+        return fs::set_permissions(dir, Permissions::from_mode(0o700));
     }
+    remove_any(dir)?;
     private_directory(dir)
 }
 
@@ -100,10 +100,7 @@ pub(crate) fn make_directory(dir: &Path) -> io::Result<()> {
 /// # Errors
 /// If it cannot be written.
 pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    match remove_any(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
+    remove_any(path)?;
     File::create_new(path)?.write_all(bytes)
 }
 
@@ -150,4 +147,9 @@ pub(crate) async fn off_the_runtime<T: Send + 'static>(
     tokio::task::spawn_blocking(move || span.in_scope(work))
         .await
         .map_err(io::Error::other)?
+}
+
+/// The failure of a task whose files the worker could not handle.
+pub(crate) fn failure(what: &str, problem: impl Display) -> TaskFailure {
+    TaskFailure::new(ErrorKind::Workspace, format!("{what}: {problem}"))
 }

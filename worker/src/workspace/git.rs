@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use super::group::Group;
+use super::process_group::GitProcessGroup;
 use crate::sandbox::LESS_IMPORTANT;
 
 /// The time-out of commands that work on local files only.
@@ -110,8 +110,8 @@ impl Git {
     }
 
     /// A command on this git directory.
-    pub(super) fn at(&self, git_dir: &Path) -> Call<'_> {
-        Call {
+    pub(super) fn at(&self, git_dir: &Path) -> GitCommand<'_> {
+        GitCommand {
             git: self,
             options: vec![arg("--git-dir=", git_dir)],
             env: Vec::new(),
@@ -131,7 +131,7 @@ fn arg(option: &str, value: &Path) -> OsString {
 
 /// A git command that is being put together.
 #[derive(Debug, Clone)]
-pub(super) struct Call<'a> {
+pub(super) struct GitCommand<'a> {
     git: &'a Git,
     options: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
@@ -141,7 +141,7 @@ pub(super) struct Call<'a> {
     remote: bool,
 }
 
-impl Call<'_> {
+impl GitCommand<'_> {
     pub(super) fn work_tree(mut self, dir: &Path) -> Self {
         self.options.push(arg("--work-tree=", dir));
         self
@@ -184,7 +184,7 @@ impl Call<'_> {
             .first()
             .map(|word| word.as_ref().to_string_lossy().into_owned())
             .unwrap_or_default();
-        let mut group = Group::new(self.command(args).spawn()?);
+        let mut group = GitProcessGroup::new(self.command(args).spawn()?);
         if let Some(pid) = group
             .id()
             .and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()))

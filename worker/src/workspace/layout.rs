@@ -5,9 +5,21 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use pool_core::pool;
+
 use super::disk::{copy_regular, private_directory, remove_any};
-use super::git::GitError;
-use super::worktree::Origin;
+use super::git::{Git, GitError};
+
+/// The source of a worktree.
+#[derive(Debug, Clone)]
+pub(super) struct Origin {
+    pub(super) git: Git,
+    /// The git directory of the repository or mirror.
+    pub(super) repository: PathBuf,
+    /// The full id of the base commit.
+    pub(super) base: String,
+    pub(super) author: pool::Workspace,
+}
 
 /// The settings of the repository that its objects depend on, as lines of a configuration file.
 pub(super) async fn repository_settings(origin: &Origin) -> Result<String, GitError> {
@@ -81,10 +93,7 @@ pub(super) fn write_own_repository(
     origin: &Origin,
 ) -> io::Result<()> {
     let own = checkout.join(".git");
-    match remove_any(&own) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
+    remove_any(&own)?;
     private_directory(&own.join("refs/heads"))?;
     private_directory(&own.join("objects/info"))?;
     let mut alternates = origin

@@ -12,14 +12,14 @@ use super::disk::{private_directory, remove_tree};
 
 /// The life of one worker process in a workspace directory.
 #[derive(Debug)]
-pub(super) struct Life {
+pub(super) struct WorkspaceLock {
     /// The parent of this process's attempts, one directory each.
     pub(super) attempts: PathBuf,
     lock_file: PathBuf,
     _held: File,
 }
 
-impl Life {
+impl WorkspaceLock {
     /// Enters the workspace directory under a new id and removes the files of dead workers.
     ///
     /// # Errors
@@ -33,7 +33,7 @@ impl Life {
         // One at a time, so that no process sees a lock file that exists but is not held yet.
         let gate = File::create(dir.join("workers.lock"))?;
         gate.lock()?;
-        bury_the_dead(&workers, &all_attempts, &trash)?;
+        trash_dead_workers(&workers, &all_attempts, &trash)?;
         let lock_file = workers.join(format!("{id}.lock"));
         let held = File::create(&lock_file)?;
         held.lock()?;
@@ -49,7 +49,7 @@ impl Life {
     }
 }
 
-impl Drop for Life {
+impl Drop for WorkspaceLock {
     fn drop(&mut self) {
         // Fails if an attempt is still there. The next worker removes it.
         if fs::remove_dir(&self.attempts).is_ok() {
@@ -60,7 +60,7 @@ impl Drop for Life {
 
 /// Moves the files of dead workers to the trash. Moving is quick, so other starting workers do not
 /// wait for the removal.
-fn bury_the_dead(workers: &Path, attempts: &Path, trash: &Path) -> io::Result<()> {
+fn trash_dead_workers(workers: &Path, attempts: &Path, trash: &Path) -> io::Result<()> {
     for entry in fs::read_dir(attempts)? {
         let entry = entry?;
         let lock_file = workers.join(format!("{}.lock", entry.file_name().to_string_lossy()));

@@ -14,10 +14,10 @@ mod collect;
 mod commit;
 mod disk;
 mod git;
-mod group;
 mod layout;
 mod leftovers;
 mod mirror;
+mod process_group;
 mod source;
 mod survey;
 mod worktree;
@@ -36,16 +36,16 @@ use pool_core::task::Task;
 use pool_telemetry::clock::wall_clock;
 
 pub(crate) use bounds::bound_git;
-pub use changes::Changes;
+pub use changes::WorktreeChanges;
 pub use checkout::Checkout;
 pub use commit::{Credit, KEPT_DAYS, RepositoryHandle};
 pub(crate) use disk::{
-    make_directory, off_the_runtime, open_regular, remove_any, remove_tree, write_new,
+    failure, make_directory, off_the_runtime, open_regular, remove_any, remove_tree, write_new,
 };
 use git::{Git, GitError};
-use leftovers::Life;
+use layout::Origin;
+use leftovers::WorkspaceLock;
 use mirror::Mirrors;
-use worktree::Origin;
 pub use worktree::Worktree;
 
 /// Makes worktrees. One value per worker process, which its programmers share.
@@ -54,7 +54,7 @@ pub struct Workspaces {
     config: pool::Workspace,
     git: Git,
     mirrors: Mirrors,
-    life: Life,
+    lock: WorkspaceLock,
     /// Repositories in which this process has already removed the refs of old attempts.
     tidied: Mutex<HashSet<PathBuf>>,
 }
@@ -81,7 +81,7 @@ impl Workspaces {
         env: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> io::Result<Self> {
         let git = Git::new(path, env);
-        let life = Life::begin(&config.dir, &AttemptId::new().to_string())?;
+        let lock = WorkspaceLock::begin(&config.dir, &AttemptId::new().to_string())?;
         let mirrors = Mirrors::new(
             git.clone(),
             config.dir.join("mirrors"),
@@ -91,7 +91,7 @@ impl Workspaces {
             config: config.clone(),
             git,
             mirrors,
-            life,
+            lock,
             tidied: Mutex::default(),
         })
     }
@@ -127,7 +127,7 @@ impl Workspaces {
         };
         let base = self.resolve(&repository, name, base, &candidates).await?;
         self.tidy(&repository).await;
-        let dir = self.life.attempts.join(attempt.to_string());
+        let dir = self.lock.attempts.join(attempt.to_string());
         let origin = Origin {
             git: self.git.clone(),
             repository,

@@ -13,26 +13,18 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use pool_core::id::AttemptId;
-use pool_core::pool;
-use pool_core::result::{ErrorKind, TaskFailure};
+use pool_core::result::TaskFailure;
 
 use super::bounds::end_search_at;
 use super::changes::lexically_outside;
 use super::commit::{Credit, RepositoryHandle, attempt_ref};
-use super::disk::{empty_directory, off_the_runtime, private_directory, remove_any, remove_tree};
-use super::git::{Call, Git, GitError, path_of};
-use super::layout::{object_directories, repository_settings, write_git_dir, write_own_repository};
-
-/// The source of a worktree.
-#[derive(Debug, Clone)]
-pub(super) struct Origin {
-    pub(super) git: Git,
-    /// The git directory of the repository or mirror.
-    pub(super) repository: PathBuf,
-    /// The full id of the base commit.
-    pub(super) base: String,
-    pub(super) author: pool::Workspace,
-}
+use super::disk::{
+    empty_directory, failure, off_the_runtime, private_directory, remove_any, remove_tree,
+};
+use super::git::{GitCommand, GitError, path_of};
+use super::layout::{
+    Origin, object_directories, repository_settings, write_git_dir, write_own_repository,
+};
 
 /// The worktree of one attempt. Remove it with [`Worktree::remove`]; dropping it does the same in
 /// the background.
@@ -42,10 +34,6 @@ pub struct Worktree {
     dir: PathBuf,
     attempt: AttemptId,
     origin: Origin,
-}
-
-pub(super) fn failure(what: &str, problem: impl std::fmt::Display) -> TaskFailure {
-    TaskFailure::new(ErrorKind::Workspace, format!("{what}: {problem}"))
 }
 
 impl Worktree {
@@ -101,7 +89,7 @@ impl Worktree {
     /// [`RepositoryHandle::forget`].
     ///
     /// # Errors
-    /// [`ErrorKind::Workspace`] if git fails.
+    /// [`ErrorKind::Workspace`](pool_core::result::ErrorKind::Workspace) if git fails.
     pub async fn commit(&self, credit: &Credit<'_>) -> Result<String, TaskFailure> {
         self.try_commit(credit)
             .await
@@ -113,7 +101,7 @@ impl Worktree {
     /// the agent gets a fresh repository of its own.
     ///
     /// # Errors
-    /// [`ErrorKind::Workspace`] if that fails.
+    /// [`ErrorKind::Workspace`](pool_core::result::ErrorKind::Workspace) if that fails.
     pub async fn restore(&self) -> Result<(), TaskFailure> {
         let again = async {
             self.empty_tree().await?;
@@ -132,7 +120,7 @@ impl Worktree {
     /// Resets the worktree to the base commit, so that nothing of a half-applied edit stays.
     ///
     /// # Errors
-    /// [`ErrorKind::Workspace`] if that fails.
+    /// [`ErrorKind::Workspace`](pool_core::result::ErrorKind::Workspace) if that fails.
     pub async fn reset(&self) -> Result<(), TaskFailure> {
         self.check_out()
             .await
@@ -142,7 +130,7 @@ impl Worktree {
     /// Removes everything of this attempt except its commit.
     ///
     /// # Errors
-    /// [`ErrorKind::Workspace`] if files remain. The next worker that starts after this process has
+    /// [`ErrorKind::Workspace`](pool_core::result::ErrorKind::Workspace) if files remain. The next worker that starts after this process has
     /// ended removes them.
     pub async fn remove(mut self) -> Result<(), TaskFailure> {
         let dir = std::mem::take(&mut self.dir);
@@ -164,12 +152,12 @@ impl Worktree {
         &self.origin
     }
 
-    pub(super) fn git(&self) -> Call<'_> {
+    pub(super) fn git(&self) -> GitCommand<'_> {
         self.git_in(&self.path())
     }
 
     /// A git command on another checkout than the agent's.
-    pub(super) fn git_in(&self, checkout: &Path) -> Call<'_> {
+    pub(super) fn git_in(&self, checkout: &Path) -> GitCommand<'_> {
         let call = self.origin.git.at(&self.git_dir()).work_tree(checkout);
         call.env(
             "GIT_OBJECT_DIRECTORY",
@@ -194,10 +182,7 @@ impl Worktree {
 
     async fn check_out(&self) -> Result<(), GitError> {
         self.empty_tree().await?;
-        match fs::remove_file(self.git_dir().join("index")) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-            Ok(()) | Err(_) => {}
-        }
+        remove_any(&self.git_dir().join("index"))?;
         self.git()
             .run(&["read-tree", "--reset", "-u", self.base()])
             .await?;
@@ -219,18 +204,14 @@ impl Worktree {
 
     async fn try_commit(&self, credit: &Credit<'_>) -> Result<String, GitError> {
         let tree = self.git().line(&["write-tree"]).await?;
-        let (name, email) = (
-            &self.origin.author.author_name,
-            &self.origin.author.author_email,
-        );
-        let call = self.git().input(credit.message().into_bytes());
-        let call = call
-            .env("GIT_AUTHOR_NAME", name)
-            .env("GIT_AUTHOR_EMAIL", email);
-        let call = call
-            .env("GIT_COMMITTER_NAME", name)
-            .env("GIT_COMMITTER_EMAIL", email);
-        let commit = call
+        let author = &self.origin.author;
+        let mut command = self.git().input(credit.message().into_bytes());
+        for role in ["AUTHOR", "COMMITTER"] {
+            command = command
+                .env(&format!("GIT_{role}_NAME"), &author.author_name)
+                .env(&format!("GIT_{role}_EMAIL"), &author.author_email);
+        }
+        let commit = command
             .line(&["commit-tree", "-p", self.base(), "-F", "-", &tree])
             .await?;
         let repository = self.origin.git.at(&self.origin.repository);
@@ -251,7 +232,7 @@ impl Worktree {
 /// them. Makes git skip them. `git` returns a command on the checkout and its index.
 pub(super) async fn hide_links_that_lead_outside<'a>(
     checkout: &Path,
-    git: impl Fn() -> Call<'a>,
+    git: impl Fn() -> GitCommand<'a>,
 ) -> Result<(), GitError> {
     let tree = checkout.canonicalize()?;
     let mut hidden = Vec::new();
@@ -274,7 +255,7 @@ pub(super) async fn hide_links_that_lead_outside<'a>(
         if !in_place {
             continue;
         }
-        if hidden_before && link.symlink_metadata().is_ok() {
+        if hidden_before {
             // Git before 2.36 has restored it, or a check has made it.
             remove_any(&link)?;
         }

@@ -6,13 +6,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use llm_gateway::record::Record;
+use llm_gateway::record::RunRecord;
 use pool_core::id::AttemptId;
 use pool_core::pool::{self, AgentKind, Secret};
 use pool_core::result::{ErrorKind, TaskFailure};
 use pool_core::source::RelativePath;
 use tokio_util::sync::CancellationToken;
-use worker::agent::{AgentRun, Edit, Evidence, Job, from_config, judge};
+use worker::agent::{AgentEvidence, AgentRun, Edit, Job, from_config, judge};
 use worker::sandbox::{CommandAccess, Exit, Watch};
 use worker::workspace::Worktree;
 
@@ -112,7 +112,7 @@ async fn a_command_agent_gets_its_words_its_environment_and_no_more() {
         ["calc.py"],
         "its own change and no file of the worker's"
     );
-    let verdict = judge(&kind, &run, &Record::default(), !changes.is_empty());
+    let verdict = judge(&kind, &run, &RunRecord::default(), !changes.is_empty());
     assert_eq!(verdict, Ok(Edit::Whole), "an agent may work without an LLM");
 }
 
@@ -197,7 +197,7 @@ async fn noop_does_nothing_and_succeeds() {
         .expect("it runs");
     assert_eq!(run.exit, Exit::Status(0), "nothing can go wrong");
     assert_eq!(
-        judge(&AgentKind::Noop, &run, &Record::default(), false),
+        judge(&AgentKind::Noop, &run, &RunRecord::default(), false),
         Ok(Edit::Nothing),
         "no change was asked for"
     );
@@ -260,7 +260,7 @@ async fn aider_sees_no_configuration_of_the_repository_and_leaves_none() {
         "only the edit, without the agent's configuration"
     );
     assert_eq!(
-        judge(&kind, &run, &Record::default(), true),
+        judge(&kind, &run, &RunRecord::default(), true),
         Ok(Edit::Whole),
         "evidence {:?}",
         run.evidence
@@ -335,10 +335,10 @@ async fn an_aider_that_did_nothing_it_should_is_a_mistake_of_the_configuration()
     };
     let run = run(&kind, &job(&worktree, &[])).await.expect("it runs");
     assert!(
-        matches!(run.evidence, Evidence::Aider(ref evidence) if !evidence.launched),
+        matches!(run.evidence, AgentEvidence::Aider(ref evidence) if !evidence.launched),
         "no log, no launch"
     );
-    let error = judge(&kind, &run, &Record::default(), false).expect_err("no success");
+    let error = judge(&kind, &run, &RunRecord::default(), false).expect_err("no success");
     assert_eq!(
         error.kind,
         ErrorKind::AgentConfig,

@@ -7,13 +7,13 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
-use llm_gateway::record::Record;
+use llm_gateway::record::RunRecord;
 use pool_core::id::AttemptId;
 use pool_core::pool::AgentKind;
 use pool_core::result::{ErrorKind, TaskFailure};
 use serde_json::{Value, json};
 use worker::agent::{AgentRun, Edit, judge};
-use worker::workspace::Changes;
+use worker::workspace::WorktreeChanges;
 
 use crate::agents::{hostile_to_aider, job, pwned, run};
 use crate::repo::{Bench, task};
@@ -53,7 +53,10 @@ async fn answer(
 }
 
 /// Runs aider on the hostile repository with an LLM that always gives the same answer.
-async fn aider(bench: &Bench, given: Answer) -> (AgentRun, Changes, Result<Edit, TaskFailure>) {
+async fn aider(
+    bench: &Bench,
+    given: Answer,
+) -> (AgentRun, WorktreeChanges, Result<Edit, TaskFailure>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
         .await
         .expect("a port");
@@ -76,7 +79,7 @@ async fn aider(bench: &Bench, given: Answer) -> (AgentRun, Changes, Result<Edit,
     job.base_url = format!("http://{address}/v1");
     let run = run(&kind, &job).await.expect("it runs");
     let changes = worktree.collect().await.expect("good changes");
-    let verdict = judge(&kind, &run, &Record::default(), !changes.is_empty());
+    let verdict = judge(&kind, &run, &RunRecord::default(), !changes.is_empty());
     eprintln!(
         "{:?} in {:?}: {verdict:?} {changes:?}\n{:?}\n{}",
         run.exit,

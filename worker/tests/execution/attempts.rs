@@ -13,8 +13,9 @@ use pool_core::time::Timestamp;
 use pool_tests::scripted_llm::{Answer, Fail, Rule, Script, ScriptedLlm};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use worker::programmer::attempt::{Attempts, Ended, HandBack, Workshop};
+use worker::programmer::attempt::{AttemptEnd, HandBack};
 use worker::programmer::claim::{Claimed, read};
+use worker::programmer::workshop::{Attempts, Workshop};
 
 use crate::repo::Bench;
 use crate::support::{eventually, sandbox};
@@ -72,9 +73,11 @@ impl Rig {
         let pool = pool_config::parse(&file.to_string(), Path::new("/pool.yaml"))
             .expect("a valid pool file");
         let programmer = pool.programmers[0].clone();
-        let workshop =
-            Arc::new(Workshop::open_with(Arc::new(pool), sandbox()).expect("a workshop"));
-        let attempts = workshop.attempts(programmer).await.expect("a gateway");
+        let workshop = Arc::new(Workshop::open(Arc::new(pool), sandbox()).expect("a workshop"));
+        let attempts = workshop
+            .attempts(programmer, None)
+            .await
+            .expect("a gateway");
         Self {
             bench,
             llm,
@@ -83,15 +86,15 @@ impl Rig {
     }
 
     /// Works on a task. Its LLMs give the `answers`, one after another.
-    async fn run(&self, answers: Value, more: Value, stop: &CancellationToken) -> Ended {
+    async fn run(&self, answers: Value, more: Value, stop: &CancellationToken) -> AttemptEnd {
         let mut task = json!({"id": "task-1", "instruction": format!("Fix add.\nSCRIPT: {answers}"), "repository": "app"});
         for (field, value) in more.as_object().expect("an object") {
             task[field] = value.clone();
         }
-        let envelope =
+        let delivered =
             read(task.to_string().as_bytes(), &BasicProperties::default()).expect("a task");
         let claimed = Claimed {
-            envelope,
+            delivered,
             attempt: AttemptId::new(),
             number: 1,
             spent: Default::default(),
@@ -102,9 +105,9 @@ impl Rig {
 
     async fn outcome(&self, answers: Value, more: Value) -> ResultMessage {
         match self.run(answers, more, &CancellationToken::new()).await {
-            Ended::Outcome(outcome) => outcome.result,
-            Ended::HandBack(hand_back) => panic!("handed back: {}", hand_back.why),
-            Ended::Stopped { .. } => panic!("nobody stopped it"),
+            AttemptEnd::Outcome(outcome) => outcome.result,
+            AttemptEnd::HandBack(hand_back) => panic!("handed back: {}", hand_back.why),
+            AttemptEnd::Stopped { .. } => panic!("nobody stopped it"),
         }
     }
 
@@ -402,7 +405,7 @@ async fn a_task_without_any_llm_left_is_handed_back_with_what_it_spent() {
     let ended = rig
         .run(answers, check("three"), &CancellationToken::new())
         .await;
-    let Ended::HandBack(hand_back) = ended else {
+    let AttemptEnd::HandBack(hand_back) = ended else {
         panic!("no LLM was left")
     };
     let HandBack { why, kind, outcome } = *hand_back;
@@ -445,7 +448,7 @@ async fn an_attempt_that_is_stopped_tells_what_it_spent() {
         stop.cancel();
     };
     let (ended, ()) = tokio::join!(rig.run(json!({"say": "SLEEP"}), json!({}), &stop), stopping);
-    let Ended::Stopped { usage } = ended else {
+    let AttemptEnd::Stopped { usage } = ended else {
         panic!("it was stopped")
     };
     assert_eq!(usage.calls, 1, "its call");

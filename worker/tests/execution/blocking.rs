@@ -8,7 +8,7 @@ use pool_core::id::AttemptId;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use worker::programmer::attempt::Ended;
+use worker::programmer::attempt::AttemptEnd;
 use worker::workspace::Workspaces;
 
 use crate::agents::{job, program, run};
@@ -130,7 +130,10 @@ async fn cancelling_ends_the_workers_own_git() {
         Instant::now()
     };
     let (ended, since) = tokio::join!(rig.run(json!({}), &stop), stopping);
-    assert!(matches!(ended, Ended::Stopped { .. }), "it was stopped");
+    assert!(
+        matches!(ended, AttemptEnd::Stopped { .. }),
+        "it was stopped"
+    );
     assert!(
         since.elapsed() < Duration::from_secs(1),
         "it took {:?}",

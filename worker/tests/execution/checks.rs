@@ -7,7 +7,7 @@ use std::time::Duration;
 use pool_core::pool;
 use pool_core::task::AcceptanceCheck;
 use tokio_util::sync::CancellationToken;
-use worker::acceptance::{Checked, Place, run_checks};
+use worker::acceptance::{CheckEnvironment, Checked, run_checks};
 use worker::sandbox::Watch;
 
 use crate::support::{alive, sandbox};
@@ -26,7 +26,7 @@ async fn run(checks: &[AcceptanceCheck], dir: &Path, cancel: CancellationToken) 
     std::fs::create_dir_all(&scratch).expect("a directory");
     let sandbox = sandbox();
     let path = "relative:/usr/local/bin:/usr/bin:/bin".into();
-    let place = Place {
+    let place = CheckEnvironment {
         worktree: &worktree,
         scratch: &scratch,
         path,

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use llm_gateway::class::CallClass;
 use llm_gateway::permits::Unlimited;
-use llm_gateway::record::{self, CallClass, Record};
+use llm_gateway::record::{self, RunRecord};
 use llm_gateway::{CallPlan, Gateway, Upstreams};
 use pool_core::id::AttemptId;
 use pool_core::pool::{AgentKind, Failover, Pool, Secret};
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use worker::agent::{Edit, Job, from_config, judge};
 use worker::sandbox::Watch;
-use worker::workspace::Changes;
+use worker::workspace::WorktreeChanges;
 
 use crate::agents::job;
 use crate::repo::{Bench, task};
@@ -44,10 +45,10 @@ const CLAUDE: Kind = Kind {
 };
 
 /// The outcome of a run.
-struct Outcome {
+struct AttemptOutcome {
     verdict: Result<Edit, TaskFailure>,
-    record: Record,
-    changes: Changes,
+    record: RunRecord,
+    changes: WorktreeChanges,
     patched: String,
     duration: Duration,
 }
@@ -75,7 +76,7 @@ impl Kind {
     }
 
     /// One run on a repository whose `add` subtracts. The LLM obeys the script.
-    async fn run(self, script: &Value) -> Outcome {
+    async fn run(self, script: &Value) -> AttemptOutcome {
         let llm = ScriptedLlm::start(Script::default(), 0)
             .await
             .expect("a free port");
@@ -131,7 +132,7 @@ impl Kind {
             run.exit,
             run.output.text()
         );
-        Outcome {
+        AttemptOutcome {
             verdict,
             record,
             changes,

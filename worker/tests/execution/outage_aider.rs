@@ -18,8 +18,9 @@ use serde_json::json;
 use tokio::net::TcpSocket;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use worker::programmer::attempt::{Attempts, Ended, Workshop};
+use worker::programmer::attempt::AttemptEnd;
 use worker::programmer::claim::{Claimed, read};
+use worker::programmer::workshop::{Attempts, Workshop};
 
 use crate::repo::Bench;
 use crate::support::sandbox;
@@ -171,10 +172,9 @@ impl Ward {
         let pool = pool_config::parse(&file.to_string(), Path::new("/pool.yaml"))
             .expect("a valid pool file");
         let [scripted, closed] = [0, 1].map(|index| pool.programmers[index].clone());
-        let workshop =
-            Arc::new(Workshop::open_with(Arc::new(pool), sandbox()).expect("a workshop"));
-        let scripted = workshop.attempts(scripted).await.expect("a gateway");
-        let closed = workshop.attempts(closed).await.expect("a gateway");
+        let workshop = Arc::new(Workshop::open(Arc::new(pool), sandbox()).expect("a workshop"));
+        let scripted = workshop.attempts(scripted, None).await.expect("a gateway");
+        let closed = workshop.attempts(closed, None).await.expect("a gateway");
         Self {
             llm,
             scripted,
@@ -185,7 +185,7 @@ impl Ward {
     }
 
     /// Works on the task, and measures how long that takes.
-    async fn run(&self, primary: Primary, rules: Vec<Rule>) -> (Ended, Duration) {
+    async fn run(&self, primary: Primary, rules: Vec<Rule>) -> (AttemptEnd, Duration) {
         self.llm.set_rules(rules);
         let edit = json!({"say": "I swap the sign.", "edits": [
             {"file": "calc.py", "search": "    return a - b", "replace": "    return a + b"},
@@ -200,10 +200,10 @@ impl Ward {
             "id": "task-1", "instruction": format!("Fix add.\nSCRIPT: {edit}"), "repository": "app", "files": ["calc.py"],
             "acceptance": [{"name": "adds", "run": check}],
         });
-        let envelope =
+        let delivered =
             read(task.to_string().as_bytes(), &BasicProperties::default()).expect("a task");
         let claimed = Claimed {
-            envelope,
+            delivered,
             attempt: AttemptId::new(),
             number: 1,
             spent: Default::default(),
@@ -227,9 +227,11 @@ impl Ward {
         rules: Vec<Rule>,
     ) -> (ResultMessage, Duration) {
         match self.run(primary, rules).await {
-            (Ended::Outcome(outcome), took) => (outcome.result, took),
-            (Ended::HandBack(hand_back), _) => panic!("{name}: handed back: {}", hand_back.why),
-            (Ended::Stopped { .. }, _) => panic!("{name}: nobody stopped it"),
+            (AttemptEnd::Outcome(outcome), took) => (outcome.result, took),
+            (AttemptEnd::HandBack(hand_back), _) => {
+                panic!("{name}: handed back: {}", hand_back.why)
+            }
+            (AttemptEnd::Stopped { .. }, _) => panic!("{name}: nobody stopped it"),
         }
     }
 }
@@ -371,7 +373,7 @@ async fn when_the_backup_is_out_too_the_task_is_handed_back_within_seconds() {
         ..Answer::default()
     };
     let (ended, took) = ward.run(Primary::Scripted, rule("*", dead)).await;
-    let Ended::HandBack(hand_back) = ended else {
+    let AttemptEnd::HandBack(hand_back) = ended else {
         panic!("no LLM was left")
     };
     let result = &hand_back.outcome.result;

@@ -14,8 +14,9 @@ use pool_tests::scripted_llm::{Script, ScriptedLlm};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use worker::programmer::attempt::{Attempts, Ended, Workshop};
+use worker::programmer::attempt::AttemptEnd;
 use worker::programmer::claim::{Claimed, read};
+use worker::programmer::workshop::{Attempts, Workshop};
 
 use crate::repo::Bench;
 use crate::support::sandbox;
@@ -64,9 +65,11 @@ impl Rig {
         let pool = pool_config::parse(&file.to_string(), Path::new("/pool.yaml"))
             .expect("a valid pool file");
         let programmer = pool.programmers[0].clone();
-        let workshop =
-            Arc::new(Workshop::open_with(Arc::new(pool), sandbox()).expect("a workshop"));
-        let attempts = workshop.attempts(programmer).await.expect("a gateway");
+        let workshop = Arc::new(Workshop::open(Arc::new(pool), sandbox()).expect("a workshop"));
+        let attempts = workshop
+            .attempts(programmer, None)
+            .await
+            .expect("a gateway");
         Self {
             bench,
             _llm: llm,
@@ -75,15 +78,15 @@ impl Rig {
     }
 
     /// Works on a task with these additional fields.
-    pub(crate) async fn run(&self, more: Value, stop: &CancellationToken) -> Ended {
+    pub(crate) async fn run(&self, more: Value, stop: &CancellationToken) -> AttemptEnd {
         let mut task = json!({"id": "task-1", "instruction": "Fix add.", "repository": "app"});
         for (field, value) in more.as_object().expect("an object") {
             task[field] = value.clone();
         }
-        let envelope =
+        let delivered =
             read(task.to_string().as_bytes(), &BasicProperties::default()).expect("a task");
         let claimed = Claimed {
-            envelope,
+            delivered,
             attempt: AttemptId::new(),
             number: 1,
             spent: Default::default(),
@@ -99,9 +102,9 @@ impl Rig {
 
     pub(crate) async fn outcome(&self, more: Value) -> ResultMessage {
         match self.run(more, &CancellationToken::new()).await {
-            Ended::Outcome(outcome) => outcome.result,
-            Ended::HandBack(hand_back) => panic!("handed back: {}", hand_back.why),
-            Ended::Stopped { .. } => panic!("nobody stopped it"),
+            AttemptEnd::Outcome(outcome) => outcome.result,
+            AttemptEnd::HandBack(hand_back) => panic!("handed back: {}", hand_back.why),
+            AttemptEnd::Stopped { .. } => panic!("nobody stopped it"),
         }
     }
 }

@@ -8,7 +8,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio_util::sync::CancellationToken;
-use worker::sandbox::{Exit, LaunchError, Sandbox, Watch};
+use worker::sandbox::{Exit, LaunchError, SandboxLauncher, Watch};
 
 fn nobody() -> Watch {
     Watch::new(CancellationToken::new())
@@ -301,7 +301,7 @@ async fn limits_hold_for_memory_files_and_core_dumps() {
     let mut limits = limits();
     limits.max_memory_bytes = 256 * 1024 * 1024;
     limits.max_file_bytes = 1024 * 1024;
-    let sandbox = Sandbox::with_helper(&limits, crate::support::helper());
+    let sandbox = SandboxLauncher::with_helper(&limits, crate::support::helper());
     let script = "ulimit -v; ulimit -f; ulimit -c; grep NoNewPrivs /proc/self/status; head -c 2000000 /dev/zero >big; \
                   stat -c %s big";
     let finished = sandbox

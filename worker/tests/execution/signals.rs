@@ -9,8 +9,8 @@ use pool_core::pool;
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use worker::programmer::attempt::Ended;
-use worker::sandbox::{Command, CommandAccess, Exit, Sandbox, Watch};
+use worker::programmer::attempt::AttemptEnd;
+use worker::sandbox::{CommandAccess, Exit, SandboxCommand, SandboxLauncher, Watch};
 use worker::workspace::Workspaces;
 
 use crate::repo::{Bench, task, write};
@@ -22,8 +22,8 @@ fn nobody() -> Watch {
 }
 
 /// Starts the program directly, because a shell may change its own mask.
-fn command(argv: &[&str]) -> Command {
-    Command {
+fn command(argv: &[&str]) -> SandboxCommand {
+    SandboxCommand {
         argv: argv.iter().map(Into::into).collect(),
         cwd: "/".into(),
         env: vec![path()],
@@ -60,7 +60,7 @@ async fn a_program_begins_with_a_clean_signal_state() {
     let blocked: SigSet = [Signal::SIGUSR2, Signal::SIGTERM].into_iter().collect();
     blocked.thread_block().expect("signals are blocked");
     let asks = command(&["/usr/bin/grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"]);
-    for sandbox in [sandbox(), Sandbox::with_helper(&limits(), wrapper)] {
+    for sandbox in [sandbox(), SandboxLauncher::with_helper(&limits(), wrapper)] {
         let finished = sandbox
             .run(asks.clone(), &nobody())
             .await
@@ -188,7 +188,10 @@ time.sleep(600)'"
         Instant::now()
     };
     let (outcome, since) = tokio::join!(rig.run(json!({}), &stop), stopping);
-    assert!(matches!(outcome, Ended::Stopped { .. }), "it was stopped");
+    assert!(
+        matches!(outcome, AttemptEnd::Stopped { .. }),
+        "it was stopped"
+    );
     assert!(
         since.elapsed() < Duration::from_secs(1),
         "it took {:?}",

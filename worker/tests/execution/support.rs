@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pool_core::pool::{self, SandboxLevel, SandboxNetwork};
 use tokio::time::{Instant, sleep};
-use worker::sandbox::{Command, CommandAccess, Sandbox};
+use worker::sandbox::{CommandAccess, SandboxCommand, SandboxLauncher};
 
 /// The limits of the sample pool. `POOL_TEST_SANDBOX` names the level for all tests of this crate; the
 /// tests of the kernel layers choose their own.
@@ -37,8 +37,8 @@ pub(crate) fn helper() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_worker"))
 }
 
-pub(crate) fn sandbox() -> Sandbox {
-    Sandbox::with_helper(&limits(), helper())
+pub(crate) fn sandbox() -> SandboxLauncher {
+    SandboxLauncher::with_helper(&limits(), helper())
 }
 
 pub(crate) fn path() -> (OsString, OsString) {
@@ -46,8 +46,8 @@ pub(crate) fn path() -> (OsString, OsString) {
 }
 
 /// A shell script in `cwd` whose environment has only `PATH`.
-pub(crate) fn shell(cwd: &Path, script: &str) -> Command {
-    Command {
+pub(crate) fn shell(cwd: &Path, script: &str) -> SandboxCommand {
+    SandboxCommand {
         argv: ["sh", "-c", script].map(OsString::from).to_vec(),
         cwd: cwd.to_owned(),
         env: vec![path()],

@@ -8,13 +8,13 @@ use std::path::Path;
 use futures_util::future::join_all;
 use pool_core::id::AttemptId;
 use pool_core::result::ErrorKind;
-use worker::workspace::{Changes, Workspaces};
+use worker::workspace::{Workspaces, WorktreeChanges};
 
 use crate::repo::{Bench, credit, git, llm, programmer, task, task_on, write};
 use crate::support::eventually;
 
 /// Applies a patch to the base commit in a clone, as a reader would, and returns the clone.
-fn apply(bench: &Bench, changes: &Changes, name: &str) -> std::path::PathBuf {
+fn apply(bench: &Bench, changes: &WorktreeChanges, name: &str) -> std::path::PathBuf {
     let (clone, patch) = (
         bench.dir.path().join(name),
         bench.dir.path().join(format!("{name}.patch")),

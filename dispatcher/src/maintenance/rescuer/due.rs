@@ -5,12 +5,13 @@
 //! no task. A false alarm is harmless: the generation decides between two messages.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pool_core::heartbeat::{Gate, Heartbeat, ShutReason};
 use pool_core::id::{ProgrammerId, TaskId};
 use pool_core::routing::Routes;
-use pool_core::state::{PoolState, TaskState};
+use pool_core::state::{Phase, PoolState, TaskState};
 use pool_core::time::Timestamp;
 
 /// A worker that was silent this long has lost its connection, and the broker has taken back its
@@ -24,11 +25,11 @@ const AT_ONCE: usize = 1_000;
 pub(crate) struct Repair {
     pub(crate) task: TaskId,
     pub(crate) generation: u32,
-    pub(crate) cause: Cause,
+    pub(crate) cause: RepairCause,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Cause {
+pub(crate) enum RepairCause {
     /// The process that appended `submitted` or `reissued` has not published the message.
     Unpublished,
     /// The message was in its queue, and is now neither there nor with a programmer.
@@ -37,7 +38,7 @@ pub(crate) enum Cause {
 
 /// When each programmer last reported that it has no task.
 #[derive(Debug, Default)]
-pub(crate) struct Sightings(HashMap<ProgrammerId, Sighting>);
+pub struct PresenceTracker(Mutex<HashMap<ProgrammerId, Sighting>>);
 
 #[derive(Debug, Clone, Copy)]
 struct Sighting {
@@ -46,8 +47,15 @@ struct Sighting {
     empty_handed: [Option<Timestamp>; 2],
 }
 
-impl Sightings {
-    pub(crate) fn hear(&mut self, heartbeat: &Heartbeat, now: Timestamp) {
+impl PresenceTracker {
+    fn sightings(&self) -> MutexGuard<'_, HashMap<ProgrammerId, Sighting>> {
+        // Sightings are valid one by one, so a panic elsewhere does not spoil them.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records a heartbeat that has just arrived.
+    pub fn hear(&self, heartbeat: &Heartbeat, now: Timestamp) {
+        let mut sightings = self.sightings();
         for beat in &heartbeat.programmers {
             let empty_handed = match &beat.gate {
                 Gate::Consuming => true,
@@ -70,7 +78,7 @@ impl Sightings {
                 heard: now,
                 empty_handed: [None; 2],
             };
-            let seen = self.0.entry(beat.id.clone()).or_insert(new);
+            let seen = sightings.entry(beat.id.clone()).or_insert(new);
             seen.heard = now;
             if empty_handed {
                 seen.empty_handed = [seen.empty_handed[1], Some(now)];
@@ -80,7 +88,7 @@ impl Sightings {
 
     /// Whether this programmer certainly holds nothing that was delivered before `since`.
     fn holds_nothing_of(&self, id: &ProgrammerId, since: Timestamp, now: Timestamp) -> bool {
-        let Some(seen) = self.0.get(id) else {
+        let Some(seen) = self.sightings().get(id).copied() else {
             return now.since(since) >= GONE_AFTER;
         };
         seen.empty_handed[0].is_some_and(|at| at > since)
@@ -90,7 +98,7 @@ impl Sightings {
 
 /// The present state of the queues, and the routes of the pool file.
 #[derive(Debug)]
-pub(crate) struct Look<'a> {
+pub(crate) struct QueueObservation<'a> {
     pub(crate) routes: &'a Routes,
     /// Since when each queue has been without a ready message at every check. A missing queue
     /// counts as empty.
@@ -104,8 +112,8 @@ pub(crate) struct Look<'a> {
 /// The tasks to publish again.
 pub(crate) fn due(
     fold: &PoolState,
-    sightings: &Sightings,
-    look: &Look<'_>,
+    presence: &PresenceTracker,
+    look: &QueueObservation<'_>,
     now: Timestamp,
 ) -> Vec<Repair> {
     let unpublished = fold.tasks.unpublished().filter(|id| {
@@ -117,25 +125,28 @@ pub(crate) fn due(
         generation: fold.tasks.get(id).map_or(0, |state| state.generation) + 1,
         cause,
     };
-    let unpublished = unpublished.map(|id| repair(id, Cause::Unpublished));
-    let lost = lost(fold, sightings, look, now);
+    let unpublished = unpublished.map(|id| repair(id, RepairCause::Unpublished));
+    let lost = lost(fold, presence, look, now);
     unpublished
-        .chain(lost.into_iter().map(|id| repair(id, Cause::Lost)))
+        .chain(lost.into_iter().map(|id| repair(id, RepairCause::Lost)))
         .take(AT_ONCE)
         .collect()
 }
 
 /// When the message should have been in its queue.
 fn planned(state: &TaskState) -> Timestamp {
-    state.retry.as_ref().map_or(state.issued_at, |retry| {
-        state.issued_at.max(Timestamp(retry.at_ms))
-    })
+    match &state.phase {
+        Phase::RetryAt(retry) => state.issued_at.max(Timestamp(retry.at_ms)),
+        Phase::Pending | Phase::Queued | Phase::Running { .. } | Phase::Finished(_) => {
+            state.issued_at
+        }
+    }
 }
 
 fn lost<'a>(
     fold: &'a PoolState,
-    sightings: &Sightings,
-    look: &Look<'_>,
+    presence: &PresenceTracker,
+    look: &QueueObservation<'_>,
     now: Timestamp,
 ) -> Vec<&'a TaskId> {
     let gone = |state: &TaskState, since: Timestamp| {
@@ -146,7 +157,7 @@ fn lost<'a>(
         now.since(since) >= look.after
             && programmers
                 .iter()
-                .all(|id| sightings.holds_nothing_of(id, since, now))
+                .all(|id| presence.holds_nothing_of(id, since, now))
     };
     let mut names: Vec<String> = look
         .routes
@@ -167,7 +178,7 @@ fn lost<'a>(
         lost.extend(fold.tasks.waiting_in(name).filter(|id| {
             fold.tasks
                 .get(id)
-                .is_some_and(|state| state.published && gone(state, state.issued_at))
+                .is_some_and(|state| state.is_published() && gone(state, state.issued_at))
         }));
     }
     // A task that looks as if it was running may have a result that waits for a dispatcher.
@@ -175,14 +186,14 @@ fn lost<'a>(
         lost.extend(fold.tasks.running().filter_map(|(id, owner)| {
             let state = fold.tasks.get(id)?;
             let since = owner.since.max(state.issued_at).max(results_empty);
-            (gone(state, since) && sightings.holds_nothing_of(&owner.programmer, since, now))
+            (gone(state, since) && presence.holds_nothing_of(&owner.programmer, since, now))
                 .then_some(id)
         }));
     }
     lost
 }
 
-impl Look<'_> {
+impl QueueObservation<'_> {
     /// Since when the queues that may have tasks of this route are empty, and which programmers
     /// consume them. The tasks of a route that is no longer used are moved to other queues.
     fn place_of(&self, route: &str) -> Option<(Timestamp, Vec<&ProgrammerId>)> {

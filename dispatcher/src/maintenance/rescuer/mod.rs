@@ -9,50 +9,36 @@ pub(crate) mod due;
 mod tests;
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
+use pool_broker::BrokerError;
 use pool_broker::process::Process;
+use pool_broker::steps::{Reissued, reissue};
 use pool_broker::topology::RESULTS_QUEUE;
-use pool_core::heartbeat::Heartbeat;
 use pool_core::id::TaskId;
 use pool_core::pool::Pool;
 use pool_core::routing::Route;
 use pool_core::time::Timestamp;
-use pool_telemetry::clock::wall_clock;
 
 use super::configuration;
 use crate::history::History;
 use crate::queue_depths::{Depth, depth};
-use crate::reissue::{NotReissued, Reissued, reissue};
-use due::{Cause, Look, Repair, Sightings, due};
+use due::{QueueObservation, Repair, RepairCause, due};
+
+pub use due::PresenceTracker;
 
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How many messages are published at the same time.
 const AT_ONCE: usize = 16;
-
-/// Records heartbeats. Cheap to clone.
-#[derive(Clone, Default)]
-pub struct PresenceTracker(Arc<Mutex<Sightings>>);
-
-impl PresenceTracker {
-    pub fn hear(&self, heartbeat: &Heartbeat) {
-        self.with(|sightings| sightings.hear(heartbeat, wall_clock()));
-    }
-
-    fn with<T>(&self, act: impl FnOnce(&mut Sightings) -> T) -> T {
-        // Sightings are valid one by one, so a panic elsewhere does not spoil them.
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
 
 /// Checks and repairs until shutdown.
 pub async fn run(
     process: Process,
     pool: Arc<Pool>,
     history: History,
-    presence_tracker: PresenceTracker,
+    presence_tracker: Arc<PresenceTracker>,
 ) {
     let every = LOOK_EVERY.min(pool.dispatcher.repair_after);
     let mut looker = Looker {
@@ -63,11 +49,7 @@ pub async fn run(
         empty: BTreeMap::new(),
         without_body: HashSet::new(),
     };
-    loop {
-        tokio::select! {
-            () = looker.process.shutdown.cancelled() => return,
-            () = tokio::time::sleep(every) => {}
-        }
+    while looker.process.pause(every).await {
         looker.look().await;
     }
 }
@@ -76,7 +58,7 @@ struct Looker {
     process: Process,
     pool: Arc<Pool>,
     history: History,
-    presence_tracker: PresenceTracker,
+    presence_tracker: Arc<PresenceTracker>,
     /// Queues that have been empty at every check since this time.
     empty: BTreeMap<String, Timestamp>,
     /// Tasks that were already reported as lost for good.
@@ -100,17 +82,16 @@ impl Looker {
         };
         let empty_since: BTreeMap<String, Timestamp> =
             self.empty.iter().filter_map(by_route).collect();
-        let look = Look {
+        let look = QueueObservation {
             routes: &self.process.routes,
             empty_since: &empty_since,
             results_empty_since: self.empty.get(RESULTS_QUEUE).copied(),
             after: self.pool.dispatcher.repair_after,
         };
-        let due = self.presence_tracker.with(|sightings| {
-            self.process
-                .log
-                .read(|fold| due(fold, sightings, &look, now))
-        });
+        let due = self
+            .process
+            .log
+            .read(|fold| due(fold, &self.presence_tracker, &look, now));
         self.repair(due).await;
     }
 
@@ -193,10 +174,10 @@ async fn perform(process: &Process, history: &History, repair: Repair) -> Option
         reissue(process, &task, generation).await.map(Some)
     };
     let why = match cause {
-        Cause::Unpublished => "it was never published",
-        Cause::Lost => "its message was lost",
+        RepairCause::Unpublished => "it was never published",
+        RepairCause::Lost => "its message was lost",
     };
-    let repaired: Result<Option<Reissued>, NotReissued> = repaired.await;
+    let repaired: Result<Option<Reissued>, BrokerError> = repaired.await;
     match repaired {
         Ok(Some(Reissued::Published(generation))) => {
             tracing::warn!(task_id = %id, generation, why, "a task was published again");

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use pool_core::event::{EmitterId, Event, EventBatch, Retry};
+use pool_core::event::{
+    Configuration, EmitterId, Event, EventBatch, Retry, TaskPublished, TaskReissued, TaskStarted,
+    TaskSubmitted,
+};
 use pool_core::heartbeat::{Gate, Heartbeat, ProgrammerBeat, ShutReason};
 use pool_core::id::{AttemptId, Capability, LlmName, ProgrammerId, TaskId, Token};
 use pool_core::result::ErrorKind;
@@ -12,7 +15,7 @@ use pool_core::rules::Rules;
 use pool_core::state::PoolState;
 use pool_core::time::Timestamp;
 
-use super::due::{Cause, Look, Repair, Sightings, due};
+use super::due::{PresenceTracker, QueueObservation, Repair, RepairCause, due};
 
 const AFTER: Duration = Duration::from_secs(60);
 const SECOND: u64 = 1_000;
@@ -29,7 +32,7 @@ fn task() -> TaskId {
 struct Scene {
     fold: PoolState,
     routes: Routes,
-    sightings: Sightings,
+    presence: PresenceTracker,
     empty: BTreeMap<String, Timestamp>,
     results_empty: Option<Timestamp>,
     events: u64,
@@ -41,7 +44,7 @@ impl Scene {
         Self {
             fold: PoolState::new(),
             routes: Routes::new(&BTreeMap::from(offers)),
-            sightings: Sightings::default(),
+            presence: PresenceTracker::default(),
             empty: BTreeMap::new(),
             results_empty: None,
             events: 0,
@@ -64,12 +67,12 @@ impl Scene {
         let (body_hash, route) = ("hash".to_owned(), "any".to_owned());
         self.at(
             second,
-            Event::Submitted {
+            Event::from(TaskSubmitted {
                 task: task(),
                 body_hash,
                 route,
                 deadline_ms: None,
-            },
+            }),
         );
     }
 
@@ -77,10 +80,10 @@ impl Scene {
         self.submitted(second);
         self.at(
             second,
-            Event::Published {
+            Event::from(TaskPublished {
                 task: task(),
                 generation: 0,
-            },
+            }),
         );
     }
 
@@ -90,14 +93,14 @@ impl Scene {
         let token = Token::default();
         self.at(
             second,
-            Event::Started {
+            Event::from(TaskStarted {
                 task: task(),
                 attempt,
                 programmer: programmer("001"),
                 token,
                 route,
                 body_hash,
-            },
+            }),
         );
         attempt
     }
@@ -118,7 +121,7 @@ impl Scene {
             asks: false,
             ends: false,
         };
-        self.sightings.hear(&heartbeat, Timestamp(second * SECOND));
+        self.presence.hear(&heartbeat, Timestamp(second * SECOND));
     }
 
     fn idle(&mut self, seconds: impl IntoIterator<Item = u64>) {
@@ -135,7 +138,7 @@ impl Scene {
     }
 
     fn due(&self, second: u64) -> Vec<Repair> {
-        let look = Look {
+        let look = QueueObservation {
             routes: &self.routes,
             empty_since: &self.empty,
             results_empty_since: self.results_empty,
@@ -143,14 +146,14 @@ impl Scene {
         };
         due(
             &self.fold,
-            &self.sightings,
+            &self.presence,
             &look,
             Timestamp(second * SECOND),
         )
     }
 }
 
-fn repair(generation: u32, cause: Cause) -> Vec<Repair> {
+fn repair(generation: u32, cause: RepairCause) -> Vec<Repair> {
     vec![Repair {
         task: task(),
         generation,
@@ -169,15 +172,15 @@ fn what_was_submitted_and_not_published_is_due_after_a_minute() {
     );
     assert_eq!(
         scene.due(160),
-        repair(1, Cause::Unpublished),
+        repair(1, RepairCause::Unpublished),
         "its dispatcher is not"
     );
     scene.at(
         161,
-        Event::Published {
+        Event::from(TaskPublished {
             task: task(),
             generation: 0,
-        },
+        }),
     );
     assert_eq!(scene.due(500), [], "it was published late");
 }
@@ -189,7 +192,7 @@ fn what_was_reissued_and_not_published_is_due_a_minute_after_its_time() {
     scene.at(200, Event::reissued(&task(), 1));
     assert_eq!(
         scene.due(260),
-        repair(2, Cause::Unpublished),
+        repair(2, RepairCause::Unpublished),
         "the process that reissued it has died"
     );
     let mut scene = Scene::new();
@@ -203,16 +206,16 @@ fn what_was_reissued_and_not_published_is_due_a_minute_after_its_time() {
     };
     scene.at(
         200,
-        Event::Reissued {
+        Event::from(TaskReissued {
             task: task(),
             generation: 1,
             retry: Some(retry),
-        },
+        }),
     );
     assert_eq!(scene.due(309), [], "the next attempt is planned for later");
     assert_eq!(
         scene.due(310),
-        repair(2, Cause::Unpublished),
+        repair(2, RepairCause::Unpublished),
         "no process has published it"
     );
 }
@@ -227,13 +230,13 @@ fn a_message_is_lost_when_its_queue_is_empty_and_nobody_has_anything_in_hand() {
     assert_eq!(scene.due(164), [], "not for long enough");
     assert_eq!(
         scene.due(170),
-        repair(1, Cause::Lost),
+        repair(1, RepairCause::Lost),
         "the message is lost"
     );
     scene.empty(125);
     assert_eq!(
         scene.due(190),
-        repair(1, Cause::Lost),
+        repair(1, RepairCause::Lost),
         "two heartbeats since the queue is empty"
     );
     scene.empty(140);
@@ -288,7 +291,7 @@ fn who_was_not_heard_of_with_empty_hands_may_have_it() {
     }
     assert_eq!(
         scene.due(200),
-        repair(1, Cause::Lost),
+        repair(1, RepairCause::Lost),
         "a programmer that takes no tasks has none"
     );
 }
@@ -302,13 +305,17 @@ fn who_is_gone_has_nothing() {
     assert_eq!(scene.due(159), [], "a recent heartbeat");
     assert_eq!(
         scene.due(160),
-        repair(1, Cause::Lost),
+        repair(1, RepairCause::Lost),
         "no heartbeat for a minute"
     );
     let mut scene = Scene::new();
     scene.published(100);
     scene.empty(100);
-    assert_eq!(scene.due(160), repair(1, Cause::Lost), "no heartbeat ever");
+    assert_eq!(
+        scene.due(160),
+        repair(1, RepairCause::Lost),
+        "no heartbeat ever"
+    );
 }
 
 #[test]
@@ -338,7 +345,7 @@ fn a_task_that_somebody_works_on_is_left_alone_until_nobody_does() {
     scene.idle([365]);
     assert_eq!(
         scene.due(365),
-        repair(1, Cause::Lost),
+        repair(1, RepairCause::Lost),
         "its owner has dropped it"
     );
 }
@@ -353,29 +360,29 @@ fn a_task_of_a_retired_route_is_due_when_every_queue_is_empty() {
     ]);
     scene.at(
         90,
-        Event::Configured {
+        Event::from(Configuration {
             hash: "h".to_owned(),
             capabilities,
             rules: Rules::default(),
             again: false,
-        },
+        }),
     );
     let (body_hash, route) = ("hash".to_owned(), "old".to_owned());
     scene.at(
         100,
-        Event::Submitted {
+        Event::from(TaskSubmitted {
             task: task(),
             body_hash,
             route,
             deadline_ms: None,
-        },
+        }),
     );
     scene.at(
         100,
-        Event::Published {
+        Event::from(TaskPublished {
             task: task(),
             generation: 0,
-        },
+        }),
     );
     scene.idle([110, 120, 165]);
     scene
@@ -389,7 +396,7 @@ fn a_task_of_a_retired_route_is_due_when_every_queue_is_empty() {
     scene.empty(100);
     assert_eq!(
         scene.due(170),
-        repair(1, Cause::Lost),
+        repair(1, RepairCause::Lost),
         "the message is lost"
     );
 }

@@ -1,6 +1,8 @@
 //! Every reason, and its sentence.
 
-use pool_core::event::Retry;
+use pool_core::event::{
+    Retry, TaskCancelled, TaskFinished, TaskPublished, TaskReissued, TaskReleased, TaskSubmitted,
+};
 use pool_core::result::{ErrorKind, Status};
 
 use super::*;
@@ -26,14 +28,14 @@ const CASES: [Case; 27] = [
             );
             let (status, cost_usd) = (Status::Failed, "0".parse().expect("an amount"));
             let error = Some(ErrorKind::NoChange);
-            world.append(Event::Finished {
+            world.append(Event::from(TaskFinished {
                 task: task("t"),
                 attempt,
                 status,
                 llm,
                 cost_usd,
                 error,
-            });
+            }));
         },
         "it is not waiting: it failed (no_change) on programmer 001 with ollama/qwen at 12:00 UTC",
     ),
@@ -41,7 +43,7 @@ const CASES: [Case; 27] = [
         Reason::Finished,
         |world| {
             world.wait("t", "fast");
-            world.append(Event::Cancelled { task: task("t") });
+            world.append(Event::from(TaskCancelled { task: task("t") }));
             // True whatever is read later.
             world.fresh = false;
         },
@@ -280,7 +282,7 @@ const CASES: [Case; 27] = [
         |world| {
             handed_back(world);
             world.heard.seen.clear();
-            world.heard.unheard = Unseen::NotYet(Duration::ZERO);
+            world.heard.unheard = NoHeartbeat::NotYet(Duration::ZERO);
         },
         "4 programmers offer `premium`: 4 without a heartbeat yet; it is 1 of 1 in the queue; it was handed back 1 time (1 of at most 10 because no LLM was available); it expires at 12:30 UTC unless it starts before",
     ),
@@ -308,11 +310,11 @@ fn broke(world: &mut World) {
         at_ms,
         spent: Default::default(),
     });
-    world.append(Event::Reissued {
+    world.append(Event::from(TaskReissued {
         task: task("t"),
         generation: 1,
         retry,
-    });
+    }));
 }
 
 fn handed_back(world: &mut World) {
@@ -321,22 +323,22 @@ fn handed_back(world: &mut World) {
         "h".to_owned(),
         Some(world.at.0 + 30 * 60_000),
     );
-    world.append(Event::Submitted {
+    world.append(Event::from(TaskSubmitted {
         task: task("t"),
         body_hash,
         route,
         deadline_ms,
-    });
-    world.append(Event::Published {
+    }));
+    world.append(Event::from(TaskPublished {
         task: task("t"),
         generation: 0,
-    });
+    }));
     world.start("t", "006", 1);
-    world.append(Event::Released {
+    world.append(Event::from(TaskReleased {
         task: task("t"),
         attempt: AttemptId::from_u128(1),
         no_llm: true,
-    });
+    }));
 }
 
 #[test]

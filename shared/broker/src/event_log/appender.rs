@@ -11,13 +11,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Pending, Shared, Waiter};
-use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::headers::json_properties;
-use crate::log_broker_error;
 use crate::publisher::{Message, Publisher};
 use crate::topology::{EVENTS_KEY, LOG};
-use pool_core::event::{EmitterId, Event, EventBatch};
+use pool_core::event::{EmitterId, Event, EventBatch, PoolEvent};
 use pool_core::time::Timestamp;
 use pool_telemetry::tasks::Written;
 
@@ -105,33 +103,16 @@ pub(super) fn mark(emitter: EmitterId) -> EventBatch {
         emitter,
         first: 0,
         at_ms: 0,
-        events: vec![Event::Tick],
+        events: vec![Event::Pool(PoolEvent::Tick)],
     }
 }
 
 /// Publishes until it is confirmed.
 pub(super) async fn publish(publisher: &Publisher, batch: &EventBatch) {
     let body = batch.to_json();
-    let mut backoff = Backoff::default();
-    loop {
-        // An outage may last for days: wait until it is over.
-        publisher.usable().await;
-        let properties = json_properties();
-        let message = Message {
-            exchange: LOG,
-            key: EVENTS_KEY,
-            body: &body,
-            properties,
-            mandatory: true,
-        };
-        match publisher.publish(message).await {
-            Ok(()) => return,
-            Err(error) => {
-                log_broker_error(&error, "events are not confirmed; publishing them again");
-                backoff.wait().await;
-            }
-        }
-    }
+    let message = Message::new(LOG, EVENTS_KEY, body, json_properties());
+    let words = "events are not confirmed; publishing them again";
+    publisher.publish_until_confirmed(message, words).await;
 }
 
 #[cfg(test)]

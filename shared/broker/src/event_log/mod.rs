@@ -24,7 +24,7 @@ use crate::clock::Clock;
 use news::News;
 pub use observer::Observer;
 use observer::Observers;
-use pool_core::event::{EmitterId, Event, EventId};
+use pool_core::event::{EmitterId, Event, EventId, PoolEvent};
 use pool_core::id::TaskId;
 use pool_core::pool::Events;
 use pool_core::state::{PoolState, Verdict};
@@ -122,7 +122,8 @@ impl Log {
         link: Link,
         publisher: Publisher,
         events: &Events,
-        (clock, shutdown): (Arc<Clock>, CancellationToken),
+        clock: Arc<Clock>,
+        shutdown: CancellationToken,
     ) -> (Self, [Service; 3]) {
         let (view_sender, view) = watch::channel(View {
             caught_up: false,
@@ -313,7 +314,7 @@ async fn pulse(log: Log, tick: Duration, shutdown: CancellationToken) {
             let silent = log.view.borrow().heard <= heard;
             if silent {
                 spoke = Instant::now();
-                if log.append(Event::Tick).await.is_err() {
+                if log.append(Event::Pool(PoolEvent::Tick)).await.is_err() {
                     tracing::debug!("the tick of this process was not read back");
                 }
             }
@@ -334,7 +335,13 @@ mod tests {
     async fn an_append_has_a_deadline_also_when_the_appender_takes_nothing() {
         // The queue has room for one event, and nothing is taken out of it.
         let (appender, _taken) = mpsc::channel(1);
-        let append = || append_to(&appender, Event::Tick, Duration::from_millis(50));
+        let append = || {
+            append_to(
+                &appender,
+                Event::Pool(PoolEvent::Tick),
+                Duration::from_millis(50),
+            )
+        };
         let both = tokio::time::timeout(Duration::from_secs(10), future::join(append(), append()));
         let both = both
             .await

@@ -40,7 +40,7 @@ impl News {
     }
 
     /// Wakes the subscribers of these tasks, each of which had an event.
-    pub(super) fn tell<'a>(&self, tasks: impl Iterator<Item = &'a TaskId>) {
+    pub(super) fn wake<'a>(&self, tasks: impl Iterator<Item = &'a TaskId>) {
         self.with(|topics| {
             if !topics.is_empty() {
                 tasks
@@ -51,7 +51,7 @@ impl News {
     }
 
     /// Wakes all subscribers, because the whole state was replaced.
-    pub(super) fn tell_all(&self) {
+    pub(super) fn wake_all(&self) {
         self.with(|topics| {
             topics
                 .values()
@@ -116,14 +116,14 @@ mod tests {
                 ready.get().then_some("here")
             }));
             assert_eq!(waiting.as_mut().now_or_never(), None, "nothing yet");
-            news.tell([&other].into_iter());
+            news.wake([&other].into_iter());
             assert_eq!(
                 (waiting.as_mut().now_or_never(), looks.get()),
                 (None, 1),
                 "no news of this task"
             );
             ready.set(true);
-            news.tell([&mine].into_iter());
+            news.wake([&mine].into_iter());
             assert_eq!(
                 waiting.as_mut().now_or_never(),
                 Some("here"),
@@ -144,7 +144,7 @@ mod tests {
         let mut waiting = Box::pin(subscription.until(|| ready.get().then_some(())));
         assert_eq!(waiting.as_mut().now_or_never(), None, "nothing yet");
         ready.set(true);
-        news.tell_all();
+        news.wake_all();
         assert_eq!(waiting.as_mut().now_or_never(), Some(()), "it looked again");
     }
 }

@@ -31,7 +31,7 @@ impl Observers {
         }
     }
 
-    pub(super) fn tell(&self, batch: &EventBatch, decision: &Event, verdict: Verdict) {
+    pub(super) fn report_event(&self, batch: &EventBatch, decision: &Event, verdict: Verdict) {
         if let Some(observer) = self.0.get() {
             observer.hears(batch.at(), decision, verdict);
         }

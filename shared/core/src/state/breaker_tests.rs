@@ -10,7 +10,10 @@ use proptest::prelude::*;
 
 use super::breaker::{Caller, State};
 use super::*;
-use crate::event::FailedCall;
+use crate::event::{
+    BreakerEvent, Configuration, FailedCall, LlmFailed, PoolEvent, ProbeEnded, ProbeStarted,
+    ProgrammerUp,
+};
 use crate::id::{LlmName, TaskId};
 use crate::llm::{Fault, LlmKey, Scope};
 use crate::money::MicroUsd;
@@ -70,23 +73,23 @@ impl Log {
             .collect::<BTreeMap<_, _>>();
         for programmer in programmers.keys() {
             let number: u32 = programmer.as_str().parse().expect("a number");
-            log.append(Event::Up {
+            log.append(Event::from(ProgrammerUp {
                 programmer: programmer.clone(),
                 host: log.host(number),
                 again: false,
-            });
+            }));
         }
         let rules = Rules {
             breaker: Some(breaker),
             programmers,
             ..Rules::default()
         };
-        log.append(Event::Configured {
+        log.append(Event::from(Configuration {
             hash: "h".to_owned(),
             capabilities: BTreeMap::new(),
             rules,
             again: false,
-        });
+        }));
         log
     }
 
@@ -116,7 +119,7 @@ impl Log {
     }
 
     fn failure(&self, programmer: u32, task: &str, fault: Fault, epoch: u64) -> Event {
-        Event::LlmFailed {
+        Event::from(LlmFailed {
             key: key(),
             programmer: id(programmer),
             host: self.host(programmer),
@@ -125,7 +128,7 @@ impl Log {
             epoch,
             retry_after_ms: None,
             call: FailedCall::default(),
-        }
+        })
     }
 
     /// A call that begins and fails now.
@@ -138,7 +141,7 @@ impl Log {
     fn fail_as(&mut self, programmer: u32, task: &str, fault: Fault, known: FailedCall) -> Verdict {
         let epoch = self.fold.breakers.epoch(&key(), &self.caller(programmer));
         let mut failure = self.failure(programmer, task, fault, epoch);
-        if let Event::LlmFailed { call, .. } = &mut failure {
+        if let Event::Breaker(BreakerEvent::LlmFailed(LlmFailed { call, .. })) = &mut failure {
             *call = known;
         }
         self.append(failure)
@@ -155,28 +158,28 @@ impl Log {
 
     fn wait(&mut self, ms: u64) {
         self.at += ms;
-        self.append(Event::Tick);
+        self.append(Event::Pool(PoolEvent::Tick));
     }
 
     fn probe(&mut self, programmer: u32, probe: u128) -> Verdict {
         let (key, programmer, probe) = (key(), id(programmer), AttemptId::from_u128(probe));
-        self.append(Event::Probing {
+        self.append(Event::from(ProbeStarted {
             key,
             scope: Scope::Pool,
             programmer,
             probe,
-        })
+        }))
     }
 
     fn probed(&mut self, probe: u128, fault: Option<Fault>) -> Verdict {
         let (key, probe) = (key(), AttemptId::from_u128(probe));
-        self.append(Event::Probed {
+        self.append(Event::from(ProbeEnded {
             key,
             scope: Scope::Pool,
             probe,
             fault,
             retry_after_ms: None,
-        })
+        }))
     }
 
     fn open_for_all(&mut self) {
@@ -409,7 +412,7 @@ fn retry_after_is_the_cooldown() {
     let mut log = Log::new(10, 10);
     log.fail(1, "a", Fault::RateLimited);
     log.fail(2, "b", Fault::RateLimited);
-    let Event::LlmFailed {
+    let Event::Breaker(BreakerEvent::LlmFailed(LlmFailed {
         key,
         programmer,
         host,
@@ -418,12 +421,12 @@ fn retry_after_is_the_cooldown() {
         epoch,
         call,
         ..
-    } = log.failure(3, "c", Fault::RateLimited, 0)
+    })) = log.failure(3, "c", Fault::RateLimited, 0)
     else {
         panic!("a failure")
     };
     let retry_after_ms = Some(7000);
-    log.append(Event::LlmFailed {
+    log.append(Event::from(LlmFailed {
         key,
         programmer,
         host,
@@ -432,7 +435,7 @@ fn retry_after_is_the_cooldown() {
         epoch,
         retry_after_ms,
         call,
-    });
+    }));
     log.wait(6999);
     assert_eq!(log.probe(1, 1), NOT_DUE, "not yet");
     log.wait(1);

@@ -10,6 +10,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
 use super::{Refusal, Verdict};
+use crate::event::{BudgetReserved, BudgetSettled};
 use crate::id::{AttemptId, LlmName, ProgrammerId, TaskId};
 use crate::money::MicroUsd;
 use crate::rules::{BudgetRules, zone};
@@ -31,24 +32,6 @@ pub struct Reservation {
     pub since: Timestamp,
     /// It was open at a midnight already.
     pub carried: bool,
-}
-
-impl Reservation {
-    /// A reservation that was open at no midnight.
-    pub fn new(
-        task: Option<TaskId>,
-        programmer: ProgrammerId,
-        amount: MicroUsd,
-        since: Timestamp,
-    ) -> Self {
-        Self {
-            task,
-            programmer,
-            amount,
-            since,
-            carried: false,
-        }
-    }
 }
 
 /// The current day of the pool, by the log's time in the configured zone. It never goes back.
@@ -214,29 +197,33 @@ impl Budget {
     /// Admits a reservation if it fits. `may`: whether the attempt owns its task, because only an owner may spend.
     pub(super) fn reserve(
         &mut self,
-        attempt: AttemptId,
-        reservation: Reservation,
+        reserved: &BudgetReserved,
         may: bool,
+        now: Timestamp,
     ) -> Verdict {
+        let (attempt, amount) = (reserved.attempt, reserved.amount_usd);
         if !may || self.open.contains_key(&attempt) || self.lost.contains_key(&attempt) {
             return Verdict::Refused(Refusal::Superseded);
         }
-        if self.room().is_some_and(|room| reservation.amount > room) {
+        if self.room().is_some_and(|room| amount > room) {
             return Verdict::Refused(Refusal::OverBudget);
         }
-        self.reserved += reservation.amount;
+        self.reserved += amount;
+        let reservation = Reservation {
+            task: reserved.task.clone(),
+            programmer: reserved.programmer.clone(),
+            amount,
+            since: now,
+            carried: false,
+        };
         self.open.insert(attempt, reservation);
         Verdict::Accepted
     }
 
     /// Replaces a reservation by the true cost. A cost without a reservation counts too: the money was paid, and the
     /// reservation was lost with the tail of the stream.
-    pub(super) fn settle(
-        &mut self,
-        attempt: AttemptId,
-        cost: MicroUsd,
-        by_llm: &BTreeMap<LlmName, MicroUsd>,
-    ) -> Verdict {
+    pub(super) fn settle(&mut self, settled: &BudgetSettled) -> Verdict {
+        let (attempt, cost) = (settled.attempt, settled.cost_usd);
         if self.settled.contains_key(&attempt) {
             return Verdict::Refused(Refusal::NotReserved);
         }
@@ -245,7 +232,11 @@ impl Budget {
             Some(open.programmer)
         } else if let Some(lost) = self.lost.remove(&attempt) {
             self.spent = self.spent.saturating_sub(lost.amount);
-            take(self.by_programmer.get_mut(&lost.programmer), lost.amount);
+            let sum = self
+                .by_programmer
+                .entry(lost.programmer.clone())
+                .or_default();
+            *sum = sum.saturating_sub(lost.amount);
             Some(lost.programmer)
         } else if cost > MicroUsd::ZERO {
             None
@@ -256,7 +247,7 @@ impl Budget {
         if let Some(programmer) = programmer {
             *self.by_programmer.entry(programmer).or_default() += cost;
         }
-        for (llm, cost) in by_llm {
+        for (llm, cost) in &settled.by_llm {
             *self.by_llm.entry(llm.clone()).or_default() += *cost;
         }
         self.settled
@@ -288,12 +279,6 @@ impl Budget {
             .entry(open.programmer.clone())
             .or_default() += open.amount;
         self.lost.insert(attempt, open);
-    }
-}
-
-fn take(from: Option<&mut MicroUsd>, amount: MicroUsd) {
-    if let Some(sum) = from {
-        *sum = sum.saturating_sub(amount);
     }
 }
 

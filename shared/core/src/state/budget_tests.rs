@@ -3,6 +3,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::event::{
+    BudgetEvent, BudgetReserved, BudgetSet, BudgetSettled, Configuration, PoolEvent, ProgrammerUp,
+    TaskEvent, TaskFinished, TaskReleased, TaskStarted,
+};
 use crate::id::{LlmName, TaskId, Token};
 use crate::money::MicroUsd;
 use crate::result::Status;
@@ -36,12 +40,12 @@ impl Log {
             budget,
             ..Rules::default()
         };
-        log.append(Event::Configured {
+        log.append(Event::from(Configuration {
             hash: "h".to_owned(),
             capabilities: BTreeMap::new(),
             rules,
             again: false,
-        });
+        }));
         log
     }
 
@@ -100,7 +104,7 @@ fn programmer() -> ProgrammerId {
 }
 
 fn started(name: &str, attempt: u128, count: u64) -> Event {
-    Event::Started {
+    Event::from(TaskStarted {
         task: task(name),
         attempt: AttemptId::from_u128(attempt),
         programmer: programmer(),
@@ -110,45 +114,45 @@ fn started(name: &str, attempt: u128, count: u64) -> Event {
         },
         route: "any".to_owned(),
         body_hash: "h".to_owned(),
-    }
+    })
 }
 
 fn finished(name: &str, attempt: u128, cost_usd: MicroUsd) -> Event {
-    Event::Finished {
+    Event::from(TaskFinished {
         task: task(name),
         attempt: Some(AttemptId::from_u128(attempt)),
         status: Status::Succeeded,
         llm: Some(llm()),
         cost_usd,
         error: None,
-    }
+    })
 }
 
 fn reserved(name: Option<&str>, attempt: u128, amount_usd: MicroUsd) -> Event {
     let (task, attempt) = (name.map(task), AttemptId::from_u128(attempt));
-    Event::Reserved {
+    Event::from(BudgetReserved {
         attempt,
         task,
         programmer: programmer(),
         amount_usd,
-    }
+    })
 }
 
 fn settled(attempt: u128, cost_usd: MicroUsd) -> Event {
     let by_llm = BTreeMap::from([(llm(), cost_usd)]);
-    Event::Settled {
+    Event::from(BudgetSettled {
         attempt: AttemptId::from_u128(attempt),
         cost_usd,
         by_llm,
-    }
+    })
 }
 
 fn released(name: &str, attempt: u128) -> Event {
-    Event::Released {
+    Event::from(TaskReleased {
         task: task(name),
         attempt: AttemptId::from_u128(attempt),
         no_llm: false,
-    }
+    })
 }
 
 const YES: Verdict = Verdict::Accepted;
@@ -222,10 +226,12 @@ fn who_loses_the_task_without_settling_has_spent_all_of_it_until_he_settles_afte
 #[test]
 fn what_a_dead_process_has_reserved_is_spent_as_soon_as_another_holds_its_programmer() {
     let mut log = Log::with_limit("1.00");
-    let up = || Event::Up {
-        programmer: programmer(),
-        host: "h".to_owned(),
-        again: false,
+    let up = || {
+        Event::from(ProgrammerUp {
+            programmer: programmer(),
+            host: "h".to_owned(),
+            again: false,
+        })
     };
     log.append(up());
     log.start("a", 1, 0);
@@ -260,14 +266,14 @@ fn nobody_keeps_money_for_longer_than_two_days_and_a_probe_not_over_midnight() {
     log.reserve("a", 1, "0.60");
     log.append(reserved(None, 9, usd("0.10")));
     log.at += 12 * HOUR;
-    log.append(Event::Tick);
+    log.append(Event::Pool(PoolEvent::Tick));
     assert_eq!(
         log.money().1,
         "0.60",
         "the task's counts on both days, the probe's is over"
     );
     log.at += 24 * HOUR;
-    log.append(Event::Tick);
+    log.append(Event::Pool(PoolEvent::Tick));
     assert_eq!(
         log.money().1,
         "0.00",
@@ -376,13 +382,13 @@ fn a_limit_set_for_today_holds_until_midnight() {
         OVER,
         "above the configured limit"
     );
-    log.append(Event::BudgetSet {
+    log.append(Event::from(BudgetSet {
         limit_usd: usd("2.00"),
-    });
+    }));
     assert_eq!(log.reserve("a", 1, "2.00"), YES, "raised");
     log.settle(1, "2.00");
     log.at = NOON + 12 * HOUR;
-    log.append(Event::Tick);
+    log.append(Event::Pool(PoolEvent::Tick));
     assert_eq!(
         log.fold.budget.limit(),
         Some(usd("1.00")),
@@ -436,7 +442,7 @@ proptest! {
         let mut reserved_once = BTreeSet::new();
         for (decision, later, twice) in events {
             // Only an attempt with a reservation can have spent money.
-            if let Event::Settled { attempt, .. } | Event::Finished { attempt: Some(attempt), .. } = &decision
+            if let Event::Budget(BudgetEvent::Settled(BudgetSettled { attempt, .. })) | Event::Task(TaskEvent::Finished(TaskFinished { attempt: Some(attempt), .. })) = &decision
                 && !reserved_once.contains(attempt)
             {
                 continue;
@@ -444,7 +450,7 @@ proptest! {
             log.at += later;
             replayed.at = log.at;
             let verdict = log.append(decision.clone());
-            if let (Verdict::Accepted, Event::Reserved { attempt, .. }) = (verdict, &decision) {
+            if let (Verdict::Accepted, Event::Budget(BudgetEvent::Reserved(BudgetReserved { attempt, .. }))) = (verdict, &decision) {
                 reserved_once.insert(*attempt);
             }
             replayed.append(decision.clone());

@@ -7,28 +7,28 @@
 //! `tasks` decides about owners, attempts and outcomes, `budget` about money, `breaker` about failing LLMs.
 //!
 //! ```
-//! use pool_core::event::{EventBatch, Event, EmitterId};
+//! use pool_core::event::{EmitterId, Event, EventBatch, TaskFinished, TaskStarted};
 //! use pool_core::state::{PoolState, Refusal, Verdict};
 //! use pool_core::id::{AttemptId, ProgrammerId, TaskId, Token};
 //! use pool_core::{money::MicroUsd, result::Status};
 //!
 //! let task = TaskId::new("fix-42")?;
-//! let started = |attempt, count| Event::Started {
+//! let started = |attempt, count| Event::from(TaskStarted {
 //!     task: task.clone(),
 //!     attempt: AttemptId::from_u128(attempt),
 //!     programmer: ProgrammerId::new("001").unwrap(),
 //!     token: Token { generation: 0, count },
 //!     route: "any".to_owned(),
 //!     body_hash: String::new(),
-//! };
-//! let finished = |attempt| Event::Finished {
+//! });
+//! let finished = |attempt| Event::from(TaskFinished {
 //!     task: task.clone(),
 //!     attempt: Some(AttemptId::from_u128(attempt)),
 //!     status: Status::Succeeded,
 //!     llm: None,
 //!     cost_usd: MicroUsd::ZERO,
 //!     error: None,
-//! };
+//! });
 //! // The broker delivers the task twice; the second delivery has the higher token and takes over.
 //! let events = vec![started(1, 0), started(2, 1), finished(1), finished(2)];
 //! let batch = EventBatch { v: 1, emitter: EmitterId::from_u128(7), first: 0, at_ms: 1_000, events };
@@ -52,24 +52,26 @@ pub mod budget;
 mod budget_tests;
 mod open_tasks;
 pub mod pauses;
-mod stated;
+mod snapshot;
 pub mod tasks;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::event::{EmitterId, Event, EventBatch, EventId};
-use crate::id::{AttemptId, Capability, ProgrammerId};
-use crate::llm::{LlmKey, Scope};
+use crate::event::{
+    BreakerEvent, BudgetEvent, BudgetSettled, Configuration, EmitterId, Event, EventBatch, EventId,
+    PoolEvent, ProbeStarted, ProgrammerUp, TaskEvent,
+};
+use crate::id::{AttemptId, ProgrammerId};
 use crate::money::MicroUsd;
 use crate::routing::{Binding, Route, Routes};
-use crate::rules::Rules;
+pub use crate::task_state::{Outcome, Owner, Phase, TaskState};
 use crate::time::Timestamp;
-use breaker::{Breakers, Caller, Failed};
-use budget::{Budget, Reservation};
+use breaker::Breakers;
+use budget::Budget;
 use pauses::Pauses;
-pub use tasks::{Outcome, Owner, TaskState, Tasks};
+pub use tasks::Tasks;
 
 /// Whether an event took effect at its place in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,17 +106,6 @@ pub enum Refusal {
     OldEpoch,
     /// The breaker is not open, its cooldown is not over, or another programmer is probing.
     NotDue,
-}
-
-/// The configuration that is in force.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Configuration {
-    /// The hash of the pool file's values that must agree between processes.
-    pub hash: String,
-    /// The offer of each programmer.
-    pub capabilities: BTreeMap<ProgrammerId, BTreeSet<Capability>>,
-    /// The values by which the fold decides.
-    pub rules: Rules,
 }
 
 /// The process that holds a programmer.
@@ -184,177 +175,85 @@ impl PoolState {
     ) {
         self.now = self.now.max(batch.at());
         self.budget.advance(self.now);
-        for (seq, decision) in (batch.first..).zip(&batch.events) {
+        for (seq, event) in (batch.first..).zip(&batch.events) {
             let next = self.next_seq.entry(batch.emitter).or_default();
             if seq < *next {
                 continue;
             }
             *next = seq + 1;
-            let verdict = self.decide(decision, batch.emitter);
-            on_event(
-                EventId {
-                    emitter: batch.emitter,
-                    seq,
-                },
-                decision,
-                verdict,
-            );
+            let verdict = self.decide(event, batch.emitter);
+            let id = EventId {
+                emitter: batch.emitter,
+                seq,
+            };
+            on_event(id, event, verdict);
         }
     }
 
-    fn decide(&mut self, decision: &Event, emitter: EmitterId) -> Verdict {
+    fn decide(&mut self, event: &Event, emitter: EmitterId) -> Verdict {
         let now = self.now;
-        match decision {
-            Event::Tick | Event::Unknown => Verdict::Accepted,
-            Event::Up {
-                programmer,
-                host,
-                again,
-            } => {
-                self.up(programmer, host, (emitter, *again));
-                Verdict::Accepted
+        match event {
+            Event::Task(event) => self.decide_task(event),
+            Event::Budget(BudgetEvent::Reserved(reserved)) => {
+                let task = reserved.task.as_ref();
+                let may = task.is_none_or(|task| self.tasks.is_owner(task, reserved.attempt));
+                self.budget.reserve(reserved, may, now)
             }
-            Event::Configured {
-                hash, again: true, ..
-            } if self
-                .configuration
-                .as_ref()
-                .is_some_and(|in_force| in_force.hash != *hash) =>
-            {
-                Verdict::Refused(Refusal::Superseded)
+            Event::Budget(BudgetEvent::Settled(settled)) => self.budget.settle(settled),
+            Event::Budget(BudgetEvent::BudgetSet(set)) => self.budget.set_for_today(set.limit_usd),
+            Event::Breaker(BreakerEvent::LlmFailed(failed)) => self.breakers.failed(failed, now),
+            Event::Breaker(BreakerEvent::LlmAnswered(answered)) => {
+                self.breakers.answered(answered, now)
             }
-            Event::Configured {
-                hash,
-                capabilities,
-                rules,
-                again: _,
-            } => {
-                self.bindings.extend(Routes::new(capabilities).bindings());
-                self.budget.configure(&rules.budget, now);
-                self.breakers.configure(rules);
-                let (hash, capabilities, rules) =
-                    (hash.clone(), capabilities.clone(), rules.clone());
-                self.configuration = Some(Configuration {
-                    hash,
-                    capabilities,
-                    rules,
-                });
-                Verdict::Accepted
-            }
-            Event::Submitted { .. }
-            | Event::Published { .. }
-            | Event::Stated { .. }
-            | Event::Used { .. } => self.tasks.decide(decision, now),
-            Event::Paused {
-                target,
-                pause,
-                since_ms: None,
-            } => {
-                self.pauses.pause(target, *pause, now);
-                Verdict::Accepted
-            }
-            Event::Paused {
-                target,
-                pause,
-                since_ms: Some(since),
-            } => {
-                self.pauses.pause_again(target, *pause, Timestamp(*since));
-                Verdict::Accepted
-            }
-            Event::Resumed { target } => {
-                self.pauses.resume(target, now);
-                Verdict::Accepted
-            }
-            Event::Started { task, .. }
-            | Event::Released { task, .. }
-            | Event::Reissued { task, .. }
-            | Event::Finished { task, .. }
-            | Event::Cancelled { task } => {
-                let owner = self.tasks.owner(task);
-                let of_others = owner
-                    .map(|owner| self.tasks.cost_of_others(task, owner))
-                    .unwrap_or_default();
-                let verdict = self.tasks.decide(decision, now);
-                if verdict == Verdict::Accepted
-                    && let Some(owner) = owner
-                    && self.tasks.owner(task) != Some(owner)
-                {
-                    self.end_reservation(owner, decision, of_others);
-                }
-                verdict
-            }
-            Event::Reserved {
-                attempt,
-                task,
-                programmer,
-                amount_usd,
-            } => {
-                let may = task
-                    .as_ref()
-                    .is_none_or(|task| self.tasks.is_owner(task, *attempt));
-                let (task, programmer) = (task.clone(), programmer.clone());
-                self.budget.reserve(
-                    *attempt,
-                    Reservation::new(task, programmer, *amount_usd, now),
-                    may,
-                )
-            }
-            Event::Settled {
-                attempt,
-                cost_usd,
-                by_llm,
-            } => self.budget.settle(*attempt, *cost_usd, by_llm),
-            Event::BudgetSet { limit_usd } => self.budget.set_for_today(*limit_usd),
-            Event::LlmFailed {
-                key,
-                programmer,
-                host,
-                task,
-                fault,
-                epoch,
-                retry_after_ms,
-                call,
-            } => {
-                let caller = Caller {
-                    programmer: programmer.clone(),
-                    host: host.clone(),
-                };
-                let (fault, epoch, retry_after_ms, call) = (*fault, *epoch, *retry_after_ms, *call);
-                self.breakers.failed(
-                    &Failed {
-                        key,
-                        caller,
-                        task,
-                        fault,
-                        epoch,
-                        retry_after_ms,
-                        call,
-                    },
-                    now,
-                )
-            }
-            Event::LlmAnswered {
-                key,
-                host,
-                ended,
-                asks,
-            } => self.breakers.answered(key, (host, ended), *asks, now),
-            Event::Probing {
-                key,
-                scope,
-                programmer,
-                probe,
-            } => self.probing((key, scope), (programmer, *probe)),
-            Event::Probed {
-                key,
-                scope,
-                probe,
-                fault,
-                retry_after_ms,
-            } => self
-                .breakers
-                .probed((key, scope), *probe, (*fault, *retry_after_ms), now),
+            Event::Breaker(BreakerEvent::Probing(started)) => self.probing(started),
+            Event::Breaker(BreakerEvent::Probed(ended)) => self.breakers.probed(ended, now),
+            Event::Pool(event) => self.decide_pool(event, emitter),
         }
+    }
+
+    fn decide_task(&mut self, event: &TaskEvent) -> Verdict {
+        let task = event.task();
+        let owner = match event {
+            TaskEvent::Submitted(_)
+            | TaskEvent::Published(_)
+            | TaskEvent::Used(_)
+            | TaskEvent::Stated(_) => None,
+            TaskEvent::Started(_)
+            | TaskEvent::Released(_)
+            | TaskEvent::Reissued(_)
+            | TaskEvent::Finished(_)
+            | TaskEvent::Cancelled(_) => self.tasks.owner(task),
+        };
+        let of_others = owner.map(|owner| self.tasks.cost_of_others(task, owner));
+        let verdict = self.tasks.decide(event, self.now);
+        if let (Some(owner), Some(of_others)) = (owner, of_others)
+            && !self.tasks.is_owner(task, owner)
+        {
+            self.end_reservation(owner, event, of_others);
+        }
+        verdict
+    }
+
+    fn decide_pool(&mut self, event: &PoolEvent, emitter: EmitterId) -> Verdict {
+        let now = self.now;
+        match event {
+            PoolEvent::Tick | PoolEvent::Unknown => {}
+            PoolEvent::Up(up) => self.up(up, emitter),
+            PoolEvent::Configured(new) => {
+                let in_force = self.configuration.as_ref();
+                if new.again && in_force.is_some_and(|in_force| in_force.hash != new.hash) {
+                    return Verdict::Refused(Refusal::Superseded);
+                }
+                self.bindings
+                    .extend(Routes::new(&new.capabilities).bindings());
+                self.budget.configure(&new.rules.budget, now);
+                self.breakers.configure(&new.rules);
+                self.configuration = Some(new.clone());
+            }
+            PoolEvent::Paused(paused) => self.pauses.pause(paused, now),
+            PoolEvent::Resumed(resumed) => self.pauses.resume(&resumed.target, now),
+        }
+        Verdict::Accepted
     }
 
     /// A process holds this programmer. If another process held it before, its reservations count as spent until they are
@@ -362,30 +261,20 @@ impl PoolState {
     ///
     /// A repetition by a process whose first `up` is not in the log does not tell since when it has held the programmer. Then
     /// the programmer's earlier events are taken for its own.
-    fn up(&mut self, programmer: &ProgrammerId, host: &str, (emitter, again): (EmitterId, bool)) {
-        self.breakers.up(programmer, host);
-        match self.holders.get(programmer) {
-            Some(before) if before.process == emitter => {}
-            None if again => {
-                self.holders.insert(
-                    programmer.clone(),
-                    Holder {
-                        process: emitter,
-                        since: Timestamp::default(),
-                    },
-                );
-            }
+    fn up(&mut self, up: &ProgrammerUp, emitter: EmitterId) {
+        let programmer = &up.programmer;
+        self.breakers.up(programmer, &up.host);
+        let since = match self.holders.get(programmer) {
+            Some(before) if before.process == emitter => return,
+            None if up.again => Timestamp::default(),
             Some(_) | None => {
-                self.holders.insert(
-                    programmer.clone(),
-                    Holder {
-                        process: emitter,
-                        since: self.now,
-                    },
-                );
                 self.budget.lose_all_of(programmer);
+                self.now
             }
-        }
+        };
+        let process = emitter;
+        self.holders
+            .insert(programmer.clone(), Holder { process, since });
     }
 
     /// Whether another process has taken over the owner's programmer since the owner began.
@@ -397,32 +286,25 @@ impl PoolState {
 
     /// Ends the reservation of an attempt that no longer owns its task. Without a settled cost it counts in full. The cost
     /// of an outcome includes the other attempts, which are accounted for already.
-    fn end_reservation(&mut self, owner: AttemptId, decision: &Event, of_others: MicroUsd) {
-        if let Event::Finished {
-            attempt: Some(attempt),
-            llm,
-            cost_usd,
-            ..
-        } = decision
-            && *attempt == owner
+    fn end_reservation(&mut self, owner: AttemptId, event: &TaskEvent, of_others: MicroUsd) {
+        if let TaskEvent::Finished(finished) = event
+            && finished.attempt == Some(owner)
         {
-            let cost_usd = cost_usd.saturating_sub(of_others);
-            let by_llm = llm.iter().map(|llm| (llm.clone(), cost_usd)).collect();
+            let cost_usd = finished.cost_usd.saturating_sub(of_others);
+            let by_llm = finished.llm.iter().map(|llm| (llm.clone(), cost_usd));
             // Refused when the attempt has settled before, which is usual.
-            let _ = self.budget.settle(owner, cost_usd, &by_llm);
+            let _ = self.budget.settle(&BudgetSettled {
+                attempt: owner,
+                cost_usd,
+                by_llm: by_llm.collect(),
+            });
         }
         self.budget.lose(owner);
     }
 
-    fn probing(
-        &mut self,
-        (key, scope): (&LlmKey, &Scope),
-        (programmer, probe): (&ProgrammerId, AttemptId),
-    ) -> Verdict {
-        let before = self.breakers.probe_of(key, scope);
-        let verdict = self
-            .breakers
-            .probing((key, scope), (programmer, probe), self.now);
+    fn probing(&mut self, started: &ProbeStarted) -> Verdict {
+        let before = self.breakers.probe_of(&started.key, &started.scope);
+        let verdict = self.breakers.probing(started, self.now);
         if let (Verdict::Accepted, Some(before)) = (verdict, before) {
             // The lease ran out without `probed`: the reservation of that probe counts as spent.
             self.budget.lose(before);

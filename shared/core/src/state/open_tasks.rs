@@ -2,37 +2,42 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::tasks::TaskState;
 use crate::id::TaskId;
+use crate::task_state::{Phase, TaskState};
 use crate::time::Timestamp;
 
-type Place = (Timestamp, TaskId);
+type TaskAt = (Timestamp, TaskId);
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct OpenTasks {
     /// Tasks that have an owner.
     running: HashSet<TaskId>,
     /// Submitted tasks without an owner, by route and then by age.
-    waiting: HashMap<String, BTreeSet<Place>>,
+    waiting: HashMap<String, BTreeSet<TaskAt>>,
     /// The waiting tasks that have a deadline, in the order of the deadlines.
-    deadlines: BTreeSet<Place>,
+    deadlines: BTreeSet<TaskAt>,
     /// The waiting tasks whose message is not known to be in its queue.
-    unpublished: BTreeSet<Place>,
+    unpublished: BTreeSet<TaskAt>,
 }
 
-fn set(places: &mut BTreeSet<Place>, place: Place, there: bool) {
+fn set(tasks: &mut BTreeSet<TaskAt>, task: TaskAt, there: bool) {
     if there {
-        places.insert(place);
+        tasks.insert(task);
     } else {
-        places.remove(&place);
+        tasks.remove(&task);
     }
 }
 
 impl OpenTasks {
     /// Updates the indexes after a task has changed.
     pub(super) fn put(&mut self, id: &TaskId, state: &TaskState) {
-        let open = state.outcome.is_none();
-        if open && state.owner.is_some() {
+        let (running, waits, unpublished) = match state.phase {
+            Phase::Running { .. } => (true, false, false),
+            Phase::Queued => (false, true, false),
+            Phase::Pending | Phase::RetryAt(_) => (false, true, true),
+            Phase::Finished(_) => (false, false, false),
+        };
+        if running {
             self.running.insert(id.clone());
         } else {
             self.running.remove(id);
@@ -40,34 +45,30 @@ impl OpenTasks {
         let Some(since) = state.submitted_at else {
             return;
         };
-        let waits = open && state.owner.is_none();
         if !waits && !self.waiting.contains_key(&state.route) {
             return;
         }
-        set(
-            self.waiting.entry(state.route.clone()).or_default(),
-            (since, id.clone()),
-            waits,
-        );
-        set(
-            &mut self.unpublished,
-            (since, id.clone()),
-            waits && !state.published,
-        );
+        let task = (since, id.clone());
+        set(&mut self.unpublished, task.clone(), unpublished);
         if let Some(deadline) = state.deadline {
             set(&mut self.deadlines, (deadline, id.clone()), waits);
         }
+        set(
+            self.waiting.entry(state.route.clone()).or_default(),
+            task,
+            waits,
+        );
     }
 
     pub(super) fn running(&self) -> impl Iterator<Item = &TaskId> {
         self.running.iter()
     }
 
-    pub(super) fn waiting(&self, route: &str) -> Option<&BTreeSet<Place>> {
+    pub(super) fn waiting(&self, route: &str) -> Option<&BTreeSet<TaskAt>> {
         self.waiting.get(route)
     }
 
-    pub(super) fn overdue(&self, now: Timestamp) -> impl Iterator<Item = &Place> {
+    pub(super) fn overdue(&self, now: Timestamp) -> impl Iterator<Item = &TaskAt> {
         self.deadlines
             .iter()
             .take_while(move |(deadline, _)| *deadline <= now)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::event::TargetPaused;
 use crate::id::ProgrammerId;
 use crate::pause::{Pause, Target};
 use crate::time::Timestamp;
@@ -25,27 +26,24 @@ pub struct Pauses {
 
 impl Pauses {
     /// Repeating a pause of the same kind keeps its beginning; another kind replaces it and begins now.
-    pub(super) fn pause(&mut self, target: &Target, pause: Pause, now: Timestamp) {
-        let since = self
-            .paused
-            .get(target)
-            .filter(|paused| paused.pause == pause)
-            .map_or(now, |paused| paused.since);
+    ///
+    /// A repetition with `since_ms` has no effect if the target was resumed after that, or if a pause of it is known.
+    pub(super) fn pause(&mut self, event: &TargetPaused, now: Timestamp) {
+        let (target, pause) = (&event.target, event.pause);
+        let known = self.paused.get(target);
+        let since = match event.since_ms.map(Timestamp) {
+            None => known
+                .filter(|paused| paused.pause == pause)
+                .map_or(now, |paused| paused.since),
+            Some(since) => {
+                let resumed = self.resumed.get(target);
+                if known.is_some() || resumed.is_some_and(|resumed| *resumed >= since) {
+                    return;
+                }
+                since
+            }
+        };
         self.paused.insert(target.clone(), Paused { pause, since });
-    }
-
-    /// Repeats a pause that began at `since`. It has no effect if the target was resumed after that, or if the pause is
-    /// known.
-    pub(super) fn pause_again(&mut self, target: &Target, pause: Pause, since: Timestamp) {
-        let ended = self
-            .resumed
-            .get(target)
-            .is_some_and(|resumed| *resumed >= since);
-        if !ended {
-            self.paused
-                .entry(target.clone())
-                .or_insert(Paused { pause, since });
-        }
     }
 
     pub(super) fn resume(&mut self, target: &Target, now: Timestamp) {
@@ -84,6 +82,22 @@ impl Pauses {
 mod tests {
     use super::*;
 
+    impl Pauses {
+        fn begin(&mut self, target: &Target, pause: Pause, now: Timestamp) {
+            self.repeat(target, pause, None, now);
+        }
+
+        fn repeat(&mut self, target: &Target, pause: Pause, since_ms: Option<u64>, now: Timestamp) {
+            let target = target.clone();
+            let event = TargetPaused {
+                target,
+                pause,
+                since_ms,
+            };
+            self.pause(&event, now);
+        }
+    }
+
     fn programmer(id: &str) -> Target {
         Target::Programmer {
             id: ProgrammerId::new(id).expect("an id"),
@@ -94,8 +108,8 @@ mod tests {
     fn who_is_paused_twice_is_resumed_twice() {
         let id = ProgrammerId::new("001").expect("an id");
         let mut pauses = Pauses::default();
-        pauses.pause(&Target::All, Pause::Pause, Timestamp(1));
-        pauses.pause(&programmer("001"), Pause::Drain, Timestamp(2));
+        pauses.begin(&Target::All, Pause::Pause, Timestamp(1));
+        pauses.begin(&programmer("001"), Pause::Drain, Timestamp(2));
         let drained = Paused {
             pause: Pause::Drain,
             since: Timestamp(2),
@@ -122,8 +136,8 @@ mod tests {
     #[test]
     fn a_drain_that_is_said_again_does_not_begin_anew() {
         let mut pauses = Pauses::default();
-        pauses.pause(&Target::All, Pause::Drain, Timestamp(1));
-        pauses.pause(&Target::All, Pause::Drain, Timestamp(9));
+        pauses.begin(&Target::All, Pause::Drain, Timestamp(1));
+        pauses.begin(&Target::All, Pause::Drain, Timestamp(9));
         let since = pauses
             .iter()
             .map(|(_, paused)| paused.since)
@@ -134,27 +148,27 @@ mod tests {
     #[test]
     fn a_pause_that_is_said_again_does_not_outlive_its_end() {
         let mut pauses = Pauses::default();
-        pauses.pause_again(&Target::All, Pause::Pause, Timestamp(1));
+        pauses.repeat(&Target::All, Pause::Pause, Some(1), Timestamp(9));
         assert_eq!(
             pauses.iter().count(),
             1,
             "an unknown pause is learnt from a repetition"
         );
         pauses.resume(&Target::All, Timestamp(5));
-        pauses.pause_again(&Target::All, Pause::Pause, Timestamp(1));
+        pauses.repeat(&Target::All, Pause::Pause, Some(1), Timestamp(9));
         assert_eq!(
             pauses.iter().count(),
             0,
             "the repetition was written before the end and appended after it"
         );
-        pauses.pause(&Target::All, Pause::Pause, Timestamp(9));
+        pauses.begin(&Target::All, Pause::Pause, Timestamp(9));
         assert_eq!(pauses.iter().count(), 1, "a new one is another matter");
     }
 
     #[test]
     fn a_paused_route_holds_its_own_tasks_only() {
         let mut pauses = Pauses::default();
-        pauses.pause(
+        pauses.begin(
             &Target::Route {
                 name: "fast".to_owned(),
             },

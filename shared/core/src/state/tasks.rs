@@ -2,14 +2,18 @@
 //!
 //! The attempt with the highest token in the log owns the task. The first `finished` of the owner is the outcome.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use super::open_tasks::OpenTasks;
 use super::{Refusal, Verdict};
-use crate::event::{Account, Event, OpenTask, Retry, Spent};
-use crate::id::{AttemptId, LlmName, ProgrammerId, TaskId, Token};
+use crate::event::{
+    TaskEvent, TaskFinished, TaskPublished, TaskReissued, TaskReleased, TaskSnapshot, TaskStarted,
+    TaskSubmitted, TaskUsed,
+};
+use crate::id::{AttemptId, TaskId};
 use crate::money::MicroUsd;
 use crate::result::{ErrorKind, Status, Usage};
+use crate::task_state::{Account, Outcome, Owner, Phase, TaskState};
 use crate::time::Timestamp;
 
 /// The number of finished tasks whose details are kept. Of older ones only outcome and body hash stay in memory.
@@ -17,101 +21,6 @@ pub const DETAILED_OUTCOMES: usize = 20_000;
 /// How many attempts of a task that lost their connection do not count. After that the task itself may be the cause, and
 /// lost attempts count.
 pub const MOST_RELEASES: u32 = 10;
-
-/// The attempt that owns a task.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owner {
-    /// The attempt.
-    pub attempt: AttemptId,
-    /// The programmer that makes it.
-    pub programmer: ProgrammerId,
-    /// With which it claimed the task.
-    pub token: Token,
-    /// When it claimed the task, by the log's time.
-    pub since: Timestamp,
-}
-
-/// How a task ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
-    /// The attempt whose result this is; None: rejected, expired or cancelled.
-    pub attempt: Option<AttemptId>,
-    /// The status of the result.
-    pub status: Status,
-    /// The cost of all attempts.
-    pub cost: MicroUsd,
-    /// When it was decided, by the log's time.
-    pub at: Timestamp,
-    /// When the attempt that owned the task at that moment began.
-    pub started_at: Option<Timestamp>,
-    /// The programmer of the attempt.
-    pub programmer: Option<ProgrammerId>,
-    /// The LLM of the result.
-    pub llm: Option<LlmName>,
-    /// The error kind of the result.
-    pub error: Option<ErrorKind>,
-}
-
-/// The state of one task: in full while it has no outcome and for the newest [`DETAILED_OUTCOMES`] finished ones.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TaskState {
-    /// When `submitted` was appended; None for a task that came straight to the broker.
-    pub submitted_at: Option<Timestamp>,
-    /// When the last snapshot of the task was appended; without one, its first event.
-    pub stated_at: Timestamp,
-    /// Tells a repeated submission from another task with the same id.
-    pub body_hash: Option<String>,
-    /// The route of its message.
-    pub route: String,
-    /// The task expires if it is not started by this moment. Only a submitted task has one here.
-    pub deadline: Option<Timestamp>,
-    /// The highest generation in the log.
-    pub generation: u32,
-    /// Whether the message of this generation is known to be in its queue.
-    pub published: bool,
-    /// When `generation` or `published` last changed.
-    pub issued_at: Timestamp,
-    /// The last failed attempt, while the task waits for the next one.
-    pub retry: Option<Retry>,
-    /// The fence: the highest token that ever owned the task. It stays when the owner is gone.
-    pub fence: Option<Token>,
-    /// The attempt that owns the task now.
-    pub owner: Option<Owner>,
-    /// Attempts that no longer own the task.
-    pub(super) past: BTreeSet<AttemptId>,
-    /// Those of `past` that lost the task to another attempt and have not released it since.
-    pub(super) lost: BTreeSet<AttemptId>,
-    /// The usage of each attempt, by its last `used` event.
-    pub(super) used: BTreeMap<AttemptId, Account>,
-    /// The sum of `used`.
-    pub spent: Spent,
-    /// Attempts that were started and not released.
-    pub attempts: u32,
-    /// How often an attempt gave the task back.
-    pub releases: u32,
-    /// Those of `releases` for which no LLM was available.
-    pub hand_backs: u32,
-    /// The outcome; None while the task is open.
-    pub outcome: Option<Outcome>,
-}
-
-impl TaskState {
-    /// Sets the usage of one attempt.
-    pub(super) fn uses(&mut self, attempt: AttemptId, account: Account) {
-        self.used.insert(attempt, account);
-        self.spent = self
-            .used
-            .values()
-            .fold(Spent::default(), |sum, account| sum.and(&account.spent));
-    }
-
-    /// The usage of all attempts whose end is in the log. Attempts that died, of which the log has only an upper bound, are
-    /// left out.
-    pub fn spent_for_sure(&self) -> Spent {
-        let sure = self.used.values().filter(|account| !account.so_far);
-        sure.fold(Spent::default(), |sum, account| sum.and(&account.spent))
-    }
-}
 
 /// All tasks of the log.
 #[derive(Debug, Clone, Default)]
@@ -143,7 +52,7 @@ impl Tasks {
     pub fn running(&self) -> impl Iterator<Item = (&TaskId, &Owner)> {
         self.index
             .running()
-            .filter_map(|id| Some((id, self.tasks.get(id)?.owner.as_ref()?)))
+            .filter_map(|id| Some((id, self.tasks.get(id)?.owner()?)))
     }
 
     /// When the oldest waiting task of this route was submitted. Tasks that came straight to the broker are not known.
@@ -176,7 +85,7 @@ impl Tasks {
     pub fn stated_before(&self, then: Timestamp) -> impl Iterator<Item = (&TaskId, &TaskState)> {
         self.tasks
             .iter()
-            .filter(move |(_, state)| state.outcome.is_none() && state.stated_at < then)
+            .filter(move |(_, state)| !state.is_finished() && state.stated_at < then)
     }
 
     /// Submitted tasks without an owner whose message is not known to be in its queue, the oldest first.
@@ -201,123 +110,39 @@ impl Tasks {
 
     /// The attempt that owns the task.
     pub(super) fn owner(&self, task: &TaskId) -> Option<AttemptId> {
-        self.tasks
-            .get(task)?
-            .owner
-            .as_ref()
-            .map(|owner| owner.attempt)
+        Some(self.tasks.get(task)?.owner()?.attempt)
     }
 
     /// Whether this attempt owns the task, so that its result is the outcome.
     pub fn is_owner(&self, task: &TaskId, attempt: AttemptId) -> bool {
-        self.tasks.get(task).is_some_and(|state| {
-            state.outcome.is_none() && state.owner.as_ref().is_some_and(|o| o.attempt == attempt)
-        })
+        self.owner(task) == Some(attempt)
     }
 
     /// The attempt whose result is the outcome: None while the task is open, `Some(None)` for an outcome without an attempt.
     pub fn winner(&self, task: &TaskId) -> Option<Option<AttemptId>> {
-        self.tasks
-            .get(task)
-            .and_then(|state| state.outcome.as_ref())
-            .map(|outcome| outcome.attempt)
+        Some(self.tasks.get(task)?.outcome()?.attempt)
     }
 
     /// Applies an event about a task and updates the indexes of open tasks.
-    pub(super) fn decide(&mut self, decision: &Event, now: Timestamp) -> Verdict {
-        let verdict = self.decide_one(decision, now);
-        if let (Verdict::Accepted, Some(task)) = (verdict, decision.task())
+    pub(super) fn decide(&mut self, event: &TaskEvent, now: Timestamp) -> Verdict {
+        let verdict = match event {
+            TaskEvent::Submitted(submitted) => self.submitted(submitted, now),
+            TaskEvent::Published(published) => self.published(published, now),
+            TaskEvent::Reissued(reissued) => self.reissued(reissued, now),
+            TaskEvent::Started(started) => self.started(started, now),
+            TaskEvent::Released(released) => self.released(released),
+            TaskEvent::Used(used) => self.used(used),
+            TaskEvent::Finished(finished) => self.finished(finished, now),
+            TaskEvent::Cancelled(cancelled) => self.cancelled(&cancelled.task, now),
+            TaskEvent::Stated(snapshot) => self.stated(snapshot, now),
+        };
+        let task = event.task();
+        if verdict == Verdict::Accepted
             && let Some(state) = self.tasks.get(task)
         {
             self.index.put(task, state);
         }
         verdict
-    }
-
-    fn decide_one(&mut self, decision: &Event, now: Timestamp) -> Verdict {
-        match decision {
-            Event::Submitted {
-                task,
-                body_hash,
-                route,
-                deadline_ms,
-            } => self.submitted(task, (body_hash, route), deadline_ms.map(Timestamp), now),
-            Event::Published { task, generation } => self.published(task, *generation, now),
-            Event::Reissued {
-                task,
-                generation,
-                retry,
-            } => self.reissued(task, *generation, retry.as_ref(), now),
-            Event::Started {
-                task,
-                attempt,
-                programmer,
-                token,
-                route,
-                body_hash,
-            } => {
-                let owner = Owner {
-                    attempt: *attempt,
-                    programmer: programmer.clone(),
-                    token: *token,
-                    since: now,
-                };
-                self.started(task, owner, (route, body_hash))
-            }
-            Event::Released {
-                task,
-                attempt,
-                no_llm,
-            } => self.released(task, *attempt, *no_llm),
-            Event::Used {
-                task,
-                attempt,
-                spent,
-                so_far,
-            } => self.used(
-                task,
-                *attempt,
-                Account {
-                    spent: spent.clone(),
-                    so_far: *so_far,
-                },
-            ),
-            Event::Finished {
-                task,
-                attempt,
-                status,
-                llm,
-                cost_usd,
-                error,
-            } => {
-                let outcome = Outcome {
-                    attempt: *attempt,
-                    status: *status,
-                    cost: *cost_usd,
-                    at: now,
-                    started_at: None,
-                    programmer: None,
-                    llm: llm.clone(),
-                    error: *error,
-                };
-                self.finished(task, outcome)
-            }
-            Event::Cancelled { task } => self.cancelled(task, now),
-            Event::Stated { task, state } => self.stated(task, state, now),
-            Event::Tick
-            | Event::Configured { .. }
-            | Event::Paused { .. }
-            | Event::Resumed { .. }
-            | Event::Reserved { .. }
-            | Event::Settled { .. }
-            | Event::BudgetSet { .. }
-            | Event::LlmFailed { .. }
-            | Event::LlmAnswered { .. }
-            | Event::Probing { .. }
-            | Event::Probed { .. }
-            | Event::Up { .. }
-            | Event::Unknown => Verdict::Accepted,
-        }
     }
 
     fn entry(&mut self, task: &TaskId, now: Timestamp) -> &mut TaskState {
@@ -330,203 +155,205 @@ impl Tasks {
         })
     }
 
-    fn submitted(
-        &mut self,
-        task: &TaskId,
-        (body_hash, route): (&str, &str),
-        deadline: Option<Timestamp>,
-        now: Timestamp,
-    ) -> Verdict {
-        if let Some(known) = self.tasks.get(task) {
-            let same_body = known.body_hash.as_deref() == Some(body_hash);
+    fn submitted(&mut self, submitted: &TaskSubmitted, now: Timestamp) -> Verdict {
+        let hash = &submitted.body_hash;
+        if let Some(known) = self.tasks.get(&submitted.task) {
+            let same_body = known.body_hash.as_ref() == Some(hash);
             return Verdict::Refused(Refusal::Taken { same_body });
         }
-        let state = self.entry(task, now);
+        let state = self.entry(&submitted.task, now);
         state.submitted_at = Some(now);
         state.issued_at = now;
-        state.deadline = deadline;
-        state.body_hash = Some(body_hash.to_owned());
-        route.clone_into(&mut state.route);
+        state.deadline = submitted.deadline_ms.map(Timestamp);
+        state.body_hash = Some(hash.clone());
+        state.route.clone_from(&submitted.route);
         Verdict::Accepted
     }
 
-    fn published(&mut self, task: &TaskId, generation: u32, now: Timestamp) -> Verdict {
-        let Some(state) = self.tasks.get_mut(task) else {
+    fn published(&mut self, event: &TaskPublished, now: Timestamp) -> Verdict {
+        let Some(state) = self.tasks.get_mut(&event.task) else {
             return Verdict::Refused(Refusal::UnknownTask);
         };
-        if generation < state.generation {
+        if event.generation < state.generation {
             return Verdict::Refused(Refusal::OldGeneration);
         }
-        state.generation = generation;
-        state.published = true;
+        state.generation = event.generation;
         state.issued_at = now;
-        state.retry = None;
+        match &mut state.phase {
+            Phase::Running { published, .. } => *published = true,
+            waiting @ (Phase::Pending | Phase::Queued | Phase::RetryAt(_)) => {
+                *waiting = Phase::Queued;
+            }
+            Phase::Finished(_) => {}
+        }
         Verdict::Accepted
     }
 
-    fn reissued(
-        &mut self,
-        task: &TaskId,
-        generation: u32,
-        retry: Option<&Retry>,
-        now: Timestamp,
-    ) -> Verdict {
-        if retry.is_some() && !self.tasks.contains_key(task) {
+    fn reissued(&mut self, reissued: &TaskReissued, now: Timestamp) -> Verdict {
+        if reissued.retry.is_some() && !self.tasks.contains_key(&reissued.task) {
             return Verdict::Refused(Refusal::UnknownTask);
         }
-        let state = self.entry(task, now);
-        if state.outcome.is_some() {
+        let state = self.entry(&reissued.task, now);
+        if state.is_finished() {
             return Verdict::Refused(Refusal::Finished);
         }
-        if generation <= state.generation {
+        if reissued.generation <= state.generation {
             return Verdict::Refused(Refusal::OldGeneration);
         }
-        if let Some(retry) = retry {
+        if let Some(retry) = &reissued.retry {
             // The attempt has ended and counts. Only the owner may end it.
-            let Some(owner) = state.owner.take_if(|owner| owner.attempt == retry.attempt) else {
+            if !state.is_owned_by(retry.attempt) {
                 return Verdict::Refused(Refusal::Superseded);
+            }
+            state.past.insert(retry.attempt);
+            let account = Account {
+                spent: retry.spent.clone(),
+                so_far: false,
             };
-            state.past.insert(owner.attempt);
-            state.uses(
-                owner.attempt,
-                Account {
-                    spent: retry.spent.clone(),
-                    so_far: false,
-                },
-            );
+            state.uses(retry.attempt, account);
+            state.phase = Phase::RetryAt(retry.clone());
+        } else if let Phase::Running { published, .. } = &mut state.phase {
+            *published = false;
+        } else {
+            state.phase = Phase::Pending;
         }
-        state.generation = generation;
-        state.published = false;
+        state.generation = reissued.generation;
         state.issued_at = now;
-        state.retry = retry.cloned();
         Verdict::Accepted
     }
 
-    fn started(
-        &mut self,
-        task: &TaskId,
-        owner: Owner,
-        (route, body_hash): (&str, &str),
-    ) -> Verdict {
-        let state = self.entry(task, owner.since);
-        if state.outcome.is_some() {
+    fn started(&mut self, started: &TaskStarted, now: Timestamp) -> Verdict {
+        let token = started.token;
+        let state = self.entry(&started.task, now);
+        if state.is_finished() {
             return Verdict::Refused(Refusal::Finished);
         }
-        if owner.token.generation < state.generation {
+        if token.generation < state.generation {
             return Verdict::Refused(Refusal::OldGeneration);
         }
-        if state.fence.is_some_and(|fence| owner.token <= fence) {
+        if state.fence.is_some_and(|fence| token <= fence) {
             return Verdict::Refused(Refusal::Superseded);
         }
-        state.generation = owner.token.generation;
-        state.published = true;
-        state.retry = None;
+        state.generation = token.generation;
         state.attempts += 1;
-        state.fence = Some(owner.token);
+        state.fence = Some(token);
         if state.body_hash.is_none() {
-            state.body_hash = Some(body_hash.to_owned());
-            route.clone_into(&mut state.route);
+            state.body_hash = Some(started.body_hash.clone());
+            state.route.clone_from(&started.route);
         }
-        if let Some(before) = state.owner.replace(owner) {
-            state.past.insert(before.attempt);
-            state.lost.insert(before.attempt);
+        if let Some(before) = state.owner().map(|owner| owner.attempt) {
+            state.past.insert(before);
+            state.lost.insert(before);
         }
+        let owner = Owner {
+            attempt: started.attempt,
+            programmer: started.programmer.clone(),
+            token,
+            since: now,
+        };
+        state.phase = Phase::Running {
+            owner,
+            published: true,
+        };
         Verdict::Accepted
     }
 
-    fn released(&mut self, task: &TaskId, attempt: AttemptId, no_llm: bool) -> Verdict {
+    fn released(&mut self, released: &TaskReleased) -> Verdict {
+        let attempt = released.attempt;
         let Some(state) = self
             .tasks
-            .get_mut(task)
-            .filter(|state| state.outcome.is_none())
+            .get_mut(&released.task)
+            .filter(|state| !state.is_finished())
         else {
             return Verdict::Refused(Refusal::Superseded);
         };
-        if let Some(owner) = state.owner.take_if(|owner| owner.attempt == attempt) {
-            state.past.insert(owner.attempt);
+        if state.is_owned_by(attempt) {
+            state.past.insert(attempt);
+            state.phase = Phase::waiting(state.is_published());
         } else if state.releases >= MOST_RELEASES || !state.lost.remove(&attempt) {
             return Verdict::Refused(Refusal::Superseded);
         }
         state.attempts = state.attempts.saturating_sub(1);
         state.releases += 1;
-        state.hand_backs += u32::from(no_llm);
+        state.hand_backs += u32::from(released.no_llm);
         Verdict::Accepted
     }
 
     /// A cancelled task accepts usage too: its attempt stops after the cancellation and reports its usage then.
-    fn used(&mut self, task: &TaskId, attempt: AttemptId, account: Account) -> Verdict {
-        let Some(state) = self.tasks.get_mut(task) else {
+    fn used(&mut self, used: &TaskUsed) -> Verdict {
+        let Some(state) = self.tasks.get_mut(&used.task) else {
             return Verdict::Refused(Refusal::UnknownTask);
         };
-        if state
-            .outcome
-            .as_ref()
-            .is_some_and(|outcome| outcome.status != Status::Cancelled)
-        {
+        let ended = state.outcome().map(|outcome| outcome.status);
+        if ended.is_some_and(|status| status != Status::Cancelled) {
             return Verdict::Refused(Refusal::Finished);
         }
-        state.uses(attempt, account);
-        if let Some(outcome) = &mut state.outcome {
+        let (spent, so_far) = (used.spent.clone(), used.so_far);
+        state.uses(used.attempt, Account { spent, so_far });
+        if let Phase::Finished(outcome) = &mut state.phase {
             outcome.cost = state.spent.cost_usd;
         }
         Verdict::Accepted
     }
 
-    fn finished(&mut self, task: &TaskId, mut outcome: Outcome) -> Verdict {
-        let state = self.entry(task, outcome.at);
-        if state.outcome.is_some() {
+    fn finished(&mut self, finished: &TaskFinished, now: Timestamp) -> Verdict {
+        let state = self.entry(&finished.task, now);
+        if state.is_finished() {
             return Verdict::Refused(Refusal::Finished);
         }
-        let owner = state.owner.as_ref();
-        if let Some(attempt) = outcome.attempt {
-            match owner {
-                Some(owner) if owner.attempt == attempt => {
-                    outcome.programmer = Some(owner.programmer.clone())
-                }
-                // An attempt publishes a result only as the owner. If the log does not know the attempt, its `started` was
-                // lost with the tail of the stream when a host crashed.
-                None if !state.past.contains(&attempt) => {}
-                Some(_) | None => return Verdict::Refused(Refusal::Superseded),
+        let programmer = match (finished.attempt, state.owner()) {
+            (Some(attempt), Some(owner)) if owner.attempt == attempt => {
+                Some(owner.programmer.clone())
             }
-        } else if owner.is_some() {
-            // An attempt has begun meanwhile: its result will be the outcome.
-            return Verdict::Refused(Refusal::Superseded);
-        }
-        self.end(task, outcome);
+            // An attempt publishes a result only as the owner. If the log does not know the attempt, its `started` was
+            // lost with the tail of the stream when a host crashed.
+            (Some(attempt), None) if !state.past.contains(&attempt) => None,
+            (None, None) => None,
+            // Without an attempt: one has begun meanwhile, and its result will be the outcome.
+            (Some(_) | None, Some(_)) | (Some(_), None) => {
+                return Verdict::Refused(Refusal::Superseded);
+            }
+        };
+        let outcome = Outcome {
+            attempt: finished.attempt,
+            status: finished.status,
+            cost: finished.cost_usd,
+            at: now,
+            started_at: None,
+            programmer,
+            llm: finished.llm.clone(),
+            error: finished.error,
+        };
+        self.end(&finished.task, outcome);
         Verdict::Accepted
     }
 
-    fn stated(&mut self, task: &TaskId, said: &OpenTask, now: Timestamp) -> Verdict {
-        if self
-            .tasks
-            .get(task)
-            .is_some_and(|state| state.outcome.is_some())
-        {
+    fn stated(&mut self, snapshot: &TaskSnapshot, now: Timestamp) -> Verdict {
+        let state = self.entry(&snapshot.task, now);
+        if state.is_finished() {
             return Verdict::Refused(Refusal::Finished);
         }
-        self.entry(task, now).learn(said, now);
+        state.learn(&snapshot.state, now);
         Verdict::Accepted
     }
 
     /// The first of `cancelled` and `finished` is the outcome.
     fn cancelled(&mut self, task: &TaskId, now: Timestamp) -> Verdict {
-        let cost = match self.tasks.get(task) {
-            None => return Verdict::Refused(Refusal::UnknownTask),
-            Some(state) if state.outcome.is_some() => return Verdict::Refused(Refusal::Finished),
-            Some(state) => state.spent.cost_usd,
+        let Some(state) = self.tasks.get(task) else {
+            return Verdict::Refused(Refusal::UnknownTask);
         };
-        let error = Some(ErrorKind::Cancelled);
-        let (attempt, programmer, llm) = (None, None, None);
-        let status = Status::Cancelled;
+        if state.is_finished() {
+            return Verdict::Refused(Refusal::Finished);
+        }
         let outcome = Outcome {
-            attempt,
-            status,
-            cost,
+            attempt: None,
+            status: Status::Cancelled,
+            cost: state.spent.cost_usd,
             at: now,
             started_at: None,
-            programmer,
-            llm,
-            error,
+            programmer: None,
+            llm: None,
+            error: Some(ErrorKind::Cancelled),
         };
         self.end(task, outcome);
         Verdict::Accepted
@@ -534,13 +361,12 @@ impl Tasks {
 
     fn end(&mut self, task: &TaskId, outcome: Outcome) {
         let state = self.entry(task, outcome.at);
-        let started_at = state.owner.take().map(|owner| owner.since);
-        state.retry = None;
         if outcome.status != Status::Cancelled {
             // The result has it.
             state.used.clear();
         }
-        state.outcome = Some(Outcome {
+        let started_at = state.owner().map(|owner| owner.since);
+        state.phase = Phase::Finished(Outcome {
             started_at,
             ..outcome
         });
@@ -556,17 +382,11 @@ impl Tasks {
                 return;
             };
             if let Some(state) = self.tasks.get_mut(&oldest) {
-                let body_hash = state.body_hash.take();
-                let outcome = state.outcome.take().map(|outcome| Outcome {
-                    programmer: None,
-                    llm: None,
-                    ..outcome
-                });
-                *state = TaskState {
-                    body_hash,
-                    outcome,
-                    ..TaskState::default()
-                };
+                let mut old = std::mem::take(state);
+                if let Phase::Finished(outcome) = &mut old.phase {
+                    (outcome.programmer, outcome.llm) = (None, None);
+                }
+                (state.body_hash, state.phase) = (old.body_hash, old.phase);
             }
         }
     }

@@ -1,9 +1,14 @@
 use super::tasks::MOST_RELEASES;
 use super::*;
-use crate::event::{Retry, Spent};
-use crate::id::{AttemptId, LlmName, TaskId, Token};
+use crate::event::{
+    BudgetSettled, Configuration, PoolEvent, ProgrammerUp, Retry, Spent, TaskCancelled, TaskEvent,
+    TaskFinished, TaskPublished, TaskReissued, TaskReleased, TaskSnapshot, TaskStarted,
+    TaskSubmitted, TaskUsed,
+};
+use crate::id::{AttemptId, Capability, LlmName, TaskId, Token};
 use crate::money::MicroUsd;
 use crate::result::{ErrorKind, LlmUsage, Status, Usage};
+use crate::rules::Rules;
 use proptest::prelude::*;
 
 fn task(name: &str) -> TaskId {
@@ -15,34 +20,34 @@ fn attempt(n: u128) -> AttemptId {
 }
 
 fn started(name: &str, n: u128, generation: u32, count: u64) -> Event {
-    Event::Started {
+    Event::from(TaskStarted {
         task: task(name),
         attempt: attempt(n),
         programmer: ProgrammerId::new("001").expect("an id"),
         token: Token { generation, count },
         route: "any".to_owned(),
         body_hash: "h".to_owned(),
-    }
+    })
 }
 
 fn finished(name: &str, n: Option<u128>, status: Status) -> Event {
-    Event::Finished {
+    Event::from(TaskFinished {
         task: task(name),
         attempt: n.map(attempt),
         status,
         llm: None,
         cost_usd: crate::money::MicroUsd::ZERO,
         error: None,
-    }
+    })
 }
 
 fn submitted(name: &str, hash: &str) -> Event {
-    Event::Submitted {
+    Event::from(TaskSubmitted {
         task: task(name),
         body_hash: hash.to_owned(),
         route: "any".to_owned(),
         deadline_ms: None,
-    }
+    })
 }
 
 fn batch(first: u64, events: Vec<Event>) -> EventBatch {
@@ -108,11 +113,11 @@ fn retry(n: u128, generation: u32) -> Event {
             ..Spent::default()
         },
     };
-    Event::Reissued {
+    Event::from(TaskReissued {
         task: task("t"),
         generation,
         retry: Some(retry),
-    }
+    })
 }
 
 #[test]
@@ -132,8 +137,8 @@ fn only_the_owner_has_its_attempt_repeated_and_the_attempt_counts() {
     fold.apply(&batch(0, events), |_, _, _| ());
     let state = fold.tasks.get(&task("t")).expect("the task");
     assert_eq!(
-        (state.attempts, &state.owner),
-        (1, &None),
+        (state.attempts, state.owner()),
+        (1, None),
         "it was made, and is over"
     );
     assert_eq!(
@@ -141,7 +146,7 @@ fn only_the_owner_has_its_attempt_repeated_and_the_attempt_counts() {
         "the next attempt cannot use it again"
     );
     assert!(
-        !state.published && state.retry.is_some(),
+        matches!(state.phase, Phase::RetryAt(_)),
         "its message is not in its queue yet: {state:?}"
     );
 }
@@ -164,30 +169,32 @@ fn usage(calls: u64, cost: u64) -> Usage {
 }
 
 fn used(n: u128, calls: u64, cost: u64) -> Event {
-    Event::Used {
+    Event::from(TaskUsed {
         task: task("t"),
         attempt: attempt(n),
         spent: Spent::of(usage(calls, cost)),
         so_far: false,
-    }
+    })
 }
 
 fn so_far(n: u128, calls: u64, cost: u64) -> Event {
     let spent = Spent::of(usage(calls, cost));
-    Event::Used {
+    Event::from(TaskUsed {
         task: task("t"),
         attempt: attempt(n),
         spent,
         so_far: true,
-    }
+    })
 }
 
 #[test]
 fn what_each_attempt_said_last_is_what_the_task_has_used() {
-    let released = |n| Event::Released {
-        task: task("t"),
-        attempt: attempt(n),
-        no_llm: true,
+    let released = |n| {
+        Event::from(TaskReleased {
+            task: task("t"),
+            attempt: attempt(n),
+            no_llm: true,
+        })
     };
     let events = vec![
         started("t", 1, 0, 0),
@@ -246,7 +253,7 @@ fn what_each_attempt_said_last_is_what_the_task_has_used() {
 
 #[test]
 fn the_attempt_of_a_cancelled_task_tells_what_it_has_used_when_it_has_stopped() {
-    let cancelled = Event::Cancelled { task: task("t") };
+    let cancelled = Event::from(TaskCancelled { task: task("t") });
     let events = vec![
         started("t", 1, 0, 0),
         used(1, 2, 300),
@@ -258,7 +265,7 @@ fn the_attempt_of_a_cancelled_task_tells_what_it_has_used_when_it_has_stopped() 
     let outcome = fold
         .tasks
         .get(&task("t"))
-        .and_then(|state| state.outcome.clone())
+        .and_then(|state| state.outcome().cloned())
         .expect("an outcome");
     assert_eq!(
         (outcome.status, outcome.cost),
@@ -275,10 +282,10 @@ fn the_sum_of_an_older_version_is_not_lost_and_not_counted_twice() {
         tokens: 9,
         ..Spent::default()
     };
-    let stated = Event::Stated {
+    let stated = Event::from(TaskSnapshot {
         task: task("t"),
         state: Box::new(old),
-    };
+    });
     let spent = |events: &[Event]| {
         folded_from(0, events)
             .tasks
@@ -298,24 +305,26 @@ fn the_sum_of_an_older_version_is_not_lost_and_not_counted_twice() {
 
 #[test]
 fn an_outcome_counts_in_the_days_budget_only_what_its_own_attempt_has_cost() {
-    let settled = |n, cost| Event::Settled {
-        attempt: attempt(n),
-        cost_usd: MicroUsd(cost),
-        by_llm: BTreeMap::new(),
+    let settled = |n, cost| {
+        Event::from(BudgetSettled {
+            attempt: attempt(n),
+            cost_usd: MicroUsd(cost),
+            by_llm: BTreeMap::new(),
+        })
     };
-    let released = Event::Released {
+    let released = Event::from(TaskReleased {
         task: task("t"),
         attempt: attempt(1),
         no_llm: true,
-    };
-    let outcome = Event::Finished {
+    });
+    let outcome = Event::from(TaskFinished {
         task: task("t"),
         attempt: Some(attempt(2)),
         status: Status::Succeeded,
         llm: None,
         cost_usd: MicroUsd(330),
         error: None,
-    };
+    });
     let events = [
         started("t", 1, 0, 0),
         settled(1, 300),
@@ -334,7 +343,7 @@ fn an_outcome_counts_in_the_days_budget_only_what_its_own_attempt_has_cost() {
 
 #[test]
 fn the_first_of_cancelled_and_finished_is_the_outcome() {
-    let cancelled = || Event::Cancelled { task: task("t") };
+    let cancelled = || Event::from(TaskCancelled { task: task("t") });
     let events = vec![
         cancelled(),
         started("t", 1, 0, 0),
@@ -366,28 +375,31 @@ fn folded_from(first: usize, events: &[Event]) -> PoolState {
     fold
 }
 
-/// The values that decide about a task from now on.
-fn what_decides(fold: &PoolState) -> Option<crate::event::OpenTask> {
-    fold.tasks.get(&task("t")).map(TaskState::statement)
+/// The values that decide about a task from now on: those of a snapshot.
+fn what_decides(fold: &PoolState) -> Option<TaskState> {
+    let state = serde_json::to_value(fold.tasks.get(&task("t"))?).expect("a snapshot");
+    Some(serde_json::from_value(state).expect("a snapshot"))
 }
 
 #[test]
 fn who_reads_an_open_task_from_its_statement_on_knows_what_the_others_know() {
     let stated = |before: &[Event]| {
         let state = what_decides(&folded_from(0, before)).expect("an open task");
-        Event::Stated {
+        Event::from(TaskSnapshot {
             task: task("t"),
             state: Box::new(state),
-        }
+        })
     };
-    let published = Event::Published {
+    let published = Event::from(TaskPublished {
         task: task("t"),
         generation: 0,
-    };
-    let released = |n| Event::Released {
-        task: task("t"),
-        attempt: attempt(n),
-        no_llm: true,
+    });
+    let released = |n| {
+        Event::from(TaskReleased {
+            task: task("t"),
+            attempt: attempt(n),
+            no_llm: true,
+        })
     };
     let stories = [
         vec![submitted("t", "h"), published.clone()],
@@ -423,6 +435,7 @@ fn who_reads_an_open_task_from_its_statement_on_knows_what_the_others_know() {
             started("t", 3, 0, 2),
             released(1),
         ],
+        vec![submitted("t", "h"), started("t", 1, 0, 0), retry(1, 1)],
     ];
     for mut events in stories {
         events.push(stated(&events));
@@ -442,27 +455,27 @@ fn a_statement_tells_nothing_to_who_knows_more() {
     let mut events = vec![submitted("t", "h"), started("t", 1, 0, 0)];
     let old = what_decides(&folded_from(0, &events[..1])).expect("an open task");
     let before = what_decides(&folded_from(0, &events));
-    events.push(Event::Stated {
+    events.push(Event::from(TaskSnapshot {
         task: task("t"),
         state: Box::new(old),
-    });
+    }));
     assert_eq!(
         what_decides(&folded_from(0, &events)),
         before,
         "the snapshot was written before the start and appended after it"
     );
     let running = before.clone().expect("an open task");
-    let release = Event::Released {
+    let release = Event::from(TaskReleased {
         task: task("t"),
         attempt: attempt(1),
         no_llm: false,
-    };
+    });
     let mut late = [&events[..2], &[release]].concat();
     let released = what_decides(&folded_from(0, &late));
-    late.push(Event::Stated {
+    late.push(Event::from(TaskSnapshot {
         task: task("t"),
         state: Box::new(running),
-    });
+    }));
     assert_eq!(
         what_decides(&folded_from(0, &late)),
         released,
@@ -471,10 +484,10 @@ fn a_statement_tells_nothing_to_who_knows_more() {
 
     events.push(finished("t", Some(1), Status::Succeeded));
     let state = Box::new(before.expect("an open task"));
-    events.push(Event::Stated {
+    events.push(Event::from(TaskSnapshot {
         task: task("t"),
         state,
-    });
+    }));
     assert_eq!(
         verdicts(events).last(),
         Some(&FINISHED),
@@ -484,12 +497,12 @@ fn a_statement_tells_nothing_to_who_knows_more() {
 
 #[test]
 fn a_waiting_task_is_overdue_from_its_deadline_until_it_is_started() {
-    let submitted = Event::Submitted {
+    let submitted = Event::from(TaskSubmitted {
         task: task("t"),
         body_hash: "h".to_owned(),
         route: "any".to_owned(),
         deadline_ms: Some(5000),
-    };
+    });
     let mut fold = PoolState::new();
     fold.apply(&batch(0, vec![submitted]), |_, _, _| ());
     assert_eq!(
@@ -512,9 +525,11 @@ fn a_waiting_task_is_overdue_from_its_deadline_until_it_is_started() {
 
 #[test]
 fn what_is_not_in_its_queue_is_known_until_it_is() {
-    let published = |generation| Event::Published {
-        task: task("t"),
-        generation,
+    let published = |generation| {
+        Event::from(TaskPublished {
+            task: task("t"),
+            generation,
+        })
     };
     let unpublished = |events| {
         let mut fold = PoolState::new();
@@ -573,10 +588,12 @@ fn a_reissued_task_belongs_to_its_new_generation_only() {
 
 #[test]
 fn an_attempt_that_lost_its_task_and_lives_does_not_count_but_not_without_end() {
-    let lives = |n| Event::Released {
-        task: task("t"),
-        attempt: attempt(n),
-        no_llm: false,
+    let lives = |n| {
+        Event::from(TaskReleased {
+            task: task("t"),
+            attempt: attempt(n),
+            no_llm: false,
+        })
     };
     let attempts =
         |events: &[Event]| what_decides(&folded_from(0, events)).map(|state| state.attempts);
@@ -619,11 +636,11 @@ fn an_attempt_that_lost_its_task_and_lives_does_not_count_but_not_without_end() 
 
 #[test]
 fn a_released_attempt_does_not_count_and_cannot_finish() {
-    let released = Event::Released {
+    let released = Event::from(TaskReleased {
         task: task("t"),
         attempt: attempt(1),
         no_llm: false,
-    };
+    });
     let mut fold = PoolState::new();
     let events = vec![
         started("t", 1, 0, 0),
@@ -650,11 +667,11 @@ fn a_result_whose_started_was_lost_counts_unless_somebody_else_has_the_task() {
         [YES, YES],
         "the log has lost its tail"
     );
-    let released = Event::Released {
+    let released = Event::from(TaskReleased {
         task: task("t"),
         attempt: attempt(1),
         no_llm: false,
-    };
+    });
     let events = vec![started("t", 1, 0, 0), released, finish(1), finish(2)];
     assert_eq!(
         verdicts(events),
@@ -682,11 +699,13 @@ fn the_same_id_is_taken_once_and_another_body_is_a_conflict() {
 
 #[test]
 fn a_configuration_that_is_only_said_again_takes_no_others_place() {
-    let configured = |hash: &str, again| Event::Configured {
-        hash: hash.to_owned(),
-        capabilities: BTreeMap::new(),
-        rules: Rules::default(),
-        again,
+    let configured = |hash: &str, again| {
+        Event::from(Configuration {
+            hash: hash.to_owned(),
+            capabilities: BTreeMap::new(),
+            rules: Rules::default(),
+            again,
+        })
     };
     let events = vec![
         configured("old", true),
@@ -703,14 +722,16 @@ fn a_configuration_that_is_only_said_again_takes_no_others_place() {
 
 #[test]
 fn queues_of_earlier_configurations_are_remembered_until_they_are_in_use_again() {
-    let configured = |capability: &str| Event::Configured {
-        hash: capability.to_owned(),
-        capabilities: BTreeMap::from([(
-            ProgrammerId::new("001").expect("an id"),
-            [Capability::new(capability).expect("a capability")].into(),
-        )]),
-        rules: Rules::default(),
-        again: false,
+    let configured = |capability: &str| {
+        Event::from(Configuration {
+            hash: capability.to_owned(),
+            capabilities: BTreeMap::from([(
+                ProgrammerId::new("001").expect("an id"),
+                [Capability::new(capability).expect("a capability")].into(),
+            )]),
+            rules: Rules::default(),
+            again: false,
+        })
     };
     let mut fold = PoolState::new();
     fold.apply(
@@ -738,14 +759,14 @@ fn the_time_of_the_pool_never_goes_back() {
     fold.apply(
         &EventBatch {
             at_ms: 5000,
-            ..batch(0, vec![Event::Tick])
+            ..batch(0, vec![Event::Pool(PoolEvent::Tick)])
         },
         |_, _, _| (),
     );
     fold.apply(
         &EventBatch {
             at_ms: 4000,
-            ..batch(1, vec![Event::Tick])
+            ..batch(1, vec![Event::Pool(PoolEvent::Tick)])
         },
         |_, _, _| (),
     );
@@ -767,15 +788,15 @@ fn any_decision() -> impl Strategy<Value = Event> {
             Status::Succeeded
         )),
         (name.clone(), 0u32..3).prop_map(|(t, generation)| Event::reissued(&task(t), generation)),
-        (name.clone(), 1u128..4).prop_map(|(t, n)| Event::Released {
+        (name.clone(), 1u128..4).prop_map(|(t, n)| Event::from(TaskReleased {
             task: task(t),
             attempt: attempt(n),
             no_llm: false
-        }),
-        (name.clone(), 0u32..3).prop_map(|(t, generation)| Event::Published {
+        })),
+        (name.clone(), 0u32..3).prop_map(|(t, generation)| Event::from(TaskPublished {
             task: task(t),
             generation
-        }),
+        })),
         name.prop_map(|t| submitted(t, "h")),
     ]
 }
@@ -785,7 +806,7 @@ proptest! {
     fn a_task_has_at_most_one_outcome_in_every_interleaving(events in proptest::collection::vec(any_decision(), 0..60)) {
         let mut outcomes: HashMap<TaskId, u32> = HashMap::new();
         PoolState::new().apply(&batch(0, events), |_, decision, verdict| {
-            if let (Event::Finished { task, .. }, Verdict::Accepted) = (decision, verdict) {
+            if let (Event::Task(TaskEvent::Finished(TaskFinished { task, .. })), Verdict::Accepted) = (decision, verdict) {
                 *outcomes.entry(task.clone()).or_default() += 1;
             }
         });
@@ -813,10 +834,12 @@ proptest! {
 #[test]
 fn whoever_is_first_heard_of_when_it_says_so_again_has_been_there_before() {
     let programmer = || ProgrammerId::new("001").expect("an id");
-    let up = |again| Event::Up {
-        programmer: programmer(),
-        host: "h".to_owned(),
-        again,
+    let up = |again| {
+        Event::from(ProgrammerUp {
+            programmer: programmer(),
+            host: "h".to_owned(),
+            again,
+        })
     };
     let is_gone = |events: Vec<(u64, Event)>| {
         let mut fold = PoolState::new();
@@ -832,7 +855,7 @@ fn whoever_is_first_heard_of_when_it_says_so_again_has_been_there_before() {
         let owner = fold
             .tasks
             .get(&task("t"))
-            .and_then(|state| state.owner.clone())
+            .and_then(|state| state.owner().cloned())
             .expect("an owner");
         fold.is_gone(&Owner {
             programmer: programmer(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use lapin::BasicProperties;
 use lapin::options::BasicPublishOptions;
-use pool_core::event::{EmitterId, EventBatch};
+use pool_core::event::{EmitterId, EventBatch, TaskPublished};
 use pool_core::id::TaskId;
 use pool_telemetry::clock::wall_clock;
 use serde_json::{Value, json};
@@ -177,9 +177,10 @@ async fn drive_out(pool: &Pool) {
     let (_connection, channel) = crate::support::amqp::channel(&pool.amqp_url()).await;
     let emitter = EmitterId::new();
     for first in (0..61_000).step_by(500) {
-        let other = |n: u64| pool_core::event::Event::Published {
-            task: TaskId::new(format!("other-{n}")).expect("an id"),
-            generation: 0,
+        let other = |n: u64| {
+            let task = TaskId::new(format!("other-{n}")).expect("an id");
+            let generation = 0;
+            TaskPublished { task, generation }.into()
         };
         let events = (first..first + 500).map(other).collect();
         let body = EventBatch {

@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, Consumer};
-use pool_core::event::{EmitterId, Event, EventBatch};
+use pool_core::event::{EmitterId, Event, EventBatch, TaskEvent, TaskFinished, TaskStarted};
 use pool_core::id::{AttemptId, ProgrammerId, TaskId};
 use pool_core::money::MicroUsd;
 use pool_core::result::Status;
@@ -56,12 +56,12 @@ impl Entry {
 
     pub(crate) fn is_start_of(&self, id: &str) -> bool {
         self.accepted
-            && matches!(&self.decision, Event::Started { task, .. } if task.as_str() == id)
+            && matches!(&self.decision, Event::Task(TaskEvent::Started(TaskStarted { task, .. })) if task.as_str() == id)
     }
 
     pub(crate) fn is_end_of(&self, id: &str) -> bool {
         self.accepted
-            && matches!(&self.decision, Event::Finished { task, .. } if task.as_str() == id)
+            && matches!(&self.decision, Event::Task(TaskEvent::Finished(TaskFinished { task, .. })) if task.as_str() == id)
     }
 }
 
@@ -138,8 +138,9 @@ impl EventLog {
     /// the pool nothing.
     pub(crate) async fn finished(&mut self, count: usize, limit: Duration) {
         let deadline = Instant::now() + limit;
-        let is_end =
-            |entry: &&Entry| entry.accepted && matches!(entry.decision, Event::Finished { .. });
+        let is_end = |entry: &&Entry| {
+            entry.accepted && matches!(entry.decision, Event::Task(TaskEvent::Finished(_)))
+        };
         loop {
             let ended = self.entries.iter().filter(is_end).count();
             if ended >= count {
@@ -249,12 +250,12 @@ fn starts_of(entries: &[Entry], id: &TaskId) -> Vec<(AttemptId, ProgrammerId)> {
         .iter()
         .filter(|entry| entry.accepted)
         .filter_map(|entry| {
-            let Event::Started {
+            let Event::Task(TaskEvent::Started(TaskStarted {
                 task,
                 attempt,
                 programmer,
                 ..
-            } = &entry.decision
+            })) = &entry.decision
             else {
                 return None;
             };

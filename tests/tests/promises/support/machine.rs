@@ -9,10 +9,11 @@ use std::io::Write;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pool_tests::bench::process::cpu_ms;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 
 /// A directory that cargo makes, for files that outlive a test.
 pub(crate) fn shared_directory() -> &'static Path {
@@ -143,7 +144,7 @@ impl Drop for TestTime {
 }
 
 /// Tests that run at once on each core. They mostly wait for processes, brokers and time-outs.
-const TESTS_A_CORE: usize = 2;
+const TESTS_A_CORE: usize = 4;
 
 static ALL_PLACES: LazyLock<usize> = LazyLock::new(|| {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);

@@ -134,10 +134,10 @@ impl Meter {
     #[inline(always)]
     fn ascii(&mut self, byte: u8) {
         let before = self.before;
-        let (kind, kind_before) = (kind(byte), kind(before));
-        let begins =
-            (kind_before == Kind::Other) | ((kind == Kind::Capital) & (kind_before == Kind::Small));
-        self.end_word((kind == Kind::Other) | begins);
+        let (case, case_before) = (case(byte), case(before));
+        let begins = (case_before == LetterCase::Other)
+            | ((case == LetterCase::Capital) & (case_before == LetterCase::Small));
+        self.end_word((case == LetterCase::Other) | begins);
         let price = u64::from(PRICES[before as usize][byte as usize]);
         self.units += price;
         let so_far = if begins { Word::default() } else { self.word };
@@ -145,7 +145,7 @@ impl Meter {
             units: so_far.units + price,
             letters: so_far.letters << 8 | u64::from(byte | 0x20),
             length: so_far.length
-                + if (kind == Kind::Capital) & !begins {
+                + if (case == LetterCase::Capital) & !begins {
                     LONG
                 } else {
                     1
@@ -163,7 +163,7 @@ impl Meter {
             letters,
             length,
         } = self.word;
-        let is_word = kind(self.before) != Kind::Other;
+        let is_word = case(self.before) != LetterCase::Other;
         if (ends & is_word & (length.wrapping_sub(2) < LONG - 2)) && is_common_word(letters) {
             self.units -= units - TOKEN;
         }
@@ -179,18 +179,18 @@ impl Meter {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum LetterCase {
     Small,
     Capital,
     Other,
 }
 
 #[inline]
-const fn kind(byte: u8) -> Kind {
+const fn case(byte: u8) -> LetterCase {
     match byte {
-        b'a'..=b'z' => Kind::Small,
-        b'A'..=b'Z' => Kind::Capital,
-        _ => Kind::Other,
+        b'a'..=b'z' => LetterCase::Small,
+        b'A'..=b'Z' => LetterCase::Capital,
+        _ => LetterCase::Other,
     }
 }
 
@@ -215,13 +215,14 @@ const fn prices() -> [[u8; 128]; 129] {
 
 const fn price(before: u8, byte: u8) -> u8 {
     let after_space = if before == b' ' { TOKEN } else { 0 };
-    let price = match (kind(before), kind(byte)) {
-        (Kind::Other, Kind::Small | Kind::Capital) | (Kind::Small, Kind::Capital) => TOKEN,
-        (Kind::Capital, Kind::Capital) => CAPITALS,
-        (Kind::Capital, Kind::Small) => AFTER_CAPITAL,
-        (Kind::Small, Kind::Small) if is_common_pair(before, byte) => COMMON_PAIR,
-        (Kind::Small, Kind::Small) => RARE_PAIR,
-        (_, Kind::Other) => match byte {
+    let price = match (case(before), case(byte)) {
+        (LetterCase::Other, LetterCase::Small | LetterCase::Capital)
+        | (LetterCase::Small, LetterCase::Capital) => TOKEN,
+        (LetterCase::Capital, LetterCase::Capital) => CAPITALS,
+        (LetterCase::Capital, LetterCase::Small) => AFTER_CAPITAL,
+        (LetterCase::Small, LetterCase::Small) if is_common_pair(before, byte) => COMMON_PAIR,
+        (LetterCase::Small, LetterCase::Small) => RARE_PAIR,
+        (_, LetterCase::Other) => match byte {
             b' ' if before == SPACES => MORE_SPACE,
             b' ' if before == b' ' => TOKEN + MORE_SPACE,
             b' ' => 0,

@@ -3,9 +3,9 @@
 use pool_core::pool::OutputLimitField;
 use serde_json::{Map, Value};
 
-use super::super::body::Body;
-use super::super::request::{Asked, BadRequest, given, list, positive};
-use super::{LimitField, output_limit};
+use super::body::RequestBody;
+use super::fields::{BadRequest, given, kind, list, positive, unpriceable_field};
+use super::output_limit::{self, LimitField};
 
 const MAX_CHOICES: u64 = 128;
 /// Fields that make a provider do, or charge for, more than tokens at the configured price.
@@ -22,27 +22,17 @@ pub(super) const UNPRICEABLE: [&str; 10] = [
     "web_search_options",
 ];
 
-pub(super) fn check(fields: &Map<String, Value>) -> Result<Asked, BadRequest> {
-    if list(fields, "messages").is_empty() {
-        return Err(BadRequest::Nothing("messages"));
-    }
-    if let Some(field) = unpriceable(fields) {
-        return Err(BadRequest::Unpriceable(field));
-    }
-    let choices = positive(fields, "n")?.unwrap_or(1);
-    if choices > MAX_CHOICES {
-        return Err(BadRequest::Number("n"));
-    }
-    Ok(Asked {
-        choices,
-        max_output: output_limit::asked(fields)?,
-        input_surcharge: 0,
-    })
+/// The number of answers that the agent asks for.
+pub(super) fn choices(fields: &Map<String, Value>) -> Result<u64, BadRequest> {
+    positive(fields, "n")?
+        .or(Some(1))
+        .filter(|choices| *choices <= MAX_CHOICES)
+        .ok_or(BadRequest::Number("n"))
 }
 
 /// The name of the output limit. It is the agent's own name, if the agent set a limit and the LLM
 /// is not known to need another name.
-pub(super) fn limit_field(body: &Body, field: LimitField) -> OutputLimitField {
+pub(super) fn limit_field(body: &RequestBody, field: LimitField) -> OutputLimitField {
     let usual = match field {
         LimitField::Only(field) => return field,
         LimitField::Usually(field) => field,
@@ -59,45 +49,41 @@ pub(super) fn limit_field(body: &Body, field: LimitField) -> OutputLimitField {
 }
 
 /// The first part of the request that tokens and the price list do not price.
-fn unpriceable(fields: &Map<String, Value>) -> Option<String> {
-    if let Some(name) = UNPRICEABLE.into_iter().find(|name| given(fields, name)) {
-        return Some(name.to_owned());
-    }
-    if given(fields, "service_tier") && fields["service_tier"] != "default" {
-        return Some("service_tier".to_owned());
+pub(super) fn unpriceable(fields: &Map<String, Value>) -> Option<String> {
+    let field = unpriceable_field(fields, &UNPRICEABLE, &[("service_tier", &["default"])]);
+    if field.is_some() {
+        return field;
     }
     if given(fields, "modalities") && fields["modalities"] != serde_json::json!(["text"]) {
         return Some("modalities".to_owned());
     }
-    if let Some(tool) = list(fields, "tools")
-        .iter()
-        .map(|tool| &tool["type"])
-        .find(|kind| *kind != "function" && *kind != "custom")
-    {
-        return Some(format!("tools of type {tool}"));
+    let mut tools = list(fields, "tools").iter();
+    if let Some(tool) = tools.find(|tool| !["function", "custom"].contains(&kind(tool))) {
+        return Some(format!("tools of type {}", tool["type"]));
     }
     let mut parts = list(fields, "messages")
         .iter()
         .filter_map(|message| message["content"].as_array())
         .flatten();
-    let part = parts.find(|part| part["type"] != "text" && part["type"] != "refusal")?;
+    let part = parts.find(|part| !["text", "refusal"].contains(&kind(part)))?;
     Some(format!("message content of type {}", part["type"]))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Dialect, Envelope};
     use super::*;
+    use crate::protocol::RequestHead;
     use crate::request::AgentRequest;
+    use pool_core::llm::Dialect;
     use serde_json::json;
 
     fn read_text(body: &str) -> Result<AgentRequest, BadRequest> {
-        let envelope = Envelope {
+        let head = RequestHead {
             dialect: Dialect::Chat,
             headers: Vec::new(),
             query: None,
         };
-        AgentRequest::read(envelope, body.as_bytes())
+        AgentRequest::read(head, body.as_bytes())
     }
 
     fn read(body: Value) -> Result<AgentRequest, BadRequest> {

@@ -2,127 +2,76 @@
 
 use serde_json::{Map, Value};
 
-use super::super::answer::{NoAnswer, Reading};
-use super::super::error_inside::{error_in, status_of};
-use super::super::pricing::Tokens;
-use super::Ending;
+use super::content::{AnswerContent, AnswerResult, NoAnswer, message_of, parse, reported_usage};
+use super::ending::Ending;
+use super::fields::list;
+use crate::error_inside::{error_in, status_of};
+use crate::pricing::Tokens;
 
-pub(super) fn read(body: &[u8]) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
-    let chat = ChatAnswer::read(body)?;
-    let (finish_reason, ending) = chat.end();
-    Ok(Reading {
-        usage: chat.usage(),
-        finish_reason,
-        ending,
-        empty: chat.is_empty(),
-        chat: Some(chat),
+pub(super) fn read(body: &[u8]) -> AnswerResult {
+    let fields: Map<String, Value> = parse(body)?;
+    let choices = list(&fields, "choices");
+    let usage = fields
+        .get("usage")
+        .and_then(|usage| reported_usage(usage, "prompt", "completion"));
+    let empty = choices.iter().all(is_empty);
+    if let Some(error) = error_inside(&fields, choices) {
+        // An answer with neither text nor usage means that no work was done.
+        return Err((error, usage.or(empty.then(Tokens::default))));
+    }
+    if choices.is_empty() {
+        return Err((NoAnswer::NoChoices, usage));
+    }
+    if choices.iter().any(|choice| !choice["message"].is_object()) {
+        return Err((NoAnswer::NoMessage, usage));
+    }
+    let content = AnswerContent::new(usage, finish_reason(choices), empty);
+    Ok(AnswerContent {
+        chat: Some(fields),
+        ..content
     })
 }
 
-#[derive(Debug, Clone, PartialEq)]
-pub(in super::super) struct ChatAnswer {
-    fields: Map<String, Value>,
+/// An error beside the choices, in one of them, or instead of them.
+fn error_inside(fields: &Map<String, Value>, choices: &[Value]) -> Option<NoAnswer> {
+    let own = fields
+        .get("error")
+        .and_then(|error| error_in(&serde_json::json!({"error": error})));
+    if !choices.is_empty() {
+        return own
+            .or_else(|| choices.iter().find_map(error_in))
+            .map(NoAnswer::Failed);
+    }
+    let own = own?;
+    Some(NoAnswer::ErrorInside {
+        status: status_of(&own["error"]),
+        message: message_of(&own),
+    })
 }
 
-impl ChatAnswer {
-    /// # Errors
-    /// [`NoAnswer`], and the usage that the provider reports nevertheless.
-    pub(super) fn read(body: &[u8]) -> Result<Self, (NoAnswer, Option<Tokens>)> {
-        let fields: Map<String, Value> = serde_json::from_slice(body)
-            .map_err(|error| (NoAnswer::Json(error.to_string()), None))?;
-        let answer = Self { fields };
-        let usage = answer.usage();
-        let choices = answer.choices();
-        if let Some(error) = answer.error_inside() {
-            // An answer with neither text nor usage means that no work was done.
-            let usage = usage.or_else(|| answer.is_empty().then(Tokens::default));
-            return Err((error, usage));
-        }
-        if choices.is_empty() {
-            return Err((NoAnswer::NoChoices, usage));
-        }
-        if choices.iter().any(|choice| !choice["message"].is_object()) {
-            return Err((NoAnswer::NoMessage, usage));
-        }
-        Ok(answer)
-    }
+/// The end of the first choice that is not whole, or else of the first choice.
+fn finish_reason(choices: &[Value]) -> Option<&str> {
+    let mut reasons = choices
+        .iter()
+        .map(|choice| choice["finish_reason"].as_str());
+    let first = reasons.clone().next().flatten();
+    reasons
+        .find(|reason| !Ending::of(*reason).is_whole())
+        .unwrap_or(first)
+}
 
-    /// An error beside the choices, in one of them, or instead of them.
-    fn error_inside(&self) -> Option<NoAnswer> {
-        let own = self
-            .fields
-            .get("error")
-            .and_then(|error| error_in(&serde_json::json!({"error": error})));
-        if !self.choices().is_empty() {
-            return own
-                .or_else(|| self.choices().iter().find_map(error_in))
-                .map(NoAnswer::Failed);
-        }
-        let own = own?;
-        let error = &own["error"];
-        let message = error["message"]
-            .as_str()
-            .map_or_else(|| error.to_string(), str::to_owned);
-        Some(NoAnswer::ErrorInside {
-            status: status_of(error),
-            message,
-        })
-    }
-
-    pub(super) fn choices(&self) -> &[Value] {
-        self.fields
-            .get("choices")
-            .and_then(Value::as_array)
-            .map(Vec::as_slice)
-            .unwrap_or_default()
-    }
-
-    fn usage(&self) -> Option<Tokens> {
-        Tokens::reported(self.fields.get("usage")?)
-    }
-
-    /// The end of the first choice that is not whole, or else of the first choice.
-    fn end(&self) -> (Option<String>, Ending) {
-        let mut ends = self
-            .choices()
-            .iter()
-            .map(|choice| choice["finish_reason"].as_str());
-        let first = ends.clone().next().flatten();
-        let reason = ends
-            .find(|reason| !Ending::of(*reason).is_whole())
-            .unwrap_or(first);
-        (reason.map(str::to_owned), Ending::of(reason))
-    }
-
-    /// True if no choice has text or tool calls.
-    fn is_empty(&self) -> bool {
-        self.choices().iter().all(|choice| {
-            let message = &choice["message"];
-            let text = match &message["content"] {
-                Value::String(text) => !text.trim().is_empty(),
-                Value::Array(parts) => !parts.is_empty(),
-                Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => false,
-            };
-            let tools = message["tool_calls"]
-                .as_array()
-                .is_some_and(|calls| !calls.is_empty());
-            !text && !tools && message["function_call"].is_null()
-        })
-    }
-
-    /// Replaces the LLM's name by our own.
-    pub(in super::super) fn named(mut self, llm: &str) -> Self {
-        self.fields.insert("model".to_owned(), llm.into());
-        self
-    }
-
-    pub(super) fn field(&self, name: &str) -> Option<&Value> {
-        self.fields.get(name)
-    }
-
-    pub(in super::super) fn into_body(self) -> String {
-        Value::Object(self.fields).to_string()
-    }
+/// True if a choice has neither text nor tool calls.
+fn is_empty(choice: &Value) -> bool {
+    let message = &choice["message"];
+    let text = match &message["content"] {
+        Value::String(text) => !text.trim().is_empty(),
+        Value::Array(parts) => !parts.is_empty(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => false,
+    };
+    let tools = message["tool_calls"]
+        .as_array()
+        .is_some_and(|calls| !calls.is_empty());
+    !text && !tools && message["function_call"].is_null()
 }
 
 #[cfg(test)]
@@ -130,11 +79,11 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn read(body: Value) -> Result<ChatAnswer, (NoAnswer, Option<Tokens>)> {
-        ChatAnswer::read(body.to_string().as_bytes())
+    fn read(body: Value) -> AnswerResult {
+        super::read(body.to_string().as_bytes())
     }
 
-    fn of_message(message: Value) -> ChatAnswer {
+    fn of_message(message: Value) -> AnswerContent {
         read(json!({"choices": [{"message": message, "finish_reason": "stop"}]}))
             .expect("an answer")
     }
@@ -149,7 +98,7 @@ mod tests {
             (json!({"content": "", "tool_calls": []}), true),
             (json!({"content": null, "reasoning_content": "hm"}), true),
         ] {
-            assert_eq!(of_message(message.clone()).is_empty(), empty, "{message}");
+            assert_eq!(of_message(message.clone()).empty, empty, "{message}");
         }
     }
 
@@ -184,7 +133,7 @@ mod tests {
         );
         assert!(
             matches!(
-                ChatAnswer::read(b"<html>").expect_err("html").0,
+                super::read(b"<html>").expect_err("html").0,
                 NoAnswer::Json(_)
             ),
             "no JSON"

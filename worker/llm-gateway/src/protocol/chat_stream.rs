@@ -5,15 +5,15 @@
 
 use serde_json::{Map, Value, json};
 
-use super::chat_answer::ChatAnswer;
+use super::fields::list;
 
 /// The whole text of the event stream, `[DONE]` included.
-pub(in super::super) fn events(answer: &ChatAnswer, include_usage: bool) -> String {
+pub(crate) fn chat_events(answer: &Map<String, Value>, include_usage: bool) -> String {
     let mut events = String::new();
     let mut push = |choices: Value, usage: Option<&Value>| {
         let mut chunk = json!({"object": "chat.completion.chunk", "choices": choices});
         for name in ["id", "created", "model", "system_fingerprint"] {
-            if let Some(value) = answer.field(name) {
+            if let Some(value) = answer.get(name) {
                 chunk[name] = value.clone();
             }
         }
@@ -22,7 +22,7 @@ pub(in super::super) fn events(answer: &ChatAnswer, include_usage: bool) -> Stri
         }
         events.push_str(&format!("data: {chunk}\n\n"));
     };
-    for (position, choice) in answer.choices().iter().enumerate() {
+    for (position, choice) in list(answer, "choices").iter().enumerate() {
         let index = choice["index"].as_u64().unwrap_or(position as u64);
         push(
             json!([{"index": index, "delta": delta(&choice["message"]), "finish_reason": null}]),
@@ -33,7 +33,7 @@ pub(in super::super) fn events(answer: &ChatAnswer, include_usage: bool) -> Stri
             None,
         );
     }
-    if include_usage && let Some(usage) = answer.field("usage") {
+    if include_usage && let Some(usage) = answer.get("usage") {
         push(json!([]), Some(usage));
     }
     events.push_str("data: [DONE]\n\n");
@@ -59,8 +59,8 @@ mod tests {
     use super::*;
 
     fn rendered(body: Value, include_usage: bool) -> Vec<Value> {
-        let answer = ChatAnswer::read(body.to_string().as_bytes()).expect("an answer");
-        let text = events(&answer, include_usage);
+        let answer = body.as_object().expect("an answer");
+        let text = chat_events(answer, include_usage);
         let done = text
             .strip_suffix("data: [DONE]\n\n")
             .expect("the end mark comes last");

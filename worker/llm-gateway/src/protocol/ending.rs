@@ -5,7 +5,7 @@
 
 /// How an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in super::super) enum Ending {
+pub(crate) enum Ending {
     /// The LLM has finished its answer.
     Whole,
     /// The answer calls a tool. The agent runs it and comes back.
@@ -37,7 +37,7 @@ impl Ending {
 
     /// Reads the provider's word. Servers that send no word, or an empty one (KoboldCpp, SGLang,
     /// Ollama), do so with whole answers.
-    pub(in super::super) fn of(reason: Option<&str>) -> Self {
+    pub(crate) fn of(reason: Option<&str>) -> Self {
         // Gemini sends `content_filter: RECITATION`.
         let word = reason
             .unwrap_or_default()

@@ -3,12 +3,12 @@
 use axum::http::{HeaderMap, HeaderValue};
 use serde_json::{Map, Value, json};
 
-use super::super::answer::{NoAnswer, Reading};
-use super::super::body::{Body, Change, Changes};
-use super::super::error_inside::error_in;
-use super::super::pricing::Tokens;
-use super::super::request::{Asked, BadRequest, given, list};
-use super::{Ending, output_limit, sse};
+use super::body::{FieldEdit, FieldEdits, RequestBody};
+use super::content::{AnswerContent, AnswerResult, NoAnswer, parse};
+use super::fields::{kind, list, unpriceable_field};
+use super::sse;
+use crate::error_inside::error_in;
+use crate::pricing::Tokens;
 
 const VERSION: &str = "anthropic-version";
 /// The version for agents that name none (<https://docs.anthropic.com/en/api/versioning>).
@@ -55,55 +55,30 @@ pub(super) fn query(query: Option<&str>) -> Option<&'static str> {
         .then_some("beta=true")
 }
 
-pub(super) fn check(fields: &Map<String, Value>) -> Result<Asked, BadRequest> {
-    if list(fields, "messages").is_empty() {
-        return Err(BadRequest::Nothing("messages"));
-    }
-    if let Some(field) = unpriceable(fields) {
-        return Err(BadRequest::Unpriceable(field));
-    }
-    let input_surcharge = fields
-        .iter()
-        .map(|(name, value)| cache_write(name, value))
-        .max()
-        .unwrap_or(0);
-    Ok(Asked {
-        choices: 1,
-        max_output: output_limit::asked(fields)?,
-        input_surcharge,
-    })
+/// The most that the `cache_control` of a request may add to the price of its input, in percent.
+pub(super) fn input_surcharge(fields: &Map<String, Value>) -> u64 {
+    let each = fields.iter().map(|(name, value)| match (&**name, value) {
+        ("cache_control", Value::Object(_)) if value["ttl"] == "1h" => WRITE_1H,
+        ("cache_control", Value::Object(_)) => WRITE_5M,
+        (_, value) => surcharge_inside(value),
+    });
+    each.max().unwrap_or(0)
 }
 
-/// The most that the `cache_control` of a request may add to the price of its input, in percent.
-fn cache_write(name: &str, value: &Value) -> u64 {
-    if name == "cache_control" && value.is_object() {
-        return if value["ttl"] == "1h" {
-            WRITE_1H
-        } else {
-            WRITE_5M
-        };
-    }
+fn surcharge_inside(value: &Value) -> u64 {
     match value {
-        Value::Object(fields) => fields
-            .iter()
-            .map(|(name, value)| cache_write(name, value))
-            .max()
-            .unwrap_or(0),
-        Value::Array(values) => values
-            .iter()
-            .map(|value| cache_write("", value))
-            .max()
-            .unwrap_or(0),
+        Value::Object(fields) => input_surcharge(fields),
+        Value::Array(values) => values.iter().map(surcharge_inside).max().unwrap_or(0),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
     }
 }
 
 /// Keeps the budget for thinking below the limit.
-pub(super) fn limit_thinking(body: &Body, limit: u64, changes: &mut Changes) {
+pub(super) fn limit_thinking(body: &RequestBody, limit: u64, edits: &mut FieldEdits) {
     const BUDGET: &str = "budget_tokens";
     let thinking = body
         .literal("thinking")
-        .and_then(|literal| Body::read(literal.as_bytes()).ok());
+        .and_then(|literal| RequestBody::read(literal.as_bytes()).ok());
     let Some((thinking, fields)) = thinking else {
         return;
     };
@@ -115,54 +90,36 @@ pub(super) fn limit_thinking(body: &Body, limit: u64, changes: &mut Changes) {
         return;
     }
     let lowered = if limit > LEAST_THINKING {
-        thinking.with(&Changes::from([(
+        thinking.with(&FieldEdits::from([(
             BUDGET,
-            Change::Set((limit - 1).to_string()),
+            FieldEdit::Set((limit - 1).to_string()),
         )]))
     } else {
         json!({"type": "disabled"}).to_string()
     };
-    changes.insert("thinking", Change::Set(lowered));
+    edits.insert("thinking", FieldEdit::Set(lowered));
 }
 
-fn unpriceable(fields: &Map<String, Value>) -> Option<String> {
-    if let Some(name) = UNPRICEABLE.into_iter().find(|name| given(fields, name)) {
-        return Some(name.to_owned());
-    }
-    for (name, known) in [
-        ("service_tier", ["auto", "standard_only"]),
-        ("speed", ["standard", "normal"]),
-    ] {
-        if given(fields, name)
-            && !fields[name]
-                .as_str()
-                .is_some_and(|value| known.contains(&value))
-        {
-            return Some(name.to_owned());
-        }
-    }
+/// The first part of the request that tokens and the price list do not price.
+pub(super) fn unpriceable(fields: &Map<String, Value>) -> Option<String> {
+    let listed: [(&str, &[&str]); 2] = [
+        ("service_tier", &["auto", "standard_only"]),
+        ("speed", &["standard", "normal"]),
+    ];
     let edits = fields
         .get("context_management")
         .and_then(|management| management["edits"].as_array());
     // Clearing is part of the call. Compacting is a call of its own, with a usage of its own.
-    let edit = edits
-        .into_iter()
-        .flatten()
-        .map(kind)
-        .find(|kind| !kind.starts_with("clear_"));
-    edit.map(|kind| format!("context_management of type \"{kind}\""))
-        .or_else(|| {
-            let tool = list(fields, "tools").iter().find_map(foreign_tool);
-            tool.or_else(|| {
-                list(fields, "messages")
-                    .iter()
-                    .find_map(|message| foreign_content(&message["content"]))
-            })
-        })
-}
-
-fn kind(value: &Value) -> &str {
-    value["type"].as_str().unwrap_or_default()
+    let edit = || {
+        let mut kinds = edits.into_iter().flatten().map(kind);
+        let kind = kinds.find(|kind| !kind.starts_with("clear_"))?;
+        Some(format!("context_management of type \"{kind}\""))
+    };
+    let content = |message: &Value| foreign_content(&message["content"]);
+    unpriceable_field(fields, &UNPRICEABLE, &listed)
+        .or_else(edit)
+        .or_else(|| list(fields, "tools").iter().find_map(foreign_tool))
+        .or_else(|| list(fields, "messages").iter().find_map(content))
 }
 
 fn foreign_tool(tool: &Value) -> Option<String> {
@@ -191,35 +148,25 @@ fn foreign_content(content: &Value) -> Option<String> {
 }
 
 /// Reads an answer that is not a stream.
-pub(super) fn read(body: &[u8]) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
-    let message: Value =
-        serde_json::from_slice(body).map_err(|error| (NoAnswer::Json(error.to_string()), None))?;
+pub(super) fn read(body: &[u8]) -> AnswerResult {
+    let message: Value = parse(body)?;
     let usage = usage(&message["usage"]);
     let content = message["content"].as_array();
-    if message["type"] == "error" || error_in(&message).is_some() {
+    if kind(&message) == "error" || error_in(&message).is_some() {
         // An answer with neither content nor usage means that no work was done.
         let nothing = content.is_none_or(Vec::is_empty).then(Tokens::default);
         return Err((NoAnswer::Failed(message), usage.or(nothing)));
     }
     let content = content.ok_or((NoAnswer::Lacks("content"), usage))?;
+    let empty = !content.iter().any(says_something);
     let reason = message["stop_reason"].as_str();
-    let (finish_reason, empty) = (
-        reason.map(str::to_owned),
-        !content.iter().any(says_something),
-    );
-    Ok(Reading {
-        usage,
-        finish_reason,
-        ending: Ending::of(reason),
-        empty,
-        chat: None,
-    })
+    Ok(AnswerContent::new(usage, reason, empty))
 }
 
 /// Reads the events of a stream, from `message_start` to `message_stop`.
-pub(super) fn read_stream(body: &[u8]) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
+pub(super) fn read_stream(body: &[u8]) -> AnswerResult {
     let events = sse::events_of(body)?;
-    if let Some(at) = events.iter().position(is_error) {
+    if let Some(at) = events.iter().position(sse::is_error) {
         return Err((
             NoAnswer::Failed(events[at].clone()),
             used_before_an_error(&events[..at]),
@@ -238,17 +185,8 @@ pub(super) fn read_stream(body: &[u8]) -> Result<Reading, (NoAnswer, Option<Toke
     let begins =
         of_kind("content_block_start").any(|event| says_something(&event["content_block"]));
     let goes_on = of_kind("content_block_delta").any(|event| says_something(&event["delta"]));
-    Ok(Reading {
-        usage: streamed_usage(&events),
-        finish_reason: reason.map(str::to_owned),
-        ending: Ending::of(reason),
-        empty: !begins && !goes_on,
-        chat: None,
-    })
-}
-
-fn is_error(event: &Value) -> bool {
-    kind(event) == "error" || (event["type"].is_null() && error_in(event).is_some())
+    let empty = !begins && !goes_on;
+    Ok(AnswerContent::new(streamed_usage(&events), reason, empty))
 }
 
 /// The usage before an error. None: some output had come, and the provider has not said how much.
@@ -296,15 +234,10 @@ fn raise(counts: &mut Map<String, Value>, later: &Value) {
 /// Reads a usage. Its `input_tokens` excludes tokens that were read from a cache or written into
 /// it.
 fn usage(usage: &Value) -> Option<Tokens> {
-    let count = |name: &str| usage[name].as_u64().unwrap_or(0);
-    let (new, output) = (
-        usage["input_tokens"].as_u64()?,
-        usage["output_tokens"].as_u64()?,
-    );
-    let (read, written) = (
-        count("cache_read_input_tokens"),
-        count("cache_creation_input_tokens"),
-    );
+    let count = |name: &str| usage[name].as_u64();
+    let (new, output) = (count("input_tokens")?, count("output_tokens")?);
+    let read = count("cache_read_input_tokens").unwrap_or(0);
+    let written = count("cache_creation_input_tokens").unwrap_or(0);
     // Cache writes that are not marked as five minutes long may have been written for an hour.
     let short = usage["cache_creation"]["ephemeral_5m_input_tokens"]
         .as_u64()

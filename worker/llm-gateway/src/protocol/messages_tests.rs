@@ -1,14 +1,15 @@
 use serde_json::json;
 
+use pool_core::llm::Dialect;
 use pool_core::pool::OutputLimitField;
 
-use super::super::{Dialect, Envelope, Form, LimitField};
 use super::*;
+use crate::protocol::{AnswerForm, BadRequest, LimitField, RequestHead};
 use crate::request::AgentRequest;
 
 fn ask(body: Value) -> Result<AgentRequest, BadRequest> {
-    let envelope = Envelope::read(Dialect::Messages, &HeaderMap::new(), None);
-    AgentRequest::read(envelope, body.to_string().as_bytes())
+    let head = RequestHead::read(Dialect::Messages, &HeaderMap::new(), None);
+    AgentRequest::read(head, body.to_string().as_bytes())
 }
 
 /// A request as claude 2.1.197 sends it, shortened.
@@ -49,7 +50,7 @@ fn what_claude_sends_is_passed_on_but_for_the_model_and_the_limit() {
     let request = ask(of_claude()).expect("a good request");
     assert_eq!(
         request.form(),
-        Form {
+        AnswerForm {
             dialect: Dialect::Messages,
             stream: true
         },
@@ -109,14 +110,14 @@ fn only_version_and_beta_features_of_the_agents_headers_go_on() {
                 HeaderValue::from_static(value),
             )
         });
-        let envelope = Envelope::read(Dialect::Messages, &headers.collect(), query);
+        let head = RequestHead::read(Dialect::Messages, &headers.collect(), query);
         let text = |value: &HeaderValue| value.to_str().expect("text").to_owned();
-        let headers = envelope
+        let headers = head
             .headers
             .iter()
             .map(|(name, value)| format!("{name}: {}", text(value)))
             .collect::<Vec<_>>();
-        (headers, envelope.query)
+        (headers, head.query)
     };
     let claude = [
         ("x-api-key", "tok"),

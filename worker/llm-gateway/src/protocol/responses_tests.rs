@@ -1,18 +1,19 @@
 use serde_json::json;
 
+use pool_core::llm::Dialect;
 use pool_core::pool::OutputLimitField;
 
-use super::super::{Dialect, Envelope, Form, LimitField};
 use super::*;
+use crate::protocol::{AnswerForm, BadRequest, LimitField, RequestHead};
 use crate::request::AgentRequest;
 
 fn ask(body: Value) -> Result<AgentRequest, BadRequest> {
-    let envelope = Envelope {
+    let head = RequestHead {
         dialect: Dialect::Responses,
         headers: Vec::new(),
         query: None,
     };
-    AgentRequest::read(envelope, body.to_string().as_bytes())
+    AgentRequest::read(head, body.to_string().as_bytes())
 }
 
 /// A request as codex 0.169.0 sends it, shortened.
@@ -54,7 +55,7 @@ fn what_codex_sends_is_passed_on_but_for_the_model_and_the_limit() {
     let request = ask(of_codex()).expect("a good request");
     assert_eq!(
         request.form(),
-        Form {
+        AnswerForm {
             dialect: Dialect::Responses,
             stream: true
         },

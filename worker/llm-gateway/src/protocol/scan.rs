@@ -3,7 +3,9 @@
 //! A provider may keep the connection open after its answer, or send more. An answer ends with the
 //! last event of its dialect; a JSON object ends with its last brace.
 
-use super::{Dialect, sse};
+use pool_core::llm::Dialect;
+
+use super::sse;
 
 /// Bytes before an answer: white space, with which some providers keep a connection alive, and a
 /// byte order mark.
@@ -11,13 +13,13 @@ const BEFORE: &[u8] = b" \t\r\n\xef\xbb\xbf";
 
 /// Takes the body of an answer piece by piece.
 #[derive(Debug)]
-pub(in super::super) struct Scanner {
+pub(crate) struct Scanner {
     dialect: Dialect,
-    kind: Kind,
+    format: BodyFormat,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum BodyFormat {
     /// Nothing was seen yet.
     Unknown,
     Json(Braces),
@@ -25,69 +27,62 @@ enum Kind {
 }
 
 impl Scanner {
-    pub(in super::super) fn new(dialect: Dialect) -> Self {
+    pub(crate) fn new(dialect: Dialect) -> Self {
         Self {
             dialect,
-            kind: Kind::Unknown,
+            format: BodyFormat::Unknown,
         }
     }
 
     /// Takes a piece. Returns how many of its bytes belong to the answer, if the answer is complete
     /// with them.
-    pub(in super::super) fn push(&mut self, bytes: &[u8]) -> Option<usize> {
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut begin = 0;
-        if matches!(self.kind, Kind::Unknown) {
+        if matches!(self.format, BodyFormat::Unknown) {
             begin = bytes.iter().position(|byte| !BEFORE.contains(byte))?;
-            self.kind = if is_json(&bytes[begin..]) {
-                Kind::Json(Braces::default())
+            self.format = if bytes[begin] == b'{' {
+                BodyFormat::Json(Braces::default())
             } else {
-                Kind::Events(sse::Parser::default())
+                BodyFormat::Events(sse::Parser::default())
             };
         }
         let bytes = &bytes[begin..];
-        let end = match &mut self.kind {
-            Kind::Unknown => None,
-            Kind::Json(braces) => braces.push(bytes),
-            Kind::Events(parser) => {
-                parser.push(bytes, |name, data| self.dialect.ends_with(name, data))
+        let end = match &mut self.format {
+            BodyFormat::Unknown => None,
+            BodyFormat::Json(braces) => braces.push(bytes),
+            BodyFormat::Events(parser) => {
+                parser.push(bytes, |name, data| ends_stream(self.dialect, name, data))
             }
         };
         end.map(|end| begin + end)
     }
 }
 
-/// Whether a body is a JSON object and not a stream of events.
-pub(super) fn is_json(body: &[u8]) -> bool {
-    body.iter().find(|byte| !BEFORE.contains(byte)) == Some(&b'{')
-}
-
-impl Dialect {
-    /// Whether this event ends its stream.
-    fn ends_with(self, name: &str, data: &str) -> bool {
-        if sse::is_end_mark(data) {
-            return true;
-        }
-        let last: &[&str] = match self {
-            Self::Chat => &["error"],
-            Self::Responses => &[
-                "response.completed",
-                "response.incomplete",
-                "response.failed",
-                "error",
-            ],
-            Self::Messages => &["message_stop", "error"],
-        };
-        // Most events are parsed only once: when the answer is complete.
-        if !last.iter().any(|word| name == *word || data.contains(word)) {
-            return false;
-        }
-        let Ok(Some(event)) = sse::read(name, data) else {
-            return false;
-        };
-        match event["type"].as_str() {
-            Some(kind) => last.contains(&kind),
-            None => event["error"].is_object(),
-        }
+/// Whether this event ends its stream.
+fn ends_stream(dialect: Dialect, name: &str, data: &str) -> bool {
+    if sse::is_end_mark(data) {
+        return true;
+    }
+    let last: &[&str] = match dialect {
+        Dialect::Chat => &["error"],
+        Dialect::Responses => &[
+            "response.completed",
+            "response.incomplete",
+            "response.failed",
+            "error",
+        ],
+        Dialect::Messages => &["message_stop", "error"],
+    };
+    // Most events are parsed only once: when the answer is complete.
+    if !last.iter().any(|word| name == *word || data.contains(word)) {
+        return false;
+    }
+    let Ok(Some(event)) = sse::read(name, data) else {
+        return false;
+    };
+    match event["type"].as_str() {
+        Some(kind) => last.contains(&kind),
+        None => event["error"].is_object(),
     }
 }
 
@@ -195,7 +190,10 @@ mod tests {
             let expected = ends.then_some(": hello\n\n".len() + event.len());
             for piece in [1, 7, 1000] {
                 let seen = end(dialect, &body, piece).filter(|seen| *seen < body.len());
-                assert_eq!(seen, expected, "{dialect}: {event:?} in pieces of {piece}");
+                assert_eq!(
+                    seen, expected,
+                    "{dialect:?}: {event:?} in pieces of {piece}"
+                );
             }
         }
     }

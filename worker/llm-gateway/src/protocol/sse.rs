@@ -2,9 +2,10 @@
 
 use serde_json::Value;
 
-use super::super::answer::NoAnswer;
-use super::super::error_inside::error_in;
-use super::super::pricing::Tokens;
+use super::content::{AnswerResult, NoAnswer};
+use super::fields::kind;
+use crate::error_inside::error_in;
+use crate::pricing::Tokens;
 
 /// Splits a stream into lines, with any line ending, and those into events.
 #[derive(Debug, Default)]
@@ -76,7 +77,7 @@ impl Parser {
 /// # Errors
 /// If the body contains anything but events with JSON. Then the provider did not answer in the
 /// protocol.
-pub(super) fn events(body: &[u8]) -> Result<Vec<Value>, NoAnswer> {
+fn events(body: &[u8]) -> Result<Vec<Value>, NoAnswer> {
     let text = std::str::from_utf8(body).map_err(|error| NoAnswer::Json(error.to_string()))?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut parser = Parser::default();
@@ -98,11 +99,16 @@ pub(super) fn events(body: &[u8]) -> Result<Vec<Value>, NoAnswer> {
 
 /// Like [`events`], for readers that also report the usage. An error instead of a stream used
 /// nothing.
-pub(super) fn events_of(body: &[u8]) -> Result<Vec<Value>, (NoAnswer, Option<Tokens>)> {
+pub(super) fn events_of(body: &[u8]) -> AnswerResult<Vec<Value>> {
     events(body).map_err(|error| {
         let nothing = matches!(error, NoAnswer::Failed(_)).then(Tokens::default);
         (error, nothing)
     })
+}
+
+/// Whether an event is an error.
+pub(super) fn is_error(event: &Value) -> bool {
+    kind(event) == "error" || (event["type"].is_null() && error_in(event).is_some())
 }
 
 /// The data of one event. None if the event only marks the end of a stream, as in chat completions.

@@ -110,7 +110,7 @@ async fn a_closed_session_lets_nobody_in_and_gives_up_open_calls() {
         models.bearer_auth(other.token()),
     );
 
-    let record: Record = rig.session.close().await;
+    let record: RunRecord = rig.session.close().await;
     assert_eq!(
         (record.calls.len(), record.open_calls),
         (1, 0),

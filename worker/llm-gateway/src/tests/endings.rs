@@ -111,7 +111,7 @@ async fn read_request(stream: &mut TcpStream) {
 /// A gateway whose only provider writes bytes, and one session.
 struct RawRig {
     provider: RawProvider,
-    session: Session,
+    session: LlmSession,
     client: Client,
     /// Keeps the sessions alive.
     _gateway: Gateway,
@@ -224,7 +224,7 @@ impl RawRig {
         )
     }
 
-    fn last_call(&self) -> Call {
+    fn last_call(&self) -> CallRecord {
         self.session
             .record()
             .last()

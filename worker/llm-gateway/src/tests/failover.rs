@@ -6,8 +6,8 @@ use std::sync::Mutex;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use pool_tests::scripted_llm::{Answer, Behave, Fail, Rule};
 
-use super::super::permits::{Epoch, Failed, Permits, Unavailable, Why};
-use super::super::record::{NoLlmLeft, Out};
+use super::super::permits::{Epoch, LlmFailure, Permits, Unavailable, UnavailableReason};
+use super::super::record::{NoLlmLeft, NotAnswered};
 use super::*;
 
 /// A pool that shuts LLMs on command, has money or not, and remembers the reports that it gets.
@@ -40,7 +40,7 @@ impl Permits for SmallPool {
         let detail = "open for 5 minutes, secret".to_owned();
         if shut {
             Err(Unavailable {
-                reason: Why::Breaker,
+                reason: UnavailableReason::Breaker,
                 detail,
             })
         } else {
@@ -51,7 +51,7 @@ impl Permits for SmallPool {
     fn reserve(&self) -> BoxFuture<'_, Result<(), Unavailable>> {
         self.tell("reserve".to_owned());
         let unavailable = || Unavailable {
-            reason: Why::Budget,
+            reason: UnavailableReason::Budget,
             detail: "$0.40 are missing".to_owned(),
         };
         async move {
@@ -64,7 +64,7 @@ impl Permits for SmallPool {
         .boxed()
     }
 
-    fn failed(&self, llm: &LlmName, failed: &Failed) {
+    fn failed(&self, llm: &LlmName, failed: &LlmFailure) {
         self.tell(format!(
             "{llm} failed in {}: {}",
             failed.epoch.0,
@@ -141,7 +141,7 @@ fn outage(model: &str, answer: Answer) -> Rule {
     }
 }
 
-fn classes(record: &Record) -> Vec<(String, &'static str)> {
+fn classes(record: &RunRecord) -> Vec<(String, &'static str)> {
     record
         .calls
         .iter()
@@ -456,11 +456,11 @@ async fn without_money_free_llms_go_on_and_paid_ones_are_not_asked() {
     }
     let record = rig.session.record();
     let unavailable = Unavailable {
-        reason: Why::Budget,
+        reason: UnavailableReason::Budget,
         detail: "$0.40 are missing".to_owned(),
     };
     let left = NoLlmLeft {
-        llms: vec![(name("paid/gpt"), Out::Unavailable(unavailable))],
+        llms: vec![(name("paid/gpt"), NotAnswered::Unavailable(unavailable))],
     };
     assert_eq!(record.no_llm_left, Some(left), "the record says why");
     assert!(

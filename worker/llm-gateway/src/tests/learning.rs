@@ -3,7 +3,7 @@
 
 use pool_core::pool::{LlmSettings, OutputLimitField};
 
-use super::super::known::KnownLlms;
+use super::super::llm_limits::LearnedLimits;
 use super::provider::{Picky, Taste};
 use super::*;
 
@@ -289,7 +289,7 @@ async fn what_the_pool_file_says_is_not_tried_out() {
             cached_input: MicroUsd(1),
             output: MicroUsd(1),
         };
-        let known = KnownLlms::from_file(&BTreeMap::from([(name("paid/gpt"), settings)]));
+        let known = LearnedLimits::from_file(&BTreeMap::from([(name("paid/gpt"), settings)]));
         let providers = BTreeMap::from([("paid".to_owned(), paid)]);
         Upstreams::with(
             &providers,

@@ -2,8 +2,8 @@
 
 use pool_tests::scripted_llm::{Answer, Behave, Rule};
 
+use super::super::class::Cut;
 use super::super::estimate::of_json;
-use super::super::record::Cut;
 use super::*;
 
 fn slow(call_timeout_ms: u64, llm: &str) -> CallPlan {

@@ -14,10 +14,11 @@ use pool_tests::scripted_llm::{Script, ScriptedLlm};
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
 
+use super::class::{CallClass, Cap};
 use super::permits::Unlimited;
-use super::record::{Call, CallClass, Cap, Record, usage};
+use super::record::{CallRecord, RunRecord, usage};
 use super::upstream::Upstreams;
-use super::{CallPlan, Gateway, Session};
+use super::{CallPlan, Gateway, LlmSession};
 
 mod access;
 mod as_it_came;
@@ -139,7 +140,7 @@ fn failover() -> Failover {
 struct Rig {
     llm: ScriptedLlm,
     gateway: Gateway,
-    session: Session,
+    session: LlmSession,
     client: Client,
 }
 
@@ -187,7 +188,7 @@ impl Rig {
         )
     }
 
-    fn last_call(&self) -> Call {
+    fn last_call(&self) -> CallRecord {
         self.session
             .record()
             .last()

@@ -12,7 +12,7 @@ const ATTEMPT_BYTES: usize = 512 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Buffer {
     /// One part for each agent or check that printed, in order. Only the last one grows.
-    parts: VecDeque<Part>,
+    parts: VecDeque<OutputPart>,
     /// Bytes of all parts.
     waiting: usize,
     /// Bytes of the whole attempt.
@@ -22,7 +22,7 @@ pub(super) struct Buffer {
 }
 
 #[derive(Debug, Default)]
-struct Part {
+struct OutputPart {
     check: Option<String>,
     bytes: Vec<u8>,
     /// Bytes that were dropped between the last piece and this one.
@@ -42,10 +42,10 @@ pub(super) struct Piece {
 
 impl Buffer {
     pub(super) fn begin(&mut self, check: Option<String>) {
-        self.parts.push_back(Part {
+        self.parts.push_back(OutputPart {
             untold: check.is_some(),
             check,
-            ..Part::default()
+            ..OutputPart::default()
         });
     }
 
@@ -96,7 +96,7 @@ impl Buffer {
     }
 }
 
-impl Part {
+impl OutputPart {
     fn skip(&mut self, bytes: usize) {
         self.bytes.drain(..bytes);
         self.skipped += bytes as u64;

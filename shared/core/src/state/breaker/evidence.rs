@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::share::Answers;
-use super::{Breaker, Caller, Failed, Outage, State};
+use super::share::AnsweredCalls;
+use super::{Breaker, Caller, Outage, State};
+use crate::event::LlmFailed;
 use crate::id::{ProgrammerId, TaskId};
 use crate::llm::{Dialect, Fault, Scope};
 use crate::rules::BreakerRules;
@@ -18,7 +19,7 @@ const AUTH_COOLDOWNS: u64 = 6;
 const MAX_REFUSED: usize = 100;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Failure {
+pub(super) struct PastFailure {
     pub(super) began: Timestamp,
     pub(super) at: Timestamp,
     pub(super) task: TaskId,
@@ -29,13 +30,13 @@ pub(super) struct Failure {
     pub(super) unproven: bool,
 }
 
-impl Failure {
-    pub(super) fn new(failed: &Failed<'_>, now: Timestamp) -> Self {
+impl PastFailure {
+    pub(super) fn new(failed: &LlmFailed, now: Timestamp) -> Self {
         Self {
             began: Timestamp(now.0.saturating_sub(failed.call.took_ms)),
             at: now,
             task: failed.task.clone(),
-            caller: failed.caller.clone(),
+            caller: Caller::of(failed),
             fault: failed.fault,
             dialect: failed.call.dialect,
             unproven: failed.call.unproven && failed.fault == Fault::Auth,
@@ -45,7 +46,7 @@ impl Failure {
 
 /// A task whose requests an LLM refuses although the key of this host is good.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refused {
+pub(super) struct RefusedTask {
     pub(super) task: TaskId,
     pub(super) host: String,
     at: Timestamp,
@@ -54,40 +55,33 @@ pub(super) struct Refused {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Llm {
     /// Oldest first, within the window.
-    pub(super) failures: VecDeque<Failure>,
-    pub(super) answers: Answers,
-    pub(super) refused: VecDeque<Refused>,
+    pub(super) failures: VecDeque<PastFailure>,
+    pub(super) answers: AnsweredCalls,
+    pub(super) refused: VecDeque<RefusedTask>,
     pub(super) breakers: BTreeMap<Scope, Breaker>,
 }
 
-/// The failure, or the probe, that completes the evidence.
-pub(super) struct Last<'a> {
+/// The failure, or the refused probe, after which breakers may open.
+pub(super) struct Trigger<'a> {
     pub(super) caller: &'a Caller,
     pub(super) fault: Fault,
     pub(super) retry_after_ms: Option<u64>,
+    pub(super) spread: Spread,
+    pub(super) rules: &'a BreakerRules,
+    pub(super) now: Timestamp,
 }
 
 /// How widely an LLM is used. The more programmers and hosts use it, the more of them must fail to open a wider breaker.
 pub(super) struct Spread {
     pub(super) users: usize,
     pub(super) hosts: usize,
-    pub(super) for_itself: bool,
 }
 
 impl Llm {
     /// Whether the share of failures reaches the one of the rules, among the calls within this scope that ended since the
     /// last `threshold` failures began.
-    pub(super) fn most_have_failed(
-        &self,
-        scope: &Scope,
-        rules: &BreakerRules,
-        threshold: usize,
-    ) -> bool {
-        let inside: Vec<&Failure> = self
-            .failures
-            .iter()
-            .filter(|failure| failure.caller.is_within(scope))
-            .collect();
+    fn most_have_failed(&self, scope: &Scope, rules: &BreakerRules, threshold: usize) -> bool {
+        let inside: Vec<&PastFailure> = self.inside(scope).collect();
         let last = &inside[inside.len().saturating_sub(threshold)..];
         let Some(began) = last.iter().map(|failure| failure.began).min() else {
             return false;
@@ -95,6 +89,12 @@ impl Llm {
         let failed = inside.iter().filter(|failure| failure.at >= began).count();
         let all = failed + self.answers.since(began, scope);
         failed * 1000 >= all * usize::from(rules.failed_of_1000)
+    }
+
+    /// The failures within a scope, oldest first.
+    fn inside(&self, scope: &Scope) -> impl Iterator<Item = &PastFailure> {
+        let inside = |failure: &&PastFailure| failure.caller.is_within(scope);
+        self.failures.iter().filter(inside)
     }
 
     /// Drops everything that is older than the window.
@@ -105,17 +105,16 @@ impl Llm {
     }
 
     pub(super) fn acquit(&mut self, scope: &Scope, prober: &Caller, now: Timestamp) {
-        let unproven = |failure: &&Failure| failure.unproven && failure.caller.host == prober.host;
-        let refused = self
-            .failures
-            .iter()
-            .filter(unproven)
-            .filter(|failure| failure.caller.is_within(scope));
-        let refused = refused.map(|failure| Refused {
-            task: failure.task.clone(),
-            host: prober.host.clone(),
-            at: now,
-        });
+        let unproven =
+            |failure: &&PastFailure| failure.unproven && failure.caller.host == prober.host;
+        let refused = self.inside(scope).filter(unproven);
+        let refused: Vec<RefusedTask> = refused
+            .map(|failure| RefusedTask {
+                task: failure.task.clone(),
+                host: prober.host.clone(),
+                at: now,
+            })
+            .collect();
         self.refused.extend(refused);
         let surplus = self.refused.len().saturating_sub(MAX_REFUSED);
         self.refused.drain(..surplus);
@@ -131,81 +130,57 @@ impl Llm {
         inside.for_each(|failure| failure.unproven = false);
     }
 
-    pub(super) fn open_what_failed(
-        &mut self,
-        last: &Last<'_>,
-        rules: &BreakerRules,
-        spread: &Spread,
-        now: Timestamp,
-    ) {
-        let Caller { programmer, host } = last.caller;
-        self.open_if(
-            Scope::Programmer(programmer.clone()),
-            last,
-            (rules, spread),
-            now,
-        );
-        if spread.for_itself || spread.users < 2 {
+    /// Opens the breakers of the scopes in which the failures are enough.
+    pub(super) fn open_what_failed(&mut self, trigger: &Trigger<'_>) {
+        let Caller { programmer, host } = trigger.caller;
+        let Spread { users, hosts } = trigger.spread;
+        self.open_if(Scope::Programmer(programmer.clone()), trigger);
+        if trigger.rules.for_itself || users < 2 {
             return;
         }
-        if spread.hosts >= 2 {
-            self.open_if(Scope::Host(host.clone()), last, (rules, spread), now);
+        if hosts >= 2 {
+            self.open_if(Scope::Host(host.clone()), trigger);
         }
-        let hosts: BTreeSet<&String> = self
-            .failures
-            .iter()
-            .map(|failure| &failure.caller.host)
-            .collect();
-        if hosts.len() >= spread.hosts.min(2) {
-            self.open_if(Scope::Pool, last, (rules, spread), now);
+        let of_host = self.failures.iter().map(|failure| &failure.caller.host);
+        if of_host.collect::<BTreeSet<_>>().len() >= hosts.min(2) {
+            self.open_if(Scope::Pool, trigger);
         }
     }
 
     /// Opens the breaker of this scope when the failures within it are enough.
-    fn open_if(
-        &mut self,
-        scope: Scope,
-        last: &Last<'_>,
-        (rules, spread): (&BreakerRules, &Spread),
-        now: Timestamp,
-    ) {
+    fn open_if(&mut self, scope: Scope, trigger: &Trigger<'_>) {
+        let (rules, now) = (trigger.rules, trigger.now);
         let threshold = usize::try_from(rules.threshold).unwrap_or(usize::MAX);
         if self.is_open(&scope) {
             return;
         }
         let evidence = self.evidence(&scope);
-        let (wanted_sources, wanted_weight) = match scope {
+        let (wanted_sources, wanted_voices) = match scope {
             Scope::Programmer(_) => (1, threshold),
             // With fewer programmers than the threshold, the voices of all of them are enough.
-            Scope::Host(_) | Scope::Pool => (2, threshold.min(spread.users)),
+            Scope::Host(_) | Scope::Pool => (2, threshold.min(trigger.spread.users)),
         };
-        let Evidence {
-            failures,
-            weight,
-            sources,
-            tasks,
-            ..
-        } = evidence;
-        let enough = failures >= threshold && weight >= wanted_weight && tasks >= wanted_sources;
-        let enough =
-            sources >= wanted_sources && enough && self.most_have_failed(&scope, rules, threshold);
+        let enough = evidence.failures >= threshold
+            && evidence.voices.len() >= wanted_voices
+            && evidence.tasks.len() >= wanted_sources
+            && evidence.sources.len() >= wanted_sources
+            && self.most_have_failed(&scope, rules, threshold);
         let until = match evidence.key(wanted_sources) {
             // A refused key will be refused again: no more evidence is needed.
-            Key::Refused => until(now, rules, true, last.retry_after_ms),
+            KeyState::Refused => until(now, rules, true, trigger.retry_after_ms),
             // It is probed immediately, before the next call.
-            Key::Doubtful => now,
-            Key::Good if enough => until(now, rules, false, last.retry_after_ms),
-            Key::Good => return,
+            KeyState::Doubtful => now,
+            KeyState::Good if enough => until(now, rules, false, trigger.retry_after_ms),
+            KeyState::Good => return,
         };
-        let failures = u32::try_from(failures).unwrap_or(u32::MAX);
         let outage = Outage {
             since: now,
-            fault: last.fault,
+            fault: trigger.fault,
             dialects: self.dialects(&scope),
-            failures,
+            failures: u32::try_from(evidence.failures).unwrap_or(u32::MAX),
         };
         let state = State::Open { outage, until };
-        self.close_narrower(&scope, &last.caller.programmer, now);
+        self.close_narrower(&scope, &trigger.caller.programmer, now);
         let epoch = self.breakers.get(&scope).map_or(0, |breaker| breaker.epoch) + 1;
         self.breakers.insert(scope, Breaker { epoch, state });
     }
@@ -214,11 +189,7 @@ impl Llm {
     /// failed last.
     fn dialects(&self, scope: &Scope) -> Vec<Dialect> {
         let mut counts: BTreeMap<Dialect, (usize, Timestamp)> = BTreeMap::new();
-        for failure in self
-            .failures
-            .iter()
-            .filter(|failure| failure.caller.is_within(scope))
-        {
+        for failure in self.inside(scope) {
             if let Some(dialect) = failure.dialect {
                 let (count, newest) = counts.entry(dialect).or_default();
                 (*count, *newest) = (*count + 1, failure.at);
@@ -271,18 +242,9 @@ impl Llm {
 
     /// Weighs the failures within a scope. All failures behind an open narrower breaker have one voice together, because a
     /// programmer or a host that fails at everything proves nothing about the others.
-    fn evidence(&self, scope: &Scope) -> Evidence {
-        let inside = |failure: &&Failure| failure.caller.is_within(scope);
-        let mut failures = 0;
-        let mut weighed: BTreeSet<(String, Option<usize>)> = BTreeSet::new();
-        let (mut sources, mut tasks) = (BTreeSet::new(), BTreeSet::new());
-        let (mut auth, mut auth_tasks, mut proven) = (BTreeSet::new(), BTreeSet::new(), false);
-        for (index, failure) in self
-            .failures
-            .iter()
-            .enumerate()
-            .filter(|(_, failure)| inside(failure))
-        {
+    fn evidence(&self, scope: &Scope) -> Evidence<'_> {
+        let mut evidence = Evidence::default();
+        for (index, failure) in self.inside(scope).enumerate() {
             let Caller { programmer, host } = &failure.caller;
             let by_host = Scope::Host(host.clone());
             let by_programmer = Scope::Programmer(programmer.clone());
@@ -293,62 +255,55 @@ impl Llm {
             } else {
                 (programmer.to_string(), Some(index))
             };
-            failures += 1;
-            weighed.insert(voice);
-            sources.insert(programmer);
-            tasks.insert(&failure.task);
+            evidence.failures += 1;
+            evidence.voices.insert(voice);
+            evidence.sources.insert(programmer);
+            evidence.tasks.insert(&failure.task);
             if failure.fault == Fault::Auth {
-                auth.insert(programmer);
-                auth_tasks.insert(&failure.task);
-                proven |= !failure.unproven;
+                evidence.auth_sources.insert(programmer);
+                evidence.auth_tasks.insert(&failure.task);
+                evidence.auth_proven |= !failure.unproven;
             }
         }
-        Evidence {
-            failures,
-            weight: weighed.len(),
-            sources: sources.len(),
-            tasks: tasks.len(),
-            auth_sources: auth.len(),
-            auth_tasks: auth_tasks.len(),
-            auth_proven: proven,
-        }
+        evidence
     }
 }
 
-struct Evidence {
+#[derive(Default)]
+struct Evidence<'a> {
     failures: usize,
-    /// Voices: see [`Llm::evidence`].
-    weight: usize,
+    /// See [`Llm::evidence`].
+    voices: BTreeSet<(String, Option<usize>)>,
     /// Programmers with a failure.
-    sources: usize,
+    sources: BTreeSet<&'a ProgrammerId>,
     /// Tasks with a failure.
-    tasks: usize,
+    tasks: BTreeSet<&'a TaskId>,
     /// Programmers whose key was refused.
-    auth_sources: usize,
+    auth_sources: BTreeSet<&'a ProgrammerId>,
     /// Tasks with a refused call.
-    auth_tasks: usize,
+    auth_tasks: BTreeSet<&'a TaskId>,
     /// A probe has confirmed that the key is bad, or a refusal leaves no doubt.
     auth_proven: bool,
 }
 
 /// The state of the key, by the evidence.
-enum Key {
+enum KeyState {
     Good,
     /// The provider refused either the key or the prompts of these tasks.
     Doubtful,
     Refused,
 }
 
-impl Evidence {
-    fn key(&self, wanted_sources: usize) -> Key {
-        if self.auth_sources < wanted_sources {
-            Key::Good
+impl Evidence<'_> {
+    fn key(&self, wanted_sources: usize) -> KeyState {
+        if self.auth_sources.len() < wanted_sources {
+            KeyState::Good
         } else if self.auth_proven {
-            Key::Refused
-        } else if self.auth_tasks >= wanted_sources {
-            Key::Doubtful
+            KeyState::Refused
+        } else if self.auth_tasks.len() >= wanted_sources {
+            KeyState::Doubtful
         } else {
-            Key::Good
+            KeyState::Good
         }
     }
 }

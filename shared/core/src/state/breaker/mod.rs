@@ -12,11 +12,11 @@ mod state;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use evidence::{Failure, Last, Llm, Spread, until};
+use evidence::{Llm, PastFailure, Spread, Trigger, until};
 pub use state::{Breaker, Lease, Outage, Shut, State};
 
 use super::{Refusal, Verdict};
-use crate::event::FailedCall;
+use crate::event::{LlmFailed, ProbeEnded, ProbeStarted};
 use crate::id::{AttemptId, LlmName, ProgrammerId, TaskId};
 use crate::llm::{Dialect, Fault, LlmKey, Scope};
 use crate::rules::{BreakerRules, Rules};
@@ -39,6 +39,14 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// The caller whose call has failed.
+    fn of(failed: &LlmFailed) -> Self {
+        Self {
+            programmer: failed.programmer.clone(),
+            host: failed.host.clone(),
+        }
+    }
+
     /// Whether a breaker of this scope governs its calls.
     pub fn is_within(&self, scope: &Scope) -> bool {
         match scope {
@@ -47,18 +55,6 @@ impl Caller {
             Scope::Programmer(id) => self.programmer == *id,
         }
     }
-}
-
-/// The values of an `llm_failed` event.
-#[derive(Debug, Clone)]
-pub(super) struct Failed<'a> {
-    pub(super) key: &'a LlmKey,
-    pub(super) caller: Caller,
-    pub(super) task: &'a TaskId,
-    pub(super) fault: Fault,
-    pub(super) epoch: u64,
-    pub(super) retry_after_ms: Option<u64>,
-    pub(super) call: FailedCall,
 }
 
 /// All breakers, and the evidence about each LLM.
@@ -81,9 +77,12 @@ impl Breakers {
         })
     }
 
-    /// The host on which a programmer was last up.
-    pub fn host_of(&self, programmer: &ProgrammerId) -> Option<&str> {
-        self.hosts.get(programmer).map(String::as_str)
+    /// The programmer on the host where it was last up; the host is empty while it was never up.
+    pub fn caller(&self, programmer: &ProgrammerId) -> Caller {
+        Caller {
+            programmer: programmer.clone(),
+            host: self.hosts.get(programmer).cloned().unwrap_or_default(),
+        }
     }
 
     /// The number of this programmer's failures that count against the LLM.
@@ -128,7 +127,7 @@ impl Breakers {
                 State::HalfOpen { outage, lease } => Some((Some(outage), lease.until)),
                 State::Closed { since, .. } if now >= since.plus(RETURNED_AFTER) => None,
                 State::Closed { since, by } => {
-                    let turn = since.plus(self.turn(key, (&scope, by), caller));
+                    let turn = since.plus(self.turn(key, &scope, by, caller));
                     (now < turn).then_some((None, turn))
                 }
             };
@@ -145,16 +144,11 @@ impl Breakers {
 
     /// How long after the closing the caller may call the LLM again: first the programmer that probed, then twice as many
     /// programmers with each step.
-    fn turn(
-        &self,
-        key: &LlmKey,
-        (scope, by): (&Scope, &ProgrammerId),
-        caller: &Caller,
-    ) -> Duration {
+    fn turn(&self, key: &LlmKey, scope: &Scope, by: &ProgrammerId, caller: &Caller) -> Duration {
         let users: Vec<ProgrammerId> = self
             .users(key)
             .into_iter()
-            .filter(|user| self.is_in(scope, user))
+            .filter(|user| self.caller(user).is_within(scope))
             .collect();
         let place = |id: &ProgrammerId| users.iter().position(|user| user == id).unwrap_or(0);
         let rank = (users.len() + place(&caller.programmer) - place(by)) % users.len().max(1);
@@ -175,14 +169,6 @@ impl Breakers {
             .filter(has_it)
             .map(|(id, _)| id.clone())
             .collect()
-    }
-
-    fn is_in(&self, scope: &Scope, programmer: &ProgrammerId) -> bool {
-        match scope {
-            Scope::Pool => true,
-            Scope::Host(host) => self.hosts.get(programmer) == Some(host),
-            Scope::Programmer(id) => id == programmer,
-        }
     }
 
     /// The breakers that may be probed at `now`, each with the dialect for the probe, if that is known.
@@ -237,19 +223,20 @@ impl Breakers {
         self.hosts.insert(programmer.clone(), host.to_owned());
     }
 
-    pub(super) fn failed(&mut self, failed: &Failed<'_>, now: Timestamp) -> Verdict {
+    pub(super) fn failed(&mut self, failed: &LlmFailed, now: Timestamp) -> Verdict {
         let Some(rules) = self.rules.clone() else {
             return Verdict::Accepted;
         };
-        if self.epoch(failed.key, &failed.caller) != failed.epoch {
+        let caller = Caller::of(failed);
+        if self.epoch(&failed.key, &caller) != failed.epoch {
             return Verdict::Refused(Refusal::OldEpoch);
         }
-        let spread = self.spread(failed.key, &rules);
+        let spread = self.spread(&failed.key);
         let llm = self.llms.entry(failed.key.clone()).or_default();
         llm.forget_before(window_start(&rules, now));
         // A task that makes every call fail is one piece of evidence, however often it fails.
-        let counted = |failure: &Failure| {
-            failure.task == *failed.task && failure.caller.programmer == failed.caller.programmer
+        let counted = |failure: &PastFailure| {
+            failure.task == failed.task && failure.caller.programmer == failed.programmer
         };
         if llm.failures.iter().any(counted) {
             return Verdict::Accepted;
@@ -257,49 +244,41 @@ impl Breakers {
         if llm.failures.len() == MAX_FAILURES {
             llm.failures.pop_front();
         }
-        llm.failures.push_back(Failure::new(failed, now));
-        let last = Last {
-            caller: &failed.caller,
+        llm.failures.push_back(PastFailure::new(failed, now));
+        llm.open_what_failed(&Trigger {
+            caller: &caller,
             fault: failed.fault,
             retry_after_ms: failed.retry_after_ms,
-        };
-        llm.open_what_failed(&last, &rules, &spread, now);
+            spread,
+            rules: &rules,
+            now,
+        });
         Verdict::Accepted
     }
 
-    fn spread(&self, key: &LlmKey, rules: &BreakerRules) -> Spread {
+    fn spread(&self, key: &LlmKey) -> Spread {
         let users = self.users(key);
-        let hosts: BTreeSet<&String> = users
-            .iter()
-            .filter_map(|user| self.hosts.get(user))
-            .collect();
+        let hosts = users.iter().filter_map(|user| self.hosts.get(user));
         Spread {
+            hosts: hosts.collect::<BTreeSet<_>>().len(),
             users: users.len(),
-            hosts: hosts.len(),
-            for_itself: rules.for_itself,
         }
     }
 
-    pub(super) fn probing(
-        &mut self,
-        (key, scope): (&LlmKey, &Scope),
-        (programmer, probe): (&ProgrammerId, AttemptId),
-        now: Timestamp,
-    ) -> Verdict {
+    pub(super) fn probing(&mut self, started: &ProbeStarted, now: Timestamp) -> Verdict {
         let lease_ms = self.rules.as_ref().map_or(0, |rules| rules.lease_ms);
-        let mine = self.is_in(scope, programmer);
+        let mine = self.caller(&started.programmer).is_within(&started.scope);
         let Some(breaker) = self
-            .breaker(key, scope)
+            .breaker(&started.key, &started.scope)
             .filter(|breaker| mine && breaker.is_due(now))
         else {
             return Verdict::Refused(Refusal::NotDue);
         };
         if let State::Open { outage, .. } | State::HalfOpen { outage, .. } = &breaker.state {
-            let until = now.plus(Duration::from_millis(lease_ms));
             let lease = Lease {
-                probe,
-                programmer: programmer.clone(),
-                until,
+                probe: started.probe,
+                programmer: started.programmer.clone(),
+                until: now.plus(Duration::from_millis(lease_ms)),
             };
             breaker.state = State::HalfOpen {
                 outage: outage.clone(),
@@ -309,25 +288,22 @@ impl Breakers {
         Verdict::Accepted
     }
 
-    pub(super) fn probed(
-        &mut self,
-        (key, scope): (&LlmKey, &Scope),
-        probe: AttemptId,
-        (fault, retry_after_ms): (Option<Fault>, Option<u64>),
-        now: Timestamp,
-    ) -> Verdict {
+    pub(super) fn probed(&mut self, ended: &ProbeEnded, now: Timestamp) -> Verdict {
         let Some(rules) = self.rules.clone() else {
             return Verdict::Refused(Refusal::NotDue);
         };
-        let held = |breaker: &&mut Breaker| matches!(&breaker.state, State::HalfOpen { lease, .. } if lease.probe == probe);
-        let Some(breaker) = self.breaker(key, scope).filter(held) else {
+        let Some(breaker) = self.breaker(&ended.key, &ended.scope) else {
             return Verdict::Refused(Refusal::NotDue);
         };
-        let State::HalfOpen { outage, lease } = &breaker.state else {
-            return Verdict::Refused(Refusal::NotDue);
+        let (outage, by) = match &breaker.state {
+            State::HalfOpen { outage, lease } if lease.probe == ended.probe => {
+                (outage, lease.programmer.clone())
+            }
+            State::HalfOpen { .. } | State::Open { .. } | State::Closed { .. } => {
+                return Verdict::Refused(Refusal::NotDue);
+            }
         };
-        let by = lease.programmer.clone();
-        breaker.state = match fault {
+        breaker.state = match ended.fault {
             Some(fault) => {
                 let failures = outage.failures.saturating_add(1);
                 let mut outage = Outage {
@@ -339,57 +315,48 @@ impl Breakers {
                 if !outage.dialects.is_empty() {
                     outage.dialects.rotate_left(1);
                 }
-                State::Open {
-                    outage,
-                    until: until(now, &rules, fault == Fault::Auth, retry_after_ms),
-                }
+                let until = until(now, &rules, fault == Fault::Auth, ended.retry_after_ms);
+                State::Open { outage, until }
             }
             None => State::Closed {
                 since: now,
                 by: by.clone(),
             },
         };
-        breaker.epoch += u64::from(fault.is_none());
-        let host = self.hosts.get(&by).cloned().unwrap_or_default();
-        let prober = Caller {
-            programmer: by,
-            host,
-        };
-        match fault {
-            None => self.acquit((key, scope), &prober, now),
-            Some(Fault::Auth) => self.convict((key, scope), &prober, now),
-            Some(
-                Fault::RateLimited | Fault::Timeout | Fault::Unavailable | Fault::ModelUnavailable,
-            ) => {}
-        }
+        breaker.epoch += u64::from(ended.fault.is_none());
+        let prober = self.caller(&by);
+        self.judge(ended, &prober, &rules, now);
         Verdict::Accepted
     }
 
-    /// After an answered probe: earlier failures no longer count. The key is good, so the LLM has refused the requests
+    /// After an answered probe earlier failures no longer count. The key is good, so the LLM has refused the requests
     /// themselves.
-    fn acquit(&mut self, (key, scope): (&LlmKey, &Scope), prober: &Caller, now: Timestamp) {
-        if let Some(llm) = self.llms.get_mut(key) {
-            llm.acquit(scope, prober, now);
-        }
-    }
-
-    /// After a refused probe: the key is bad, so its refusals are evidence against it. When a single programmer's breaker was
+    ///
+    /// After a refused probe the key is bad, so its refusals are evidence against it. When a single programmer's breaker was
     /// probed, they are evidence in wider scopes too.
-    fn convict(&mut self, (key, scope): (&LlmKey, &Scope), prober: &Caller, now: Timestamp) {
-        let Some(rules) = self.rules.clone() else {
+    fn judge(&mut self, ended: &ProbeEnded, prober: &Caller, rules: &BreakerRules, now: Timestamp) {
+        let (scope, spread) = (&ended.scope, self.spread(&ended.key));
+        let Some(llm) = self.llms.get_mut(&ended.key) else {
             return;
         };
-        let spread = self.spread(key, &rules);
-        if let Some(llm) = self.llms.get_mut(key) {
-            llm.convict(scope);
-            if let Scope::Programmer(_) = scope {
-                let last = Last {
-                    caller: prober,
-                    fault: Fault::Auth,
-                    retry_after_ms: None,
-                };
-                llm.open_what_failed(&last, &rules, &spread, now);
+        match ended.fault {
+            None => llm.acquit(scope, prober, now),
+            Some(Fault::Auth) => {
+                llm.convict(scope);
+                if let Scope::Programmer(_) = scope {
+                    llm.open_what_failed(&Trigger {
+                        caller: prober,
+                        fault: Fault::Auth,
+                        retry_after_ms: None,
+                        spread,
+                        rules,
+                        now,
+                    });
+                }
             }
+            Some(
+                Fault::RateLimited | Fault::Timeout | Fault::Unavailable | Fault::ModelUnavailable,
+            ) => {}
         }
     }
 

@@ -4,11 +4,11 @@
 //! calls that ended since its last `threshold` failures began. An LLM that answered for an hour and then died has no good
 //! calls in that time, so its breaker opens without delay.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::{Breakers, Caller, window_start};
-use crate::id::ProgrammerId;
+use crate::event::LlmAnswered;
 use crate::llm::{LlmKey, Scope};
 use crate::state::Verdict;
 use crate::time::Timestamp;
@@ -19,24 +19,18 @@ const MAX_ANSWERS: usize = 2000;
 const ASKED_FOR: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Answers {
+pub(super) struct AnsweredCalls {
     /// When each call ended, and its caller.
     ended: VecDeque<(Timestamp, Caller)>,
     asked: Option<Timestamp>,
 }
 
-impl Answers {
-    pub(super) fn add(
-        &mut self,
-        host: &str,
-        ended: &BTreeMap<ProgrammerId, Vec<u64>>,
-        asks: bool,
-        now: Timestamp,
-    ) {
-        for (programmer, ages) in ended {
+impl AnsweredCalls {
+    fn add(&mut self, answered: &LlmAnswered, now: Timestamp) {
+        for (programmer, ages) in &answered.ended {
             let caller = Caller {
                 programmer: programmer.clone(),
-                host: host.to_owned(),
+                host: answered.host.clone(),
             };
             self.ended.extend(
                 ages.iter()
@@ -45,7 +39,7 @@ impl Answers {
         }
         let surplus = self.ended.len().saturating_sub(MAX_ANSWERS);
         self.ended.drain(..surplus);
-        if asks {
+        if answered.asks {
             self.asked = Some(now);
         }
     }
@@ -85,17 +79,11 @@ impl Breakers {
     }
 
     /// Records answered calls; `asks`: the process asks the others for reports of theirs.
-    pub(in crate::state) fn answered(
-        &mut self,
-        key: &LlmKey,
-        (host, ended): (&str, &BTreeMap<ProgrammerId, Vec<u64>>),
-        asks: bool,
-        now: Timestamp,
-    ) -> Verdict {
+    pub(in crate::state) fn answered(&mut self, answered: &LlmAnswered, now: Timestamp) -> Verdict {
         if let Some(rules) = &self.rules {
-            let llm = self.llms.entry(key.clone()).or_default();
+            let llm = self.llms.entry(answered.key.clone()).or_default();
             llm.forget_before(window_start(rules, now));
-            llm.answers.add(host, ended, asks, now);
+            llm.answers.add(answered, now);
         }
         Verdict::Accepted
     }

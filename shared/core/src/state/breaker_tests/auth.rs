@@ -21,20 +21,20 @@ impl Log {
     /// The breaker of this scope is probed at once.
     fn probe_of(&mut self, programmer: u32, scope: &Scope, fault: Option<Fault>) -> Verdict {
         let (scope, probe) = (scope.clone(), AttemptId::new());
-        let probing = Event::Probing {
+        let probing = Event::from(ProbeStarted {
             key: key(),
             scope: scope.clone(),
             programmer: id(programmer),
             probe,
-        };
+        });
         match self.append(probing) {
-            YES => self.append(Event::Probed {
+            YES => self.append(Event::from(ProbeEnded {
                 key: key(),
                 scope,
                 probe,
                 fault,
                 retry_after_ms: None,
-            }),
+            })),
             refused @ Verdict::Refused(_) => refused,
         }
     }

@@ -1,6 +1,7 @@
 //! A breaker looks at the share of failures as well as their number.
 
 use super::*;
+use crate::event::LlmAnswered;
 use serde_json::json;
 
 impl Log {
@@ -8,12 +9,12 @@ impl Log {
     pub(super) fn answer(&mut self, programmer: u32, ages: &[u64]) {
         let ended = BTreeMap::from([(id(programmer), ages.to_vec())]);
         let host = self.host(programmer);
-        self.append(Event::LlmAnswered {
+        self.append(Event::from(LlmAnswered {
             key: key(),
             host,
             ended,
             asks: false,
-        });
+        }));
     }
 
     /// A call that fails now and took `took_ms`.
@@ -97,12 +98,12 @@ fn the_share_matters_while_failures_are_remembered_or_somebody_asks() {
     };
     assert_eq!(doubted(&log), None, "all is well");
     let (key, host) = (key(), log.host(1));
-    log.append(Event::LlmAnswered {
+    log.append(Event::from(LlmAnswered {
         key,
         host,
         ended: BTreeMap::new(),
         asks: true,
-    });
+    }));
     log.wait(10_000);
     assert_eq!(doubted(&log), Some(10_000), "a call is in trouble");
     log.wait(20_000);

@@ -1,0 +1,92 @@
+//! The parts that the programmers of a process share, and the part of each programmer that runs
+//! attempts.
+
+use std::ffi::OsString;
+use std::sync::Arc;
+
+use anyhow::Context;
+use llm_gateway::{Gateway, Upstreams};
+use pool_config::Env;
+use pool_core::pool::{self, Pool};
+
+use super::progress::OutputReporter;
+use crate::agent::{self, CodingAgent};
+use crate::sandbox::SandboxLauncher;
+use crate::workspace::Workspaces;
+
+/// Shared by the programmers of a process: keys, worktrees, the sandbox.
+pub struct Workshop {
+    pub(super) pool: Arc<Pool>,
+    upstreams: Arc<Upstreams>,
+    pub(super) workspaces: Workspaces,
+    pub(super) sandbox: SandboxLauncher,
+    pub(super) agent: Box<dyn CodingAgent>,
+    /// The part of the worker's environment that agents may see.
+    pub(super) env: Vec<(OsString, OsString)>,
+    /// The worker's own `PATH`, for acceptance checks.
+    pub(super) path: OsString,
+}
+
+impl Workshop {
+    /// `sandbox` starts the agents and the acceptance checks.
+    ///
+    /// # Errors
+    /// When the workspace directory or the providers cannot be used. The message names the culprit.
+    pub fn open(pool: Arc<Pool>, sandbox: SandboxLauncher) -> anyhow::Result<Self> {
+        let env = Env::of_process();
+        let upstreams = Upstreams::new(&pool, |name| {
+            env.secret(name).unwrap_or_else(|problem| {
+                tracing::error!("{name}_FILE {problem}");
+                None
+            })
+        })?;
+        let workspaces = Workspaces::open(&pool.workspace).with_context(|| {
+            format!(
+                "failed to use the workspace directory {}",
+                pool.workspace.dir.display()
+            )
+        })?;
+        Ok(Self {
+            upstreams,
+            workspaces,
+            sandbox,
+            agent: agent::from_config(&pool.agent),
+            env: agent::allowed_env(&pool.agent.env_allow),
+            path: std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into()),
+            pool,
+        })
+    }
+
+    pub fn upstreams(&self) -> Arc<Upstreams> {
+        Arc::clone(&self.upstreams)
+    }
+
+    /// The attempts of one programmer, with a gateway of their own. `reporter` gets the output of
+    /// its agents.
+    ///
+    /// # Errors
+    /// When no loopback port is free.
+    pub async fn attempts(
+        self: &Arc<Self>,
+        programmer: pool::Programmer,
+        reporter: Option<OutputReporter>,
+    ) -> anyhow::Result<Attempts> {
+        let gateway = Gateway::start(Arc::clone(&self.upstreams))
+            .await
+            .context("failed to start the LLM gateway")?;
+        Ok(Attempts {
+            workshop: Arc::clone(self),
+            programmer,
+            gateway,
+            reporter,
+        })
+    }
+}
+
+/// Runs attempts of one programmer, one at a time.
+pub struct Attempts {
+    pub(super) workshop: Arc<Workshop>,
+    pub(super) programmer: pool::Programmer,
+    pub(super) gateway: Gateway,
+    pub(super) reporter: Option<OutputReporter>,
+}
