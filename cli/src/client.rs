@@ -11,11 +11,26 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::output::PoolUrl;
-
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// An open event stream sends something every 15 s.
 const SILENT: Duration = Duration::from_secs(40);
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct PoolUrl {
+    /// The URL of a dispatcher's API
+    #[arg(long, env = "POOL_URL", default_value = "http://127.0.0.1:6141", value_parser = http_url)]
+    url: Url,
+}
+
+fn http_url(text: &str) -> Result<Url, String> {
+    let url = text
+        .parse::<Url>()
+        .map_err(|error| format!("{error}; expected http://HOST:PORT"))?;
+    match url.scheme() {
+        "http" | "https" if url.has_host() => Ok(url),
+        _ => Err("the URL of a dispatcher begins with http:// or https://".to_owned()),
+    }
+}
 
 /// A client of one dispatcher's API.
 pub(crate) struct Client {

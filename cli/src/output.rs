@@ -3,10 +3,9 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use reqwest::Url;
 use serde::Serialize;
 
-use crate::client::Client;
+use crate::client::{Client, PoolUrl};
 
 /// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -16,23 +15,6 @@ pub(crate) enum Format {
     Table,
     /// The JSON of the HTTP API
     Json,
-}
-
-#[derive(Debug, Clone, clap::Args)]
-pub(crate) struct PoolUrl {
-    /// The URL of a dispatcher's API
-    #[arg(long, env = "POOL_URL", default_value = "http://127.0.0.1:6141", value_parser = http_url)]
-    pub(super) url: Url,
-}
-
-fn http_url(text: &str) -> Result<Url, String> {
-    let url = text
-        .parse::<Url>()
-        .map_err(|error| format!("{error}; expected http://HOST:PORT"))?;
-    match url.scheme() {
-        "http" | "https" if url.has_host() => Ok(url),
-        _ => Err("the URL of a dispatcher begins with http:// or https://".to_owned()),
-    }
 }
 
 /// The options of every command that prints an answer.

@@ -6,8 +6,8 @@ use pool_api::format::{counted, dollars, duration, tokens};
 use pool_api::report::{By, Group, Percentiles, Report, Since};
 use serde_json::Value;
 
-use crate::client::{Client, with_query};
-use crate::output::{PoolUrl, print};
+use crate::client::{Client, PoolUrl, with_query};
+use crate::output::print;
 use crate::table::{lines, table};
 
 #[derive(Debug, clap::Args)]

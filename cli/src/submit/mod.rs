@@ -17,8 +17,8 @@ use pool_core::id::TaskId;
 use serde_json::{Map, Value, json};
 
 use crate::check::PoolFileArgs;
-use crate::client::Client;
-use crate::output::{Format, PoolUrl, complain};
+use crate::client::{Client, PoolUrl};
+use crate::output::{Format, complain};
 use crate::queue_full::same_command;
 use crate::table::{lines, table};
 use upload::{UploadOptions, UploadStop, give_ids, upload};
