@@ -3,7 +3,7 @@
 //! They run code that an agent wrote, so they run in the sandbox, like the agent.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pool_core::pool;
@@ -11,7 +11,9 @@ use pool_core::result::{CheckReport, TaskFailure};
 use pool_core::task::AcceptanceCheck;
 
 use crate::agent::absolute_path_entries;
-use crate::sandbox::{Exit, Finished, LaunchError, SandboxCommand, SandboxLauncher, Watch};
+use crate::sandbox::{
+    CommandAccess, Exit, Finished, LaunchError, SandboxCommand, SandboxLauncher, Watch,
+};
 use crate::workspace::{bound_git, failure, make_directory, off_the_runtime, remove_tree};
 
 /// How much of the end of each check's output is kept.
@@ -49,7 +51,8 @@ impl Checked {
 /// of each check when it begins.
 ///
 /// # Errors
-/// [`ErrorKind::Workspace`](pool_core::result::ErrorKind::Workspace) if the home directory cannot be made; also the errors of `renew`.
+/// [`ErrorKind::Workspace`](pool_core::result::ErrorKind::Workspace) if the home directory or the
+/// sandbox cannot be made; also the errors of `renew`.
 pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
     checks: &[AcceptanceCheck],
     config: &pool::Acceptance,
@@ -68,8 +71,12 @@ pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
             .await
             .map_err(|error| failure("cannot make a home for the checks", error))?;
         let timeout = check.timeout_s.map_or(config.timeout, Duration::from_secs);
-        let command = place.command(check, timeout);
+        let argv = check.run.iter().map(OsString::from).collect();
+        let command = place.command(argv, timeout);
         let finished = place.sandbox.run(command, &watch(&check.name)).await;
+        if let Err(LaunchError::Sandbox(refused)) = &finished {
+            return Err(failure("the checks did not start", refused));
+        }
         let finished = finished.as_ref();
         checked.duration += finished.map_or(Duration::ZERO, |finished| finished.duration);
         checked.cancelled |= finished.is_ok_and(|finished| finished.exit == Exit::Cancelled);
@@ -90,11 +97,14 @@ pub struct CheckEnvironment<'a> {
     /// The worker's own `PATH`, so that checks use the same compilers and test runners as the
     /// people here.
     pub path: OsString,
+    /// What the checks may read besides their directories.
+    pub read: Vec<PathBuf>,
     pub sandbox: &'a SandboxLauncher,
 }
 
 impl CheckEnvironment<'_> {
-    fn command(&self, check: &AcceptanceCheck, timeout: Duration) -> SandboxCommand {
+    /// A command that runs like a check.
+    pub(crate) fn command(&self, argv: Vec<OsString>, timeout: Duration) -> SandboxCommand {
         let env = [
             ("PATH", absolute_path_entries(&self.path)),
             ("HOME", self.scratch.into()),
@@ -105,14 +115,20 @@ impl CheckEnvironment<'_> {
         let mut env = env
             .into_iter()
             .map(|(name, value)| (name.into(), value))
+            .chain(self.sandbox.variables())
             .collect();
         bound_git(&mut env, self.worktree);
         SandboxCommand {
-            argv: check.run.iter().map(OsString::from).collect(),
+            argv,
             cwd: self.worktree.to_owned(),
             env,
             timeout,
             silence: None,
+            access: CommandAccess {
+                read: self.read.clone(),
+                write: vec![self.scratch.to_owned()],
+                gateway: None,
+            },
         }
     }
 }

@@ -100,7 +100,7 @@ pub async fn run(
     };
     let workshop = Arc::new(Workshop::open(
         Arc::clone(&pool),
-        SandboxLauncher::new(&pool.sandbox),
+        SandboxLauncher::new(&pool),
     )?);
     let (gates, watching) = watch_gates(process.clone(), Arc::clone(&pool), others, &programmers);
     services.start("gates", watching);

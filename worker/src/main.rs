@@ -1,9 +1,10 @@
 //! The command line of a worker: `worker run`.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use worker::host::{self, Choice, HostOptions};
 use worker::programmer::EndSignals;
+use worker::sandbox::access::{SettledLevel, settle};
+use worker::sandbox::trial;
 
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -55,6 +58,12 @@ enum Command {
         #[arg(long, default_value = "127.0.0.1:6150")]
         address: SocketAddr,
     },
+    /// Say which sandbox level this machine supports, or run a command as an acceptance check would
+    /// run
+    #[command(after_help = "Examples:\n  \
+        worker sandbox\n  \
+        worker sandbox --in ~/app -- cargo test")]
+    Sandbox(SandboxArgs),
     /// Print a shell completion script
     #[command(
         after_help = "Example:\n  worker completions bash >~/.local/share/bash-completion/completions/worker"
@@ -79,6 +88,22 @@ struct RunArgs {
     name: Option<String>,
     #[command(flatten)]
     which: HostedArgs,
+}
+
+#[derive(clap::Args)]
+struct SandboxArgs {
+    /// The pool file
+    #[arg(long, env = "POOL_FILE", default_value = "config/pool.yaml")]
+    pool: PathBuf,
+    /// The directory that takes the place of the worktree. The command may change it
+    #[arg(long = "in", value_name = "DIRECTORY", default_value = ".")]
+    directory: PathBuf,
+    /// The level to try instead of the one in the pool file
+    #[arg(long, value_name = "LEVEL")]
+    level: Option<String>,
+    /// The command and its arguments, after `--`
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
 }
 
 #[derive(clap::Args)]
@@ -112,12 +137,12 @@ impl HostedArgs {
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
-    // The helper must have no threads, so this comes before the runtime.
-    if args
-        .next()
-        .is_some_and(|word| word == worker::sandbox::HELPER_COMMAND)
-    {
-        worker::sandbox::exec::main(args);
+    // The helper and the stages must have no threads, so this comes before the runtime.
+    if let Some(word) = args.next() {
+        if word == worker::sandbox::HELPER_COMMAND {
+            worker::sandbox::exec::main(args);
+        }
+        agent_sandbox::run_stage(&word, args);
     }
     let Arguments { color, command } = Arguments::parse();
     match color {
@@ -129,6 +154,12 @@ fn main() -> ExitCode {
     let args = match command {
         Command::Run(args) => args,
         Command::Health { address } => return ask_health(address),
+        Command::Sandbox(args) => {
+            return try_sandbox(args).unwrap_or_else(|problem| {
+                eprintln!("{problem}");
+                ExitCode::from(2)
+            });
+        }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "worker", &mut script);
@@ -136,19 +167,28 @@ fn main() -> ExitCode {
         }
         Command::SandboxExec => return ExitCode::FAILURE,
     };
-    let pool = match load(&args.pool, &Env::of_process()) {
-        Ok(pool) => pool,
-        Err(mistakes) => {
-            eprintln!("{mistakes}");
+    let settled = load_pool(&args.pool).and_then(|mut pool| {
+        let settled = settle(&pool).map_err(|error| error.to_string())?;
+        pool.sandbox.level = settled.level;
+        Ok((pool, settled))
+    });
+    let (pool, settled) = match settled {
+        Ok(settled) => settled,
+        Err(problem) => {
+            eprintln!("{problem}");
             return ExitCode::from(2);
         }
     };
+    // Without kernel layers an agent could otherwise read the keys from this process's memory. If
+    // the kernel refuses, the layers still hold.
+    let _ = agent_sandbox::hide_process();
     let choice = args.which.choice();
     let worked = worker::signals::unblock_all()
         .map_err(Into::into)
         .and_then(|()| runtime(&pool, &choice));
     let worked = worked.and_then(|runtime| {
-        let worked = runtime.block_on(run(pool, choice, args.name, args.listen));
+        let running = run(pool, &settled, choice, args.name, args.listen);
+        let worked = runtime.block_on(running);
         // File work that hangs in the kernel must not delay the end of the process.
         runtime.shutdown_background();
         worked
@@ -178,8 +218,28 @@ fn runtime(pool: &Pool, choice: &Choice) -> anyhow::Result<tokio::runtime::Runti
     builder.build().context("failed to start the runtime")
 }
 
+fn load_pool(file: &Path) -> Result<Pool, String> {
+    load(file, &Env::of_process()).map_err(|mistakes| mistakes.to_string())
+}
+
+/// `worker sandbox`: prints the level, or runs a command with it.
+fn try_sandbox(args: SandboxArgs) -> Result<ExitCode, String> {
+    let mut pool = load_pool(&args.pool)?;
+    if let Some(level) = &args.level {
+        pool.sandbox.level = serde_json::from_value(level.as_str().into())
+            .map_err(|_| format!("--level {level}: write auto, strict, files or off"))?;
+    }
+    let settled = settle(&pool).map_err(|error| error.to_string())?;
+    if args.command.is_empty() {
+        return Ok(print(format!("{settled}\n").as_bytes()));
+    }
+    pool.sandbox.level = settled.level;
+    trial::run(&pool, &args.directory, args.command).map_err(|error| format!("{error:#}"))
+}
+
 async fn run(
     pool: Pool,
+    settled: &SettledLevel,
     choice: Choice,
     name: Option<String>,
     listen: Option<SocketAddr>,
@@ -190,6 +250,11 @@ async fn run(
         LogFormat::Text
     };
     init_logs(std::env::var("RUST_LOG").ok().as_deref(), format);
+    if settled.is_full() {
+        tracing::info!("sandbox: {settled}");
+    } else {
+        tracing::warn!("sandbox: {settled}");
+    }
     let ending = EndSignals::default();
     worker::signals::keep_ignored_signals_here();
     end_on_signals(ending.clone())?;

@@ -181,6 +181,7 @@ fn settings(pool: &Pool) -> String {
         roots.join(", ")
     };
     let sandbox = match pool.sandbox.level {
+        SandboxLevel::Auto => "auto",
         SandboxLevel::Strict => "strict",
         SandboxLevel::Files => "files",
         SandboxLevel::Off => "off",

@@ -12,6 +12,7 @@ use pool_broker::headers::{self, json_properties};
 use pool_broker::publisher::Message;
 use pool_broker::topology::{HISTORY_KEY, HISTORY_STREAM, LOG};
 use pool_broker::{BrokerError, log_broker_error};
+use pool_telemetry::clock::new_id;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -102,7 +103,7 @@ impl IndexReading {
     fn new() -> Self {
         Self {
             fresh: Some(Index::default()),
-            mark: Uuid::now_v7().to_string(),
+            mark: new_id::<Uuid>().to_string(),
         }
     }
 

@@ -175,7 +175,7 @@ fn command(base: &Path, mut argv: Vec<String>, at: &At, checks: &mut Checks) -> 
     argv
 }
 
-fn check_env(at: &At, env: &BTreeMap<String, String>, checks: &mut Checks) {
+pub(super) fn check_env(at: &At, env: &BTreeMap<String, String>, checks: &mut Checks) {
     for (name, value) in env {
         if !is_variable(name) {
             checks.mistake(

@@ -33,7 +33,7 @@ use pool_core::pool::{
     Acceptance, Agent, AgentKind, BreakerConfig, BreakerScope, Broker, ClientCertificate,
     CostOptimization, DispatcherConfig, Events, Failover, FailureCondition, JobLimits, LastEvent,
     LlmSettings, LoadBalancing, OutputLimitField, Pool, Price, Programmer, Protocol, Provider,
-    Sandbox, SandboxLevel, Secret, Strategy, Workspace,
+    Sandbox, SandboxLevel, SandboxNetwork, Secret, Strategy, Workspace,
 };
 
 pub use self::env::Env;

@@ -153,7 +153,7 @@ fn validate(raw: RawPool, entries: usize, file: &Path, env: &Env, checks: &mut C
         prices: prices::check(raw.prices, checks),
         agent: raw.agent.check(&base, checks),
         workspace: raw.workspace.check(&base, checks),
-        sandbox: raw.sandbox.check(checks),
+        sandbox: raw.sandbox.check(&base, checks),
         acceptance: raw.acceptance.check(checks),
         broker: raw.broker.check(&base, checks),
         events: raw.events.check(checks),

@@ -1,11 +1,16 @@
 //! Sections `sandbox` and `acceptance`: the limits of agents and acceptance checks on the machine.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::agent::check_env;
 use super::checks::Checks;
 use super::position::At;
-use super::{Acceptance, Sandbox, SandboxLevel};
+use super::workspace::check_path;
+use super::{Acceptance, Sandbox, SandboxLevel, SandboxNetwork};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -18,15 +23,29 @@ const MOST_OUTPUT_KIB: u64 = 64 * 1024;
 #[serde(default, deny_unknown_fields)]
 #[schemars(inline)]
 pub(super) struct RawSandbox {
-    /// How far agents and checks are locked in. This version supports only `off`.
+    /// How far agents and checks are locked in. A worker tests the level when it starts, and ends if the machine does not
+    /// support it.
     level: SandboxLevel,
+    /// The network of agents and checks.
+    network: SandboxNetwork,
+    /// Files and directories that agents and checks may read besides the system's, the toolchains' and their own. A
+    /// relative path starts from this file's directory.
+    read: Vec<String>,
+    /// Files and directories that they may also write, such as a cache. The next run trusts what a run leaves there.
+    write: Vec<String>,
+    /// Environment variables of agents and checks.
+    env: BTreeMap<String, String>,
     /// Address space of one process, in MiB; 0: unlimited.
     max_memory_mib: u64,
     /// Size of one written file, in MiB.
     #[schemars(range(min = 1))]
     max_file_mib: u64,
-    /// Processes and threads of the user that the worker runs as; 0: unlimited.
+    /// Processes and threads of the user that the worker runs as or, with `strict`, of a run; 0: unlimited.
     max_processes: u64,
+    /// With `strict`: memory of all processes of a run, in MiB; 0: unlimited.
+    max_total_memory_mib: u64,
+    /// With `strict`: what a run may add to the disk, in MiB; 0: unlimited.
+    max_disk_mib: u64,
     /// The part of the output of an agent or a check that is kept, in KiB.
     #[schemars(range(min = 1, max = 65536))]
     max_output_kib: u64,
@@ -35,26 +54,32 @@ pub(super) struct RawSandbox {
 impl Default for RawSandbox {
     fn default() -> Self {
         Self {
-            level: SandboxLevel::Off,
+            level: SandboxLevel::Auto,
+            network: SandboxNetwork::Gateway,
+            read: Vec::new(),
+            write: Vec::new(),
+            env: BTreeMap::new(),
             max_memory_mib: 8192,
             max_file_mib: 1024,
             max_processes: 4096,
+            max_total_memory_mib: 16384,
+            max_disk_mib: 4096,
             max_output_kib: 256,
         }
     }
 }
 
 impl RawSandbox {
-    pub(super) fn check(self, checks: &mut Checks) -> Sandbox {
+    pub(super) fn check(self, base: &Path, checks: &mut Checks) -> Sandbox {
+        check_env(&At::top("sandbox").key("env"), &self.env, checks);
         let mut section = checks.section(At::top("sandbox"));
-        match self.level {
-            SandboxLevel::Off => {}
-            SandboxLevel::Files | SandboxLevel::Strict => section.mistake("level",
-                "this version has no kernel sandbox yet; write \"off\" and run the worker as a user of its own, or in a \
-                 container",
-            ),
+        for (key, value) in [
+            ("max_memory_mib", self.max_memory_mib),
+            ("max_total_memory_mib", self.max_total_memory_mib),
+            ("max_disk_mib", self.max_disk_mib),
+        ] {
+            section.within(key, value, 0..=MOST_MIB, "MiB");
         }
-        section.within("max_memory_mib", self.max_memory_mib, 0..=MOST_MIB, "MiB");
         section.within("max_file_mib", self.max_file_mib, 1..=MOST_MIB, "MiB");
         section.within(
             "max_output_kib",
@@ -62,8 +87,26 @@ impl RawSandbox {
             1..=MOST_OUTPUT_KIB,
             "KiB",
         );
+        let mut paths = |key: &str, list: &[String]| {
+            let list = list.iter().enumerate();
+            list.map(|(index, path)| {
+                check_path(
+                    &At::top("sandbox").key(key).index(index),
+                    base,
+                    path,
+                    checks,
+                )
+            })
+            .collect()
+        };
         Sandbox {
             level: self.level,
+            network: self.network,
+            read: paths("read", &self.read),
+            write: paths("write", &self.write),
+            env: self.env.into_iter().collect(),
+            max_total_memory_bytes: self.max_total_memory_mib.saturating_mul(MIB),
+            max_disk_bytes: self.max_disk_mib.saturating_mul(MIB),
             max_memory_bytes: self.max_memory_mib.saturating_mul(MIB),
             max_file_bytes: self.max_file_mib.saturating_mul(MIB),
             max_processes: self.max_processes,

@@ -67,9 +67,9 @@ impl RawWorkspace {
     }
 }
 
-fn check_path(at: &At, base: &Path, text: &str, checks: &mut Checks) -> PathBuf {
+pub(super) fn check_path(at: &At, base: &Path, text: &str, checks: &mut Checks) -> PathBuf {
     if text.is_empty() {
-        checks.mistake(at, "is empty: write a directory");
+        checks.mistake(at, "is empty: write a path");
     }
     if text.starts_with('~') {
         checks.mistake(
@@ -79,10 +79,7 @@ fn check_path(at: &At, base: &Path, text: &str, checks: &mut Checks) -> PathBuf 
     }
     let path = resolve(base, text);
     if path == Path::new("/") {
-        checks.mistake(
-            at,
-            "is the root of the file system: write a directory below it",
-        );
+        checks.mistake(at, "is the root of the file system: write a path below it");
     }
     path
 }

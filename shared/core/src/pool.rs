@@ -348,25 +348,50 @@ pub struct Workspace {
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
 pub enum SandboxLevel {
-    /// The agent sees its worktree and what it needs to run, and reaches only its gateway.
+    /// The strongest level that works on the worker's machine: `strict` or else `files`.
+    Auto,
+    /// Namespaces: the agent sees its worktree and what it needs to run, and reaches only its gateway.
     Strict,
-    /// Files as with `strict`; the network stays open.
+    /// Landlock: files as with `strict`, but without a network, processes and a `/tmp` of its own.
     Files,
     /// No kernel sandbox: limits, time-outs and a cleared environment only.
     Off,
 }
 
+/// The network of agents and checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum SandboxNetwork {
+    /// The gateway of the agent's LLMs, and nothing else.
+    Gateway,
+    /// The network of the worker's machine.
+    Host,
+}
+
 /// Section `sandbox`.
 #[derive(Debug, Clone)]
 pub struct Sandbox {
-    /// How far agents and checks are locked in.
+    /// How far agents and checks are locked in. A running worker replaces `auto` by what it uses.
     pub level: SandboxLevel,
+    /// The network of agents and checks, unless the level is `off`.
+    pub network: SandboxNetwork,
+    /// Paths that agents and checks may read besides the usual ones.
+    pub read: Vec<PathBuf>,
+    /// Paths that they may write besides their own directories.
+    pub write: Vec<PathBuf>,
+    /// Variables of agents and checks.
+    pub env: Vec<(String, String)>,
     /// Address space of one process, in bytes; 0: unlimited.
     pub max_memory_bytes: u64,
     /// Size of one written file, in bytes.
     pub max_file_bytes: u64,
-    /// Processes and threads of the worker's user; 0: unlimited.
+    /// Processes and threads of the worker's user or, with `strict`, of a run; 0: unlimited.
     pub max_processes: u64,
+    /// Memory of all processes of a run, in bytes; 0: unlimited.
+    pub max_total_memory_bytes: u64,
+    /// Bytes that a run may add to the disk; 0: unlimited.
+    pub max_disk_bytes: u64,
     /// The part of an agent's or a check's output that is kept, in bytes.
     pub max_output_bytes: usize,
 }

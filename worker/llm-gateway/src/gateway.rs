@@ -67,18 +67,12 @@ impl Gateway {
     pub async fn start(upstreams: Arc<Upstreams>) -> std::io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
-        // Answers are small and awaited, so none may wait for a full packet. If a socket refuses
-        // the option, it is only slower.
-        let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
         let sessions = Arc::new(Sessions {
             upstreams,
             open: Mutex::default(),
         });
         let stop = CancellationToken::new();
-        let serving = axum::serve(listener, router(Arc::clone(&sessions)))
-            .with_graceful_shutdown(stop.clone().cancelled_owned());
-        // Accepting is retried without end, so serving ends only on request.
-        tokio::spawn(async move { serving.await });
+        serve(listener, &sessions, stop.clone());
         Ok(Self {
             port,
             sessions,
@@ -116,6 +110,34 @@ impl LlmSession {
     /// The address that the agent uses as its provider's: `http://127.0.0.1:PORT/v1`.
     pub fn base_url(&self) -> String {
         format!("http://127.0.0.1:{}/v1", self.port)
+    }
+
+    /// The port of [`Self::base_url`].
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Answers on listeners that were made in another network, at the port of [`Self::base_url`],
+    /// until the session ends. Only this session's token is valid there.
+    pub fn server(&self) -> impl Fn(std::net::TcpListener) + Send + Sync + 'static {
+        let (only, ended) = (
+            Arc::new(Sessions {
+                upstreams: Arc::clone(&self.sessions.upstreams),
+                open: Mutex::new(vec![Arc::clone(&self.state)]),
+            }),
+            self.state.ended.clone(),
+        );
+        move |listener| {
+            let listener = listener
+                .set_nonblocking(true)
+                .and_then(|()| TcpListener::from_std(listener));
+            match listener {
+                Ok(listener) => serve(listener, &only, ended.clone()),
+                Err(error) => {
+                    tracing::error!(%error, "cannot serve the gateway in the sandbox of a run");
+                }
+            }
+        }
     }
 
     /// The token that the agent uses as its API key.
@@ -161,6 +183,17 @@ impl Drop for LlmSession {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Answers on a listener until `stop` is cancelled.
+fn serve(listener: TcpListener, sessions: &Arc<Sessions>, stop: CancellationToken) {
+    // Answers are small and awaited, so none may wait for a full packet. If a socket refuses the
+    // option, it is only slower.
+    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+    let serving = axum::serve(listener, router(Arc::clone(sessions)))
+        .with_graceful_shutdown(stop.cancelled_owned());
+    // Accepting is retried without end, so serving ends only on request.
+    tokio::spawn(async move { serving.await });
 }
 
 fn router(sessions: Arc<Sessions>) -> Router {

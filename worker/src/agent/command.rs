@@ -2,7 +2,7 @@
 //! passes through a shell.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use futures_util::future::{BoxFuture, FutureExt};
 use pool_core::result::{ErrorKind, TaskFailure};
@@ -39,8 +39,13 @@ impl CodingAgent for CommandAgent {
             let named = argv.first().cloned().unwrap_or_default();
             let program = program::find(Path::new(&named), std::env::var_os("PATH"))?;
             argv.splice(..argv.len().min(1), [program.into()]);
+            let mut command = job.command(argv, env(job, &self.env, &values));
+            // Files that the pool file names belong to the agent.
+            let named = self.template.iter().map(PathBuf::from);
+            let files = named.filter(|path| path.is_absolute() && path.is_file());
+            command.access.read.extend(files);
             let finished = sandbox
-                .run(job.command(argv, env(job, &self.env, &values)), watch)
+                .run(command, watch)
                 .await
                 .map_err(|error| launch_failure(&error))?;
             let evidence = match watch.last_words {

@@ -23,7 +23,8 @@ use pool_core::result::{ErrorKind, TaskFailure};
 use pool_core::source::RelativePath;
 
 use crate::sandbox::{
-    CommandOutput, Exit, Finished, LaunchError, SandboxCommand, SandboxLauncher, Watch,
+    CommandAccess, CommandOutput, Exit, Finished, LaunchError, SandboxCommand, SandboxLauncher,
+    Watch,
 };
 use crate::workspace::{bound_git, failure, make_directory, off_the_runtime, write_new};
 
@@ -56,8 +57,10 @@ pub struct Job {
     /// The limit in wall-clock time.
     pub timeout: Duration,
     pub no_output_timeout: Duration,
-    /// The worker's variables that the agent may see: [`allowed_env`].
+    /// Variables of the sandbox, and the worker's own that the agent may see: [`allowed_env`].
     pub env: Vec<(OsString, OsString)>,
+    /// What the agent may use besides its worktree.
+    pub access: CommandAccess,
 }
 
 /// The facts about a run that is over.
@@ -160,6 +163,7 @@ impl Job {
             env,
             timeout: self.timeout,
             silence: Some(self.no_output_timeout),
+            access: self.access.clone(),
         }
     }
 
@@ -188,8 +192,12 @@ fn set(env: &mut Vec<(OsString, OsString)>, name: impl AsRef<OsStr>, value: impl
 }
 
 fn launch_failure(error: &LaunchError) -> TaskFailure {
-    TaskFailure::new(
-        ErrorKind::AgentConfig,
-        format!("the agent did not start: {error}"),
-    )
+    let kind = match error {
+        // The machine's fault, and another machine may do better.
+        LaunchError::Sandbox(_) => ErrorKind::Workspace,
+        LaunchError::Program { .. } | LaunchError::Helper { .. } | LaunchError::NoReport(_) => {
+            ErrorKind::AgentConfig
+        }
+    };
+    TaskFailure::new(kind, format!("the agent did not start: {error}"))
 }

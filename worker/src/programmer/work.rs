@@ -18,7 +18,7 @@ use super::telemetry::RunEnded;
 use super::workshop::Attempts;
 use crate::acceptance::{CheckEnvironment, run_checks};
 use crate::agent::{AgentRun, Edit, Job, judge, no_llm_left, silent};
-use crate::sandbox::{Exit, LastWords, Watch};
+use crate::sandbox::{CommandAccess, Exit, GatewayServer, LastWords, Watch};
 use crate::workspace::{Credit, KEPT_DAYS, RepositoryHandle, Worktree, WorktreeChanges};
 use llm_gateway::class::CallClass;
 use llm_gateway::permits::Permits;
@@ -245,6 +245,16 @@ impl Work<'_> {
 
     fn job(&self, assignment: &Assignment, model: LlmName, session: &LlmSession) -> Job {
         let (workshop, limits) = (&self.attempts.workshop, &self.attempts.programmer.limits);
+        let mut env = workshop.sandbox.variables();
+        env.extend(workshop.env.iter().cloned());
+        let access = CommandAccess {
+            read: self.worktree.objects(),
+            write: vec![self.worktree.scratch()],
+            gateway: Some(GatewayServer {
+                port: session.port(),
+                serve: Arc::new(session.server()),
+            }),
+        };
         Job {
             worktree: self.worktree.path(),
             scratch: self.worktree.scratch(),
@@ -256,7 +266,8 @@ impl Work<'_> {
             context_limit: limits.context_limit,
             timeout: limits.agent_timeout,
             no_output_timeout: workshop.pool.agent.no_output_timeout,
-            env: workshop.env.clone(),
+            env,
+            access,
         }
     }
 
@@ -342,6 +353,7 @@ impl Work<'_> {
             worktree: &checkout.tree,
             scratch: &checkout.scratch,
             path: workshop.path.clone(),
+            read: self.worktree.objects(),
             sandbox: &workshop.sandbox,
         };
         let watch = |check: &str| self.watch(Some(check));

@@ -1,31 +1,33 @@
 //! `worker sandbox-exec`: the process between the worker and every program that it runs (see the
 //! module above).
 //!
-//! It is single-threaded and synchronous, and does five things: give up rights, start the program,
-//! wait for the program or the line, end every descendant, report. Its standard input is the line
-//! to the worker.
+//! It is single-threaded and synchronous, and does five things: give up rights, start the program
+//! behind the layers of its plan, wait for the program or the line, end every descendant, report.
+//! Its standard input is the line to the worker.
 
-use std::ffi::{CString, OsString};
-use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use agent_sandbox::{
+    Launched, Level, Plan, SetupError, Spawn, StageMessage, hide_process, launch, receive,
+    send_bytes, spawn,
+};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawnp};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, setsid};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use tokio::time::Instant;
 
 use super::LESS_IMPORTANT;
-use super::processes::{descendants, signal_all};
+use super::processes::{descendants, others_than_stages, signal_all};
 use super::report::HelperReport;
 
 /// The time between two rounds of SIGKILL against a process that forks as fast as it is killed.
@@ -35,24 +37,30 @@ const KILL_LIMIT: Duration = Duration::from_secs(5);
 
 /// The arguments: limits (0 = unlimited), then `--`, then the program with its arguments.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Plan {
+struct HelperArguments {
     memory_bytes: u64,
     file_bytes: u64,
     processes: u64,
     grace: Duration,
+    /// The length of the plan that comes first on the line; 0: no kernel layers.
+    plan_bytes: usize,
     argv: Vec<OsString>,
 }
 
 #[derive(Debug, thiserror::Error)]
 enum ExecError {
     #[error(
-        "usage: worker sandbox-exec [--as BYTES] [--fsize BYTES] [--nproc N] [--grace-ms MS] -- PROGRAM [ARG…]"
+        "usage: worker sandbox-exec [--as BYTES] [--fsize BYTES] [--nproc N] [--grace-ms MS] [--plan BYTES] -- PROGRAM [ARG…]"
     )]
     Usage,
     #[error("cannot {0}: {1}")]
     System(&'static str, Errno),
     #[error("{0}")]
     Start(io::Error),
+    #[error("{0}")]
+    NotStarted(String),
+    #[error("{0}")]
+    Refused(SetupError),
 }
 
 /// Acts on the arguments after `sandbox-exec` and ends the process. `main` calls it before anything
@@ -61,18 +69,29 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ! {
     close_inherited_files();
     // If the kernel refuses, the process keeps its priority.
     let _ = rustix::process::nice(LESS_IMPORTANT);
-    let report = Plan::parse(args)
-        .and_then(|plan| plan.carry_out())
+    let report = HelperArguments::parse(args)
+        .and_then(|arguments| arguments.carry_out())
         .unwrap_or_else(|error| {
             // For a person who typed the command; the worker reads the report.
             let _ = writeln!(io::stderr(), "{error}");
-            HelperReport::Failed(error.to_string())
+            match error {
+                ExecError::Refused(refused) => HelperReport::Refused(refused),
+                ExecError::Usage
+                | ExecError::System(..)
+                | ExecError::Start(_)
+                | ExecError::NotStarted(_) => HelperReport::Failed(error.to_string()),
+            }
         });
-    let sent =
-        line().and_then(|line| UnixStream::from(line).write_all(&serde_json::to_vec(&report)?));
+    let sent = send_report(&report, None);
     std::process::exit(i32::from(
-        sent.is_err() || matches!(report, HelperReport::Failed(_)),
+        sent.is_err() || !matches!(report, HelperReport::Ended { .. }),
     ))
+}
+
+fn send_report(report: &HelperReport, listener: Option<OwnedFd>) -> io::Result<()> {
+    let mut bytes = serde_json::to_vec(report)?;
+    bytes.push(b'\n');
+    send_bytes(line()?, &bytes, listener.as_ref().map(OwnedFd::as_fd))
 }
 
 /// Closes all files but the first three. The process that started the worker may have left files
@@ -94,16 +113,16 @@ fn line() -> io::Result<OwnedFd> {
     io::stdin().as_fd().try_clone_to_owned()
 }
 
-impl Plan {
+impl HelperArguments {
     fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Self, ExecError> {
-        let mut plan = Self::default();
+        let mut arguments = Self::default();
         while let Some(word) = args.next() {
             if word == "--" {
-                plan.argv = args.collect();
-                return if plan.argv.is_empty() {
+                arguments.argv = args.collect();
+                return if arguments.argv.is_empty() {
                     Err(ExecError::Usage)
                 } else {
-                    Ok(plan)
+                    Ok(arguments)
                 };
             }
             let value = args
@@ -111,10 +130,13 @@ impl Plan {
                 .and_then(|value| value.to_str()?.parse().ok())
                 .ok_or(ExecError::Usage)?;
             match word.to_str() {
-                Some("--as") => plan.memory_bytes = value,
-                Some("--fsize") => plan.file_bytes = value,
-                Some("--nproc") => plan.processes = value,
-                Some("--grace-ms") => plan.grace = Duration::from_millis(value),
+                Some("--as") => arguments.memory_bytes = value,
+                Some("--fsize") => arguments.file_bytes = value,
+                Some("--nproc") => arguments.processes = value,
+                Some("--grace-ms") => arguments.grace = Duration::from_millis(value),
+                Some("--plan") => {
+                    arguments.plan_bytes = usize::try_from(value).map_err(|_| ExecError::Usage)?;
+                }
                 Some(_) | None => return Err(ExecError::Usage),
             }
         }
@@ -126,12 +148,15 @@ impl Plan {
         let _ = setsid();
         prctl::set_child_subreaper(true).map_err(|e| ExecError::System("become subreaper", e))?;
         prctl::set_no_new_privs().map_err(|e| ExecError::System("give up privileges", e))?;
+        // Otherwise a program without kernel layers could take the line, and report what it likes.
+        hide_process().map_err(ExecError::Start)?;
+        let plan = self.read_plan().map_err(ExecError::Start)?;
         let mut family = Family::new()?;
         self.limit()?;
-        family.program = Some(start(&self.argv).map_err(ExecError::Start)?);
+        family.start(&self.argv, plan.as_ref())?;
         family.wait_for_the_end()?;
         let stragglers = if family.ended.is_some() {
-            descendants().len()
+            family.others().len()
         } else {
             0
         };
@@ -144,7 +169,18 @@ impl Plan {
             status,
             signal,
             stragglers,
+            limit: family.limit,
         })
+    }
+
+    /// Reads the plan from the line.
+    fn read_plan(&self) -> io::Result<Option<Plan>> {
+        if self.plan_bytes == 0 {
+            return Ok(None);
+        }
+        let mut plan = vec![0; self.plan_bytes];
+        UnixStream::from(line()?).read_exact(&mut plan)?;
+        Ok(Some(serde_json::from_slice(&plan)?))
     }
 
     /// Limits this process. Its children inherit the limits.
@@ -178,50 +214,18 @@ impl Plan {
     }
 }
 
-/// Starts the program with this process's environment and output, an empty signal mask and default
-/// dispositions. Otherwise the program and its children would inherit the blocked signals of this
-/// process and the ignored signals of the worker.
-fn start(argv: &[OsString]) -> io::Result<Pid> {
-    let argv = argv
-        .iter()
-        .map(|word| CString::new(word.clone().into_vec()))
-        .collect::<Result<Vec<_>, _>>()?;
-    let variable = |(mut name, value): (OsString, OsString)| {
-        name.push("=");
-        name.push(value);
-        CString::new(name.into_vec())
-    };
-    let environment = std::env::vars_os()
-        .map(variable)
-        .collect::<Result<Vec<_>, _>>()?;
-    let program = argv.first().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut files = PosixSpawnFileActions::init()?;
-    let nothing = File::open("/dev/null")?;
-    files.add_dup2(nothing.as_raw_fd(), 0)?;
-    let mut attributes = PosixSpawnAttr::init()?;
-    // A group of its own, because `kill 0` in a script must not reach the helper.
-    attributes.set_pgroup(Pid::from_raw(0))?;
-    attributes.set_sigmask(&SigSet::empty())?;
-    attributes.set_sigdefault(&SigSet::all())?;
-    attributes.set_flags(
-        PosixSpawnFlags::POSIX_SPAWN_SETPGROUP
-            | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK
-            | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF,
-    )?;
-    Ok(posix_spawnp(
-        program,
-        &files,
-        &attributes,
-        &argv,
-        &environment,
-    )?)
-}
-
 /// The program and all of its descendants.
 struct Family {
     signals: SignalFd,
     line: OwnedFd,
+    /// The program or, with a file system of its own, the first stage of its sandbox.
     program: Option<Pid>,
+    /// Whether `program` is a stage.
+    in_namespaces: bool,
+    /// The messages of the stages that stay around the program, as long as some come.
+    stages: Option<OwnedFd>,
+    /// The limit of the run that was exceeded.
+    limit: Option<String>,
     /// The program's exit status or signal, once it has ended.
     ended: Option<(Option<i32>, Option<i32>)>,
 }
@@ -245,8 +249,76 @@ impl Family {
             signals,
             line: line().map_err(ExecError::Start)?,
             program: None,
+            in_namespaces: false,
+            stages: None,
+            limit: None,
             ended: None,
         })
+    }
+
+    fn start(&mut self, argv: &[OsString], plan: Option<&Plan>) -> Result<(), ExecError> {
+        let Some(plan) = plan else {
+            let program = argv.first().map_or(OsStr::new(""), OsString::as_os_str);
+            let files = &[];
+            let started = spawn(Spawn {
+                program,
+                argv,
+                environment: std::env::vars_os().collect(),
+                files,
+            });
+            self.program = Some(started.map_err(ExecError::Start)?);
+            return Ok(());
+        };
+        let Launched { pid, messages } =
+            launch(plan, argv, std::env::vars_os().collect()).map_err(ExecError::Start)?;
+        self.program = Some(pid);
+        loop {
+            match receive(&messages).map_err(ExecError::Start)? {
+                Some((StageMessage::Listening, listener)) => {
+                    send_report(&HelperReport::Listening, listener).map_err(ExecError::Start)?;
+                }
+                Some((StageMessage::Refused(refused), _)) => {
+                    return Err(ExecError::Refused(refused));
+                }
+                Some((StageMessage::NotStarted(why), _)) => return Err(ExecError::NotStarted(why)),
+                Some((StageMessage::Started | StageMessage::Ended { .. }, _)) | None => break,
+            }
+        }
+        // A stage that hangs in the kernel must not hold this process up.
+        set_socket_timeout(&messages, Timeout::Recv, Some(KILL_LIMIT))
+            .map_err(|error| ExecError::Start(error.into()))?;
+        self.in_namespaces = plan.layers.level == Level::Strict;
+        self.stages = self.in_namespaces.then_some(messages);
+        Ok(())
+    }
+
+    /// All descendants that are not stages of the sandbox.
+    fn others(&self) -> Vec<Pid> {
+        match self.program {
+            Some(first) if self.in_namespaces => others_than_stages(first),
+            Some(_) | None => descendants(),
+        }
+    }
+
+    /// Takes the message about the program's end.
+    fn hear_stages(&mut self) {
+        let heard = self.stages.as_ref().map(receive);
+        match heard {
+            Some(Ok(Some((
+                StageMessage::Ended {
+                    status,
+                    signal,
+                    limit,
+                },
+                _,
+            )))) => {
+                self.ended = Some((status, signal));
+                self.limit = limit;
+            }
+            // The end of the stages shows in `reap`.
+            Some(Ok(None) | Err(_)) => self.stages = None,
+            Some(Ok(Some(_))) | None => {}
+        }
     }
 
     /// Waits until the program ends, the worker closes the line, or a signal asks this process to
@@ -257,17 +329,27 @@ impl Family {
             if self.ended.is_some() {
                 return Ok(());
             }
-            let mut heard = [
+            let mut heard = vec![
                 PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.line.as_fd(), PollFlags::POLLIN),
             ];
+            if let Some(stages) = &self.stages {
+                heard.push(PollFd::new(stages.as_fd(), PollFlags::POLLIN));
+            }
             match poll(&mut heard, PollTimeout::NONE) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => return Err(ExecError::System("wait", error)),
             }
-            let line_closed = heard[1].revents().is_some_and(|events| !events.is_empty());
+            let has = |number: usize| {
+                let events = heard.get(number).and_then(PollFd::revents);
+                events.is_some_and(|events| !events.is_empty())
+            };
+            let (line_closed, stages_spoke) = (has(1), has(2));
+            // A program that ended at the same moment counts as ended by itself.
+            if stages_spoke {
+                self.hear_stages();
+            }
             if self.told_to_stop() || line_closed {
-                // A program that ended at the same moment counts as ended by itself.
                 return self.reap().map(|_| ());
             }
         }
@@ -293,17 +375,29 @@ impl Family {
                 Err(Errno::ECHILD) => return Ok(false),
                 Err(error) => return Err(ExecError::System("collect children", error)),
             };
-            if Some(pid) == self.program {
-                self.ended = Some(how);
+            if Some(pid) == self.program && self.ended.is_none() {
+                self.ended = Some(self.said_by_stages().unwrap_or(how));
             }
         }
+    }
+
+    /// How the program ended, if a stage has said that before the first stage ended. A sandbox that
+    /// ends without a message was killed.
+    fn said_by_stages(&mut self) -> Option<(Option<i32>, Option<i32>)> {
+        if !self.in_namespaces {
+            return None;
+        }
+        while self.stages.is_some() && self.ended.is_none() {
+            self.hear_stages();
+        }
+        self.ended.or(Some((None, Some(Signal::SIGKILL as i32))))
     }
 
     fn end_gently(&mut self, grace: Duration) -> Result<(), ExecError> {
         let deadline = Instant::now() + grace;
         for signal in [Signal::SIGTERM, Signal::SIGCONT] {
             // A stopped process acts on SIGTERM only when it continues.
-            signal_all(&descendants(), signal);
+            signal_all(&self.others(), signal);
         }
         while self.reap()? && Instant::now() < deadline {
             self.pause();
@@ -333,21 +427,21 @@ impl Family {
 mod tests {
     use super::*;
 
-    fn parse(words: &[&str]) -> Result<Plan, ExecError> {
-        Plan::parse(words.iter().map(OsString::from))
+    fn parse(words: &[&str]) -> Result<HelperArguments, ExecError> {
+        HelperArguments::parse(words.iter().map(OsString::from))
     }
 
     #[test]
     fn everything_after_the_dashes_is_the_program() {
-        let plan = parse(&["--as", "10", "--grace-ms", "7", "--", "sh", "--as", "x"])
+        let arguments = parse(&["--as", "10", "--grace-ms", "7", "--", "sh", "--as", "x"])
             .expect("good arguments");
         assert_eq!(
-            (plan.memory_bytes, plan.grace),
+            (arguments.memory_bytes, arguments.grace),
             (10, Duration::from_millis(7)),
             "limits"
         );
         assert_eq!(
-            plan.argv,
+            arguments.argv,
             ["sh", "--as", "x"],
             "the program keeps its own options"
         );

@@ -16,8 +16,10 @@
 //! the *thread* that forked ends, it reaches only the direct child, and it misses a process that
 //! starts in the meantime.
 //!
-//! A kernel sandbox will be applied in the helper, too.
+//! With the levels `strict` and `files` the helper starts the program behind the kernel layers of
+//! the crate `agent_sandbox`. [`access`] decides what a program may see and reach.
 
+pub mod access;
 pub mod exec;
 mod last_event;
 mod life;
@@ -25,6 +27,7 @@ mod output;
 mod processes;
 mod report;
 mod run;
+pub mod trial;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -32,10 +35,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pool_core::pool::{self, LastEvent};
+use agent_sandbox::{Plan, SetupError};
+use pool_core::pool::{self, LastEvent, Pool};
 use tokio_util::sync::CancellationToken;
 
+pub use access::{CommandAccess, GatewayServer};
 pub use output::CommandOutput;
+
+use access::Confinement;
 
 /// How long after SIGTERM the remaining processes get SIGKILL.
 pub const GRACE: Duration = Duration::from_secs(5);
@@ -47,26 +54,49 @@ pub const LESS_IMPORTANT: i32 = 5;
 /// The word in the worker's argument list that makes it the helper.
 pub const HELPER_COMMAND: &str = "sandbox-exec";
 
-/// Starts programs within the limits of the pool file.
+/// Starts programs within the limits and behind the layers of the pool file.
 #[derive(Debug, Clone)]
 pub struct SandboxLauncher {
     helper: PathBuf,
     limits: pool::Sandbox,
+    /// None: no kernel layers.
+    confinement: Option<Confinement>,
 }
 
 impl SandboxLauncher {
     /// The running worker itself is the helper. `/proc/self/exe` stays right if the file is
     /// replaced.
-    pub fn new(limits: &pool::Sandbox) -> Self {
-        Self::with_helper(limits, PathBuf::from("/proc/self/exe"))
+    pub fn new(pool: &Pool) -> Self {
+        let guarded = access::guarded(pool);
+        Self::build(&pool.sandbox, &guarded, PathBuf::from("/proc/self/exe"))
     }
 
     /// Another worker executable is the helper; for tests.
     pub fn with_helper(limits: &pool::Sandbox, helper: PathBuf) -> Self {
+        Self::build(limits, &[], helper)
+    }
+
+    fn build(limits: &pool::Sandbox, guarded: &[PathBuf], helper: PathBuf) -> Self {
         Self {
             helper,
             limits: limits.clone(),
+            confinement: Confinement::new(limits, guarded),
         }
+    }
+
+    /// The variables of every program: those by which it finds the toolchains of the worker's user,
+    /// those that make package managers fail at once where there is no network, and those of the
+    /// pool file.
+    pub fn variables(&self) -> Vec<(OsString, OsString)> {
+        let mut variables = access::variables(self.confinement.as_ref());
+        let own = self.limits.env.iter();
+        variables.extend(own.map(|(name, value)| (name.into(), value.into())));
+        variables
+    }
+
+    /// What the kernel layers let this command do; None: there are none.
+    fn plan(&self, command: &SandboxCommand) -> Option<Plan> {
+        Some(self.confinement.as_ref()?.plan(command))
     }
 
     /// Runs a command until it ends in any way. None of its processes is alive afterwards.
@@ -99,6 +129,8 @@ pub struct SandboxCommand {
     /// Stops a command that has printed nothing and whose processes have not computed for this
     /// long, while [`Watch::busy`] returned false.
     pub silence: Option<Duration>,
+    /// What it may use besides its directory, which is writable.
+    pub access: CommandAccess,
 }
 
 /// Receives the bytes that a running command prints.
@@ -196,6 +228,8 @@ pub enum LaunchError {
         helper: PathBuf,
         source: std::io::Error,
     },
+    #[error("{0}")]
+    Sandbox(SetupError),
     #[error("the sandbox helper ended without a report ({0})")]
     NoReport(String),
 }

@@ -26,6 +26,18 @@ pub(super) fn descendants() -> Vec<Pid> {
         .collect()
 }
 
+/// All processes below this one, except for the stages of a sandbox whose first stage is `first`.
+pub(super) fn others_than_stages(first: Pid) -> Vec<Pid> {
+    let family = family(&processes(), getpid().as_raw());
+    let first = first.as_raw();
+    family
+        .iter()
+        .skip(1)
+        .filter(|process| process.pid != first && process.parent != first)
+        .map(|process| Pid::from_raw(process.pid))
+        .collect()
+}
+
 /// All processes in the session that `leader` made, also after the leader has ended.
 pub(super) fn session_of(leader: Pid) -> Vec<Pid> {
     let of_session = |process: &ProcStat| process.session == leader.as_raw();

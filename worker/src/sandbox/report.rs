@@ -1,10 +1,13 @@
-//! The helper's message to the worker over the line: one JSON object, at the very end.
+//! The helper's messages to the worker over the line: JSON objects, one on each line.
 
+use agent_sandbox::SetupError;
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum HelperReport {
+    /// The gateway's socket is open inside. The listener comes with this message.
+    Listening,
     /// The program ended, by itself or because the helper stopped it.
     Ended {
         /// Exactly one of `status` and `signal` is set; neither if the program survived even
@@ -13,7 +16,12 @@ pub(super) enum HelperReport {
         signal: Option<i32>,
         /// The number of processes that outlived the program.
         stragglers: usize,
+        /// The limit of the run that ended it, in words.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<String>,
     },
     /// The program never ran; the text says why.
     Failed(String),
+    /// The program never ran, because a layer of the sandbox could not be set up.
+    Refused(SetupError),
 }

@@ -1,14 +1,15 @@
 //! The worker's side of a sandboxed command: start the helper, read its output, and decide when it
 //! has to stop.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::time::Duration;
 
+use agent_sandbox::receive_bytes;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::unix::pipe;
 use tokio::net::{UnixStream, unix};
 use tokio::process::Child;
@@ -19,8 +20,8 @@ use super::life::ProcessorSample;
 use super::processes::{session_of, signal_all};
 use super::report::HelperReport;
 use super::{
-    CommandOutput, Exit, Finished, GRACE, HELPER_COMMAND, LaunchError, SandboxCommand,
-    SandboxLauncher, Watch,
+    CommandOutput, Exit, Finished, GRACE, GatewayServer, HELPER_COMMAND, LaunchError,
+    SandboxCommand, SandboxLauncher, Watch,
 };
 
 /// How much longer than its grace the helper may take before the worker kills it.
@@ -63,6 +64,14 @@ pub(super) async fn run(
     drain(&mut pipe, &mut output, watch).await;
     let status = timeout(HELPER_MARGIN, helper.wait()).await;
     let stopped = monitor.stopped;
+    if let Some(HelperReport::Ended {
+        limit: Some(limit), ..
+    }) = &report
+    {
+        let note = format!("\n[ended by the sandbox: {limit}]\n");
+        output.push(note.as_bytes());
+        (watch.listen)(note.as_bytes());
+    }
     let (exit, stragglers) = match (stopped, report) {
         (_, Some(HelperReport::Failed(problem))) => {
             return Err(LaunchError::Program {
@@ -70,8 +79,9 @@ pub(super) async fn run(
                 problem,
             });
         }
+        (_, Some(HelperReport::Refused(refused))) => return Err(LaunchError::Sandbox(refused)),
         (Some(stopped), Some(HelperReport::Ended { stragglers, .. })) => (stopped, stragglers),
-        (Some(stopped), None) => (stopped, 0),
+        (Some(stopped), Some(HelperReport::Listening) | None) => (stopped, 0),
         (
             None,
             Some(HelperReport::Ended {
@@ -89,7 +99,9 @@ pub(super) async fn run(
             Exit::Signal(signal.unwrap_or(nix::libc::SIGKILL)),
             stragglers,
         ),
-        (None, None) => return Err(LaunchError::NoReport(format!("{status:?}"))),
+        (None, Some(HelperReport::Listening) | None) => {
+            return Err(LaunchError::NoReport(format!("{status:?}")));
+        }
     };
     Ok(Finished {
         exit,
@@ -110,10 +122,17 @@ fn program(command: &SandboxCommand) -> String {
 fn start(sandbox: &SandboxLauncher, command: &SandboxCommand) -> io::Result<Started> {
     let (line, helper_line) = std::os::unix::net::UnixStream::pair()?;
     line.set_nonblocking(true)?;
+    let plan = match sandbox.plan(command) {
+        Some(plan) => serde_json::to_vec(&plan)?,
+        None => Vec::new(),
+    };
+    // The helper reads it from the socket's buffer, which is much larger than a plan.
+    (&line).write_all(&plan)?;
     let (reader, writer) = io::pipe()?;
     let limits = &sandbox.limits;
     let helper = tokio::process::Command::new(&sandbox.helper)
         .arg(HELPER_COMMAND)
+        .args(["--plan".to_owned(), plan.len().to_string()])
         .args(["--as".to_owned(), limits.max_memory_bytes.to_string()])
         .args(["--fsize".to_owned(), limits.max_file_bytes.to_string()])
         .args(["--nproc".to_owned(), limits.max_processes.to_string()])
@@ -151,6 +170,41 @@ struct CommandMonitor<'a> {
     lifeline: Option<unix::OwnedWriteHalf>,
     /// Why the worker is stopping the command.
     stopped: Option<Exit>,
+    /// What serves the gateway's listener, until it has come.
+    gateway: Option<&'a GatewayServer>,
+}
+
+/// What the helper has said so far: reports, one on each line.
+#[derive(Default)]
+struct HelperReports {
+    bytes: Vec<u8>,
+}
+
+impl HelperReports {
+    fn last(&self) -> Option<HelperReport> {
+        let last = self
+            .bytes
+            .trim_ascii_end()
+            .rsplit(|byte| *byte == b'\n')
+            .next();
+        serde_json::from_slice(last?).ok()
+    }
+}
+
+/// Bytes from the line, with the descriptor that came along.
+async fn read(
+    line: &unix::OwnedReadHalf,
+    buffer: &mut [u8],
+) -> io::Result<(usize, Option<OwnedFd>)> {
+    let stream: &UnixStream = line.as_ref();
+    loop {
+        stream.readable().await?;
+        let received = stream.try_io(Interest::READABLE, || receive_bytes(stream, buffer));
+        match received {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            other => return other,
+        }
+    }
 }
 
 impl<'a> CommandMonitor<'a> {
@@ -177,6 +231,7 @@ impl<'a> CommandMonitor<'a> {
             finished: None,
             lifeline: Some(lifeline),
             stopped: None,
+            gateway: command.access.gateway.as_ref(),
         }
     }
 
@@ -184,11 +239,12 @@ impl<'a> CommandMonitor<'a> {
     /// it sent no report.
     async fn listen(
         &mut self,
-        mut reports: unix::OwnedReadHalf,
+        reports: unix::OwnedReadHalf,
         pipe: &mut pipe::Receiver,
         output: &mut CommandOutput,
     ) -> Option<Option<HelperReport>> {
-        let mut said = Vec::new();
+        let mut said = HelperReports::default();
+        let mut line = vec![0; 16 * 1024];
         let mut buffer = vec![0; 16 * 1024];
         let mut open = true;
         let mut deadline = deadline_of(self.begin, self.command.timeout);
@@ -197,9 +253,12 @@ impl<'a> CommandMonitor<'a> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                read = reports.read_buf(&mut said) => match read {
-                    Ok(0) | Err(_) => return Some(serde_json::from_slice(&said).ok()),
-                    Ok(_) => {}
+                read = read(&reports, &mut line) => match read {
+                    Ok((0, _)) | Err(_) => return Some(said.last()),
+                    Ok((count, descriptor)) => {
+                        said.bytes.extend_from_slice(&line[..count]);
+                        self.serve(&said, descriptor);
+                    }
                 },
                 read = pipe.read(&mut buffer), if open => match read {
                     Ok(0) | Err(_) => open = false,
@@ -222,6 +281,17 @@ impl<'a> CommandMonitor<'a> {
                     }
                 }
             }
+        }
+    }
+
+    /// Gives the gateway's listener to its server. The helper sends it before the program starts,
+    /// so it is the only descriptor that counts.
+    fn serve(&mut self, said: &HelperReports, descriptor: Option<OwnedFd>) {
+        let Some((gateway, descriptor)) = self.gateway.take().zip(descriptor) else {
+            return;
+        };
+        if said.last() == Some(HelperReport::Listening) {
+            (gateway.serve)(descriptor.into());
         }
     }
 

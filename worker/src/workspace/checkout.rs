@@ -85,7 +85,7 @@ impl Worktree {
                 return Ok(false);
             }
             // Git would block on these.
-            let special = special_files(&tree)?;
+            let special = special_files(&tree, |_| true)?;
             let opened = special.iter().filter(|special| special.is_opened_by_git());
             opened
                 .into_iter()

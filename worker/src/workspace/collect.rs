@@ -10,7 +10,7 @@ use super::changes::{
 };
 use super::disk::{failure, off_the_runtime, private_directory};
 use super::git::{GitError, path_of};
-use super::survey::{Special, make_readable, replaced_by, special_files};
+use super::survey::{Special, is_gits, make_readable, replaced_by, special_files};
 use super::worktree::Worktree;
 
 /// Why a change is refused.
@@ -86,7 +86,7 @@ impl Worktree {
                 "the agent put {what} in the place of its worktree: it must leave its directory there"
             ));
         }
-        let special = off_the_runtime(move || special_files(&tree)).await?;
+        let special = off_the_runtime(move || special_files(&tree, is_gits)).await?;
         let opened = special.iter().find(|special| special.is_opened_by_git());
         let special = match opened {
             None if special.is_empty() => None,

@@ -27,7 +27,7 @@ impl Special {
 }
 
 /// `.git`, `.gitignore`, `.gitattributes`, `.gitmodules`.
-fn is_gits(name: &OsStr) -> bool {
+pub(super) fn is_gits(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".git")
 }
 
@@ -42,9 +42,12 @@ pub(super) fn replaced_by(tree: &Path) -> io::Result<Option<&'static str>> {
 }
 
 /// All special files in a worktree, except in the agent's own repository, which nothing reads.
-/// Directories and git's own files that cannot be read are made readable on the way. Git does not
-/// keep such a mode.
-pub(super) fn special_files(tree: &Path) -> io::Result<Vec<Special>> {
+/// Directories, and files whose name is `needed`, are made readable on the way. Git does not keep
+/// such a mode, and may not notice a change of it.
+pub(super) fn special_files(
+    tree: &Path,
+    needed: impl Fn(&OsStr) -> bool,
+) -> io::Result<Vec<Special>> {
     let mut special = Vec::new();
     let mut directories = vec![PathBuf::new()];
     while let Some(directory) = directories.pop() {
@@ -68,7 +71,7 @@ pub(super) fn special_files(tree: &Path) -> io::Result<Vec<Special>> {
                     path,
                     what: name_of(kind),
                 });
-            } else if kind.is_file() && is_gits(&entry.file_name()) {
+            } else if kind.is_file() && needed(&entry.file_name()) {
                 make_readable(&entry.path(), &entry.metadata()?, 0o400)?;
             }
         }

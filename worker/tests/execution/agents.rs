@@ -14,7 +14,7 @@ use pool_core::source::RelativePath;
 use pool_telemetry::clock::new_id;
 use tokio_util::sync::CancellationToken;
 use worker::agent::{AgentEvidence, AgentRun, Edit, Job, from_config, judge};
-use worker::sandbox::{Exit, Watch};
+use worker::sandbox::{CommandAccess, Exit, Watch};
 use worker::workspace::Worktree;
 
 use crate::repo::{Bench, llm, task, write};
@@ -36,6 +36,11 @@ pub(crate) fn job(worktree: &Worktree, files: &[&str]) -> Job {
         timeout: Duration::from_secs(60),
         no_output_timeout: Duration::from_secs(30),
         env: vec![("LANG".into(), "C".into())],
+        access: CommandAccess {
+            read: worktree.objects(),
+            write: vec![worktree.scratch()],
+            gateway: None,
+        },
     }
 }
 

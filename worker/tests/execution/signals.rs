@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use worker::programmer::attempt::AttemptEnd;
-use worker::sandbox::{Exit, SandboxCommand, SandboxLauncher, Watch};
+use worker::sandbox::{CommandAccess, Exit, SandboxCommand, SandboxLauncher, Watch};
 use worker::workspace::Workspaces;
 
 use crate::repo::{Bench, task, write};
@@ -30,6 +30,7 @@ fn command(argv: &[&str]) -> SandboxCommand {
         env: vec![path()],
         timeout: Duration::from_secs(30),
         silence: None,
+        access: CommandAccess::default(),
     }
 }
 

@@ -6,14 +6,26 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pool_core::pool::{self, SandboxLevel};
+use pool_core::pool::{self, SandboxLevel, SandboxNetwork};
 use tokio::time::{Instant, sleep};
-use worker::sandbox::{SandboxCommand, SandboxLauncher};
+use worker::sandbox::{CommandAccess, SandboxCommand, SandboxLauncher};
 
-/// The limits of the sample pool.
+/// The limits of the sample pool. `POOL_TEST_SANDBOX` names the level for all tests of this crate; the
+/// tests of the kernel layers choose their own.
 pub(crate) fn limits() -> pool::Sandbox {
+    let level = match std::env::var("POOL_TEST_SANDBOX").as_deref() {
+        Ok("strict") => SandboxLevel::Strict,
+        Ok("files") => SandboxLevel::Files,
+        Ok(_) | Err(_) => SandboxLevel::Off,
+    };
     pool::Sandbox {
-        level: SandboxLevel::Off,
+        level,
+        network: SandboxNetwork::Gateway,
+        read: Vec::new(),
+        write: Vec::new(),
+        env: Vec::new(),
+        max_total_memory_bytes: 0,
+        max_disk_bytes: 0,
         max_memory_bytes: 8 << 30,
         max_file_bytes: 1 << 30,
         max_processes: 4096,
@@ -41,6 +53,7 @@ pub(crate) fn shell(cwd: &Path, script: &str) -> SandboxCommand {
         env: vec![path()],
         timeout: Duration::from_secs(60),
         silence: None,
+        access: CommandAccess::default(),
     }
 }
 

@@ -68,9 +68,8 @@ fn a_mistake_in_a_section_names_its_line_its_key_and_what_would_be_right() {
             "4: load_balancing.health_check_interval_s: 0 is out of range: write 1 to 86400 seconds",
         ),
         (
-            "sandbox: {level: strict}",
-            "3: sandbox.level: this version has no kernel sandbox yet; write \"off\" and run the worker as a user of \
-             its own, or in a container",
+            "sandbox: {read: [/]}",
+            "3: sandbox.read[0]: is the root of the file system: write a path below it",
         ),
         (
             "failover: {call_timeout_s: 0}",

@@ -93,7 +93,7 @@ impl PoolFile {
             "load_balancing": {"health_check_interval_s": 3},
             "agent": {"kind": "noop"},
             "workspace": {"dir": "../work", "roots": ["../repositories"]},
-            "sandbox": {"level": "off"},
+            "sandbox": {"level": sandbox_level()},
             "dispatcher": {"drain_timeout_s": 30},
         }))
     }
@@ -197,4 +197,9 @@ impl PoolFile {
             .expect("the directory of the pool file");
         std::fs::write(path, format!("{:#}\n", self.0)).expect("a pool file");
     }
+}
+
+/// The sandbox level of all pools: `POOL_TEST_SANDBOX`, or else `off`.
+fn sandbox_level() -> String {
+    std::env::var("POOL_TEST_SANDBOX").unwrap_or_else(|_| "off".to_owned())
 }

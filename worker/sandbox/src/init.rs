@@ -1,0 +1,141 @@
+//! The second stage of `strict`, process 1 of its namespace: builds the file system, applies the
+//! other layers, and starts the program. When it ends, the kernel kills everything inside.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::fd::AsFd as _;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::launch::{SandboxStage, refuse};
+use crate::message::{AtStep as _, SetupError, SetupStep, StageMessage};
+use crate::spawn::{Spawn, spawn};
+use crate::watch::LimitWatch;
+use crate::{filter, rights, rules, show, view};
+
+/// If memory runs out, the kernel ends the program before the worker.
+const OOM_SCORE: &str = "800";
+/// The time between two looks at what the run uses. A look takes a fraction of a millisecond.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+pub(crate) fn main(argv: &[OsString]) -> ! {
+    let stage = SandboxStage::begin().unwrap_or_else(|refused| refuse(None, refused));
+    let signals = confine(&stage).unwrap_or_else(|refused| refuse(Some(&stage), refused));
+    let program = argv.first().map(OsString::as_os_str);
+    let started = spawn(Spawn {
+        program: program.unwrap_or(OsStr::new("")),
+        argv,
+        environment: std::env::vars_os().collect(),
+        files: &[],
+    });
+    match started {
+        Ok(program) => {
+            stage.report(&StageMessage::Started);
+            Init {
+                stage,
+                signals,
+                program,
+            }
+            .wait_for_all()
+        }
+        Err(error) => {
+            stage.report(&StageMessage::NotStarted(error.to_string()));
+            std::process::exit(1)
+        }
+    }
+}
+
+fn confine(stage: &SandboxStage) -> Result<SignalFd, SetupError> {
+    let plan = &stage.plan;
+    rights::outlive_the_program().at(SetupStep::Rights)?;
+    // A signal that was sent before it is blocked does no harm: process 1 ignores it.
+    let signals = SignalFd::with_flags(
+        &SigSet::from(Signal::SIGCHLD),
+        SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC,
+    )
+    .at(SetupStep::Rights)?;
+    let shown = show::entries(plan);
+    view::enter(plan, &shown)?;
+    std::env::set_current_dir(&plan.directory).at(SetupStep::View)?;
+    // The kernel may refuse that, and then the usual score applies.
+    let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
+    rights::drop_capabilities().at(SetupStep::Rights)?;
+    rights::hide_process().at(SetupStep::Rights)?;
+    if plan.layers.landlock > 0 {
+        rules::restrict(plan, &shown).at(SetupStep::Landlock)?;
+    }
+    if plan.layers.seccomp {
+        filter::apply(&plan.layers, plan.gateway_port.is_some()).at(SetupStep::Seccomp)?;
+    }
+    Ok(signals)
+}
+
+struct Init {
+    stage: SandboxStage,
+    signals: SignalFd,
+    program: Pid,
+}
+
+impl Init {
+    /// Waits until no process is left, the launcher has gone, or a limit is exceeded.
+    fn wait_for_all(self) -> ! {
+        let mut watch = LimitWatch::new(&self.stage.plan);
+        let mut ended = false;
+        loop {
+            match self.reap(&mut ended) {
+                Ok(true) => {}
+                Ok(false) | Err(_) => std::process::exit(0),
+            }
+            let mut heard = [
+                PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.stage.messages.as_fd(), PollFlags::POLLIN),
+            ];
+            let pause = match watch {
+                Some(_) => PollTimeout::try_from(LOOK_EVERY).unwrap_or(PollTimeout::MAX),
+                None => PollTimeout::NONE,
+            };
+            let _ = poll(&mut heard, pause);
+            // The launcher sends nothing, so this is its end.
+            if heard[1].revents().is_some_and(|events| !events.is_empty()) {
+                std::process::exit(1)
+            }
+            while let Ok(Some(_)) = self.signals.read_signal() {}
+            if let Some(limit) = watch.as_mut().and_then(LimitWatch::exceeded) {
+                self.stage.report(&StageMessage::Ended {
+                    status: None,
+                    signal: Some(Signal::SIGKILL as i32),
+                    limit: Some(limit),
+                });
+                std::process::exit(1)
+            }
+        }
+    }
+
+    /// Collects every child that has ended. False: none is left.
+    fn reap(&self, ended: &mut bool) -> Result<bool, Errno> {
+        loop {
+            let (pid, status, signal) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, status)) => (pid, Some(status), None),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, None, Some(signal as i32)),
+                Ok(WaitStatus::StillAlive) => return Ok(true),
+                Ok(_) | Err(Errno::EINTR) => continue,
+                Err(Errno::ECHILD) => return Ok(false),
+                Err(error) => return Err(error),
+            };
+            if pid == self.program && !*ended {
+                *ended = true;
+                self.stage.report(&StageMessage::Ended {
+                    status,
+                    signal,
+                    limit: None,
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The plan of a confined run. The worker makes it, and the stages carry it out.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// A combination of layers that has a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Namespaces with a file system of their own, Landlock where the kernel has it, seccomp.
+    Strict,
+    /// Landlock and seccomp.
+    Files,
+}
+
+impl Level {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::Files => "files",
+        }
+    }
+}
+
+/// The layers around a program. Each one can be left out, so that tests can see what it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layers {
+    pub level: Level,
+    /// The highest ABI of Landlock to use; 0: no Landlock.
+    pub landlock: u32,
+    pub seccomp: bool,
+    /// With `strict`: a network of its own. Without it the program shares the machine's network.
+    pub own_network: bool,
+}
+
+impl Layers {
+    /// All layers of a level. `landlock` is the kernel's ABI.
+    pub fn all(level: Level, landlock: u32) -> Self {
+        Self {
+            level,
+            landlock: if landlock >= crate::rules::LEAST_ABI {
+                landlock
+            } else {
+                0
+            },
+            seccomp: true,
+            own_network: true,
+        }
+    }
+
+    /// Whether the program can open connections to the machine's network by itself.
+    pub fn opens_network(&self) -> bool {
+        !self.own_network
+    }
+}
+
+/// Limits of all processes of a run together; 0: unlimited.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunLimits {
+    pub memory_bytes: u64,
+    pub processes: u64,
+    pub disk_bytes: u64,
+}
+
+/// Everything that a stage needs to know, apart from the program and its environment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    pub layers: Layers,
+    /// The port of 127.0.0.1 on which the program finds its LLM gateway.
+    pub gateway_port: Option<u16>,
+    /// Shown besides the system's directories, and never writable.
+    pub read: Vec<PathBuf>,
+    pub write: Vec<PathBuf>,
+    /// Hidden although they lie in a directory that is shown.
+    pub hide: Vec<PathBuf>,
+    /// The program's current directory.
+    pub directory: PathBuf,
+    pub limits: RunLimits,
+}

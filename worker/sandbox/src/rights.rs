@@ -1,0 +1,77 @@
+//! Capabilities, and other rights that a stage gives up before the program starts.
+
+use std::io;
+
+use nix::sys::signal::SigSet;
+use rustix::process::{
+    DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal,
+};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
+    configure_capability_in_ambient_set, remove_capability_from_bounding_set, set_capabilities,
+    set_no_new_privs,
+};
+
+/// Capabilities have numbers below this. The kernel of 2026 knows 41.
+const MOST: u32 = 64;
+
+fn each() -> impl Iterator<Item = CapabilitySet> {
+    (0..MOST).map(|number| CapabilitySet::from_bits_retain(1 << number))
+}
+
+/// Dies with the parent, and takes no signal but SIGKILL from now on: the launcher signals all
+/// descendants, and the stages must outlive the program.
+pub(crate) fn outlive_the_program() -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    SigSet::all().thread_block()?;
+    Ok(())
+}
+
+/// A process whose uid is not 0 loses its capabilities when it starts another program, except for
+/// the ambient ones.
+pub(crate) fn keep_capabilities_over_exec() -> io::Result<()> {
+    let have = capabilities(None)?;
+    set_capabilities(
+        None,
+        CapabilitySets {
+            inheritable: have.permitted,
+            ..have
+        },
+    )?;
+    for one in each().filter(|one| have.permitted.contains(*one)) {
+        configure_capability_in_ambient_set(one, true)?;
+    }
+    Ok(())
+}
+
+/// Gives all capabilities up, for this process and everything that it starts.
+pub(crate) fn drop_capabilities() -> io::Result<()> {
+    clear_ambient_capability_set()?;
+    let have = capabilities(None)?;
+    for one in each().filter(|one| have.permitted.contains(*one)) {
+        remove_capability_from_bounding_set(one)?;
+    }
+    let none = CapabilitySet::empty();
+    set_capabilities(
+        None,
+        CapabilitySets {
+            effective: none,
+            permitted: none,
+            inheritable: none,
+        },
+    )?;
+    give_up_privileges()
+}
+
+/// No set-user-ID program gives privileges any more.
+pub(crate) fn give_up_privileges() -> io::Result<()> {
+    Ok(set_no_new_privs(true)?)
+}
+
+/// Keeps other processes of the same user from reading this process's memory or taking its files.
+///
+/// # Errors
+/// Those of the system.
+pub fn hide_process() -> io::Result<()> {
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}

@@ -1,0 +1,104 @@
+//! The rules of Landlock: which files may be read and written, and with `files` also which port may
+//! be reached.
+
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, NetPort,
+    Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, RulesetError, Scope,
+    path_beneath_rules,
+};
+
+use crate::plan::{Level, Plan};
+use crate::show::{Entries, PathAccess, parts};
+use crate::system;
+
+/// With ABI 1 a file cannot be moved to another directory, and then cargo, npm and others fail.
+pub(crate) const LEAST_ABI: u32 = 2;
+pub(crate) const NETWORK_SINCE: u32 = 4;
+const SCOPES_SINCE: u32 = 6;
+
+/// The versions of Landlock that brought rights. The versions between them brought other things.
+const ABIS: [u32; 7] = [9, 6, 5, 4, 3, 2, 1];
+
+/// The newest version of Landlock of which this kernel knows all rights; 0: it has no Landlock, or
+/// Landlock is switched off.
+pub fn landlock_abi() -> u32 {
+    let known = |abi: &u32| handle(*abi, true).and_then(Ruleset::create).is_ok();
+    ABIS.into_iter().find(known).unwrap_or(0)
+}
+
+/// A ruleset that denies everything a version of Landlock knows. Each right is required, so nothing
+/// is left out silently.
+fn handle(abi: u32, network: bool) -> Result<Ruleset, RulesetError> {
+    let version = ABI::from(abi.cast_signed());
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::from_all(version))?;
+    if network && abi >= NETWORK_SINCE {
+        ruleset = ruleset.handle_access(AccessNet::from_all(version))?;
+    }
+    if abi >= SCOPES_SINCE {
+        ruleset = ruleset.scope(Scope::from_all(version))?;
+    }
+    Ok(ruleset)
+}
+
+/// Restricts this process and everything that it starts.
+pub(crate) fn restrict(plan: &Plan, shown: &Entries) -> Result<(), RulesetError> {
+    let layers = &plan.layers;
+    let guards_network =
+        layers.level == Level::Files && layers.own_network && layers.landlock >= NETWORK_SINCE;
+    let abi = ABI::from(layers.landlock.cast_signed());
+    let mut rules = handle(layers.landlock, guards_network)?.create()?;
+    if let (true, Some(port)) = (guards_network, plan.gateway_port) {
+        rules = rules.add_rule(NetPort::new(port, AccessNet::ConnectTcp))?;
+    }
+    let rules = match layers.level {
+        Level::Strict => with_paths(rules, abi, [Path::new("/")], &inside(plan))?,
+        Level::Files => {
+            let (read, write) = outside(shown);
+            with_paths(rules, abi, read, &write)?
+        }
+    };
+    rules.restrict_self()?;
+    Ok(())
+}
+
+/// The writable places of `strict`.
+fn inside(plan: &Plan) -> Vec<PathBuf> {
+    let mut write = plan.write.clone();
+    write.extend(["/tmp", "/dev/shm", "/dev/pts"].map(PathBuf::from));
+    write
+}
+
+/// What `files` shows on the machine's own file system. Rules only add rights, so a hidden path is
+/// left out by listing everything around it.
+fn outside(shown: &Entries) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    let of = |wanted: PathAccess| {
+        let paths = shown.iter().filter(move |(_, entry)| **entry == wanted);
+        paths.flat_map(|(path, _)| parts(shown, path))
+    };
+    let mut read: Vec<PathBuf> = of(PathAccess::ReadOnly).collect();
+    read.push("/proc".into());
+    let mut write: Vec<PathBuf> = of(PathAccess::Writable).collect();
+    write.push("/dev/shm".into());
+    (read, write)
+}
+
+fn with_paths(
+    rules: RulesetCreated,
+    abi: ABI,
+    read: impl IntoIterator<Item = impl AsRef<Path>>,
+    write: &[PathBuf],
+) -> Result<RulesetCreated, RulesetError> {
+    let all = AccessFs::from_all(abi);
+    let device: BitFlags<AccessFs> =
+        (AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev | AccessFs::Truncate) & all;
+    let devices = system::DEVICES.iter().chain(&["tty", "ptmx"]);
+    let devices = devices.map(|name| Path::new("/dev").join(name));
+    rules
+        .add_rules(path_beneath_rules(read, AccessFs::from_read(abi)))?
+        .add_rules(path_beneath_rules(write, all))?
+        .add_rules(path_beneath_rules(devices, device))
+}

@@ -1,0 +1,367 @@
+//! Makes the file system of `strict`: a new root with copies of the mounts that may be seen, at the
+//! same paths as outside.
+//!
+//! It opens everything before it covers anything, and mounts parents before children. It never
+//! makes a file or directory below a copied mount, because that would be a change of the machine.
+
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr};
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::CWD;
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount,
+    mount_change, mount_remount, move_mount, open_tree, unmount,
+};
+
+use crate::message::{AtStep as _, SetupError, SetupStep};
+use crate::plan::Plan;
+use crate::show::{Entries, PathAccess};
+use crate::system;
+
+const SEALED: MountFlags = MountFlags::RDONLY
+    .union(MountFlags::NOSUID)
+    .union(MountFlags::NODEV);
+const WRITABLE: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
+const DEVICE: MountFlags = MountFlags::NOSUID.union(MountFlags::NOEXEC);
+/// The most that the temporary files in memory may take.
+const TEMPORARY: &str = "mode=1777,size=1g,nr_inodes=200k";
+const HOSTS: &str = "127.0.0.1 localhost sandbox\n::1 localhost\n";
+
+/// Something at a path of the new root.
+enum Node {
+    /// A copy of a mount from outside, and the flags that it gets.
+    Copy {
+        tree: OwnedFd,
+        directory: bool,
+        flags: MountFlags,
+    },
+    Hidden {
+        directory: bool,
+    },
+    Link(PathBuf),
+    Temporary(&'static str),
+    Empty,
+    /// A file with this text in place of one from outside.
+    Text(&'static str),
+}
+
+/// Builds the new root and enters it.
+pub(crate) fn enter(plan: &Plan, shown: &Entries) -> Result<(), SetupError> {
+    change_propagation().at(SetupStep::View)?;
+    let nodes = open(shown).at(SetupStep::View)?;
+    // The new root stands on this directory until it becomes the root.
+    let root = match fs::canonicalize(&plan.directory).at(SetupStep::View)? {
+        root if root.parent().is_none() => PathBuf::from("/usr"),
+        directory => directory,
+    };
+    temporary(&root, "mode=755,size=4m,nr_inodes=50k").at(SetupStep::View)?;
+    let rules = place(&root, nodes).at(SetupStep::View)?;
+    restrict_mounts(&root, &rules).at(SetupStep::View)?;
+    terminals(&root).at(SetupStep::View)?;
+    processes(&root).at(SetupStep::Proc)?;
+    pivot(&root).at(SetupStep::View)
+}
+
+fn named<T>(what: impl std::fmt::Display, result: io::Result<T>) -> io::Result<T> {
+    result.map_err(|error| io::Error::new(error.kind(), format!("{what}: {error}")))
+}
+
+/// Mounts of this namespace do not appear outside, and the other way round.
+fn change_propagation() -> io::Result<()> {
+    let all = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    named("make mounts private", Ok(mount_change("/", all)?))
+}
+
+fn copy(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
+    named(path.display(), Ok(open_tree(CWD, path, flags)?))
+}
+
+fn attach(tree: OwnedFd, target: &Path) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    Ok(move_mount(tree, "", CWD, target, flags)?)
+}
+
+fn temporary(target: &Path, options: &str) -> io::Result<()> {
+    let options = CString::new(options)?;
+    mount("tmpfs", target, "tmpfs", WRITABLE, Some(options.as_c_str()))?;
+    Ok(())
+}
+
+/// Opens everything that is shown.
+fn open(shown: &Entries) -> io::Result<BTreeMap<PathBuf, Node>> {
+    let mut nodes = BTreeMap::new();
+    for path in system::EMPTY {
+        nodes.insert(PathBuf::from(path), Node::Empty);
+    }
+    nodes.insert("/proc".into(), Node::Empty);
+    nodes.insert("/tmp".into(), Node::Temporary(TEMPORARY));
+    nodes.insert("/var/tmp".into(), Node::Link("/tmp".into()));
+    nodes.insert("/var/run".into(), Node::Link("/run".into()));
+    nodes.insert(
+        "/dev".into(),
+        Node::Temporary("mode=755,size=64k,nr_inodes=100"),
+    );
+    nodes.insert("/dev/shm".into(), Node::Temporary(TEMPORARY));
+    nodes.insert("/dev/pts".into(), Node::Empty);
+    for name in system::DEVICES {
+        let path = Path::new("/dev").join(name);
+        let tree = copy(&path)?;
+        nodes.insert(
+            path,
+            Node::Copy {
+                tree,
+                directory: false,
+                flags: DEVICE,
+            },
+        );
+    }
+    for (name, target) in system::DEVICE_LINKS {
+        nodes.insert(Path::new("/dev").join(name), Node::Link(target.into()));
+    }
+    nodes.insert("/etc/hosts".into(), Node::Text(HOSTS));
+    nodes.insert("/etc/resolv.conf".into(), Node::Text(""));
+    for (path, entry) in shown {
+        let directory = path.is_dir();
+        let node = match entry {
+            PathAccess::ReadOnly => {
+                let flags = if path.starts_with("/dev") {
+                    DEVICE
+                } else {
+                    SEALED
+                };
+                Node::Copy {
+                    tree: copy(path)?,
+                    directory,
+                    flags,
+                }
+            }
+            PathAccess::Writable => Node::Copy {
+                tree: copy(path)?,
+                directory,
+                flags: WRITABLE,
+            },
+            PathAccess::Hidden => Node::Hidden { directory },
+            PathAccess::Link(target) => Node::Link(target.clone()),
+        };
+        nodes.insert(path.clone(), node);
+    }
+    Ok(nodes)
+}
+
+/// Mounts everything below `root`. Returns the flags that the copies get.
+fn place(root: &Path, nodes: BTreeMap<PathBuf, Node>) -> io::Result<Vec<(PathBuf, MountFlags)>> {
+    let mut rules = Vec::new();
+    let mut copies: Vec<PathBuf> = Vec::new();
+    for (number, (path, node)) in nodes.into_iter().enumerate() {
+        let target = at(root, &path);
+        let in_copy = copies.iter().any(|copy| path.starts_with(copy));
+        let exists = target.symlink_metadata().is_ok();
+        if in_copy && !exists {
+            // Only things that this module adds on its own are missing in a copy.
+            continue;
+        }
+        if let (false, Some(parent)) = (exists, target.parent()) {
+            named(path.display(), fs::create_dir_all(parent))?;
+        }
+        let stand = |directory: bool| match (exists, directory) {
+            (true, _) => Ok(()),
+            (false, true) => fs::create_dir(&target),
+            (false, false) => fs::write(&target, ""),
+        };
+        let done = match node {
+            Node::Link(_) if exists => Ok(()),
+            Node::Link(to) => symlink(to, &target),
+            Node::Empty if exists => Ok(()),
+            Node::Empty => fs::create_dir(&target),
+            Node::Temporary(options) => stand(true).and_then(|()| temporary(&target, options)),
+            Node::Copy {
+                tree,
+                directory,
+                flags,
+            } => {
+                rules.push((target.clone(), flags));
+                copies.push(path.clone());
+                stand(directory).and_then(|()| attach(tree, &target))
+            }
+            // The target of a link lies elsewhere, and is not shown or has an entry of its own.
+            Node::Text(_) | Node::Hidden { .. } if target.is_symlink() => Ok(()),
+            Node::Text(text) => cover(root, number, &target, false, text).map(|()| {
+                rules.push((target.clone(), SEALED));
+            }),
+            Node::Hidden { directory } => cover(root, number, &target, directory, "").map(|()| {
+                copies.retain(|copy| *copy != path);
+            }),
+        };
+        named(path.display(), done)?;
+    }
+    Ok(rules)
+}
+
+fn at(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// Covers a path with a file or directory of the new root.
+fn cover(root: &Path, number: usize, target: &Path, directory: bool, text: &str) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    if !target.exists() {
+        return Ok(());
+    }
+    let covers = root.join(".covers");
+    fs::create_dir_all(&covers)?;
+    let source = covers.join(number.to_string());
+    let mode = if directory {
+        fs::create_dir(&source)?;
+        // What has an entry of its own below it stays reachable.
+        0o111
+    } else {
+        fs::write(&source, text)?;
+        if text.is_empty() { 0o000 } else { 0o444 }
+    };
+    fs::set_permissions(&source, fs::Permissions::from_mode(mode))?;
+    attach(copy(&source)?, target)
+}
+
+/// A mount, with the flags that a remount has to keep.
+#[derive(Debug, PartialEq, Eq)]
+struct Mounted {
+    at: PathBuf,
+    flags: MountFlags,
+}
+
+/// Reads a line of `/proc/self/mountinfo`.
+fn mounted(line: &[u8]) -> Option<Mounted> {
+    let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+    let at = PathBuf::from(OsStr::from_bytes(&unescape(fields.get(4)?)));
+    let mut flags = MountFlags::empty();
+    for option in fields.get(5)?.split(|byte| *byte == b',') {
+        flags |= match option {
+            b"ro" => MountFlags::RDONLY,
+            b"nosuid" => MountFlags::NOSUID,
+            b"nodev" => MountFlags::NODEV,
+            b"noexec" => MountFlags::NOEXEC,
+            _ => MountFlags::empty(),
+        };
+    }
+    Some(Mounted { at, flags })
+}
+
+/// The kernel writes a backslash and three octal digits for spaces and the like.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, after)) = rest.split_first() {
+        let octal = (*first == b'\\')
+            .then(|| after.get(..3))
+            .flatten()
+            .and_then(|digits| u8::from_str_radix(str::from_utf8(digits).ok()?, 8).ok());
+        match octal {
+            Some(byte) => {
+                text.push(byte);
+                rest = after.get(3..).unwrap_or_default();
+            }
+            None => {
+                text.push(*first);
+                rest = after;
+            }
+        }
+    }
+    text
+}
+
+/// Gives every mount below `root` the flags of the nearest rule above it. A bind mount takes its
+/// flags from outside, and mounts inside of it have flags of their own.
+fn restrict_mounts(root: &Path, rules: &[(PathBuf, MountFlags)]) -> io::Result<()> {
+    let info = fs::read("/proc/self/mountinfo")?;
+    for mount in info.split(|byte| *byte == b'\n').filter_map(mounted) {
+        let rule = rules
+            .iter()
+            .filter(|(path, _)| mount.at.starts_with(path))
+            .max_by_key(|(path, _)| path.as_os_str().len());
+        if let (true, Some((_, more))) = (mount.at.starts_with(root), rule) {
+            remount(&mount.at, mount.flags | *more)?;
+        }
+    }
+    Ok(())
+}
+
+fn remount(target: &Path, flags: MountFlags) -> io::Result<()> {
+    let done = mount_remount(target, MountFlags::BIND | flags, c"");
+    named(format_args!("remount {}", target.display()), Ok(done?))
+}
+
+/// Terminals of its own, so that nobody types into those of others.
+fn terminals(root: &Path) -> io::Result<()> {
+    let options = c"newinstance,ptmxmode=0666,mode=620";
+    let done = mount(
+        "devpts",
+        root.join("dev/pts"),
+        "devpts",
+        DEVICE,
+        Some(options),
+    );
+    named("/dev/pts", Ok(done?))
+}
+
+/// A `/proc` of its own. In a container with a masked `/proc` the kernel refuses that; then the
+/// container's is shown read-only.
+fn processes(root: &Path) -> io::Result<()> {
+    let proc = root.join("proc");
+    let flags = WRITABLE | MountFlags::NOEXEC;
+    if mount("proc", &proc, "proc", flags, None).is_err() {
+        attach(copy(Path::new("/proc"))?, &proc)?;
+        return restrict_mounts(&proc, &[(proc.clone(), SEALED | MountFlags::NOEXEC)]);
+    }
+    for name in system::PROC_READ_ONLY {
+        let path = proc.join(name);
+        if path.exists() {
+            attach(copy(&path)?, &path)?;
+            remount(&path, SEALED | MountFlags::NOEXEC)?;
+        }
+    }
+    for name in system::PROC_HIDDEN {
+        let path = proc.join(name);
+        if path.exists() {
+            attach(copy(&root.join("dev/null"))?, &path)?;
+        }
+    }
+    Ok(())
+}
+
+fn pivot(root: &Path) -> io::Result<()> {
+    remount(&root.join("dev"), MountFlags::RDONLY | DEVICE)?;
+    remount(root, SEALED)?;
+    std::env::set_current_dir(root)?;
+    rustix::process::pivot_root(".", ".")?;
+    unmount(".", UnmountFlags::DETACH)?;
+    std::env::set_current_dir("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_mountinfo_gives_the_path_and_the_flags() {
+        let line = b"36 35 98:0 /a /mnt\\040x/\\134y ro,nosuid,noexec,relatime - ext4 /dev/root rw";
+        let expected = Mounted {
+            at: "/mnt x/\\y".into(),
+            flags: MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NOEXEC,
+        };
+        assert_eq!(
+            mounted(line),
+            Some(expected),
+            "flags of the mount, not of the file system"
+        );
+        assert_eq!(mounted(b"36 35"), None, "a short line is skipped");
+    }
+}

@@ -1,0 +1,457 @@
+//! Attacks on the kernel layers. Each attack must succeed without the layers, because an attack that
+//! cannot succeed proves nothing, and must fail behind them. And each layer is left out once, so
+//! that an attack succeeds which that layer holds.
+//!
+//! The scripts are in `tests/attacks`. As root, the tests run everything as an ordinary user, too.
+#![expect(clippy::expect_used, reason = "a test that cannot go on fails")]
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use agent_sandbox::{Layers, Level, Plan, RunLimits, landlock_abi};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, Uid, getuid};
+use serde_json::Value;
+
+const PYTHON: &str = "/usr/bin/python3";
+/// An ordinary user. It need not exist.
+const USER: u32 = 2001;
+
+/// Attacks that succeed for root only, without any layer.
+const NEED_ROOT: [&str; 5] = [
+    "read_the_password_hashes",
+    "open_a_packet_socket",
+    "change_a_setting_of_the_kernel",
+    "mount_a_file_system",
+    "make_a_device",
+];
+/// What `files` does not stop: Landlock knows neither of them.
+const OPEN_IN_FILES: [&str; 4] = [
+    "change_the_mode_of_a_file_outside",
+    "see_whether_a_file_outside_exists",
+    "change_the_priority_of_a_process",
+    "attach_to_shared_memory",
+];
+/// What `files` stops only with a newer Landlock.
+const SINCE: [(&str, u32); 4] = [
+    ("connect_to_another_port", 4),
+    ("connect_over_ipv6", 4),
+    ("signal_a_process", 6),
+    ("connect_to_an_abstract_socket", 2),
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Outcome {
+    Succeeded,
+    Failed,
+    NoTarget,
+}
+
+/// A directory with an attempt in it, and a victim.
+struct World {
+    dir: tempfile::TempDir,
+    user: u32,
+    victim: Child,
+    facts: Value,
+}
+
+impl World {
+    fn new(user: u32) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        // Otherwise an ordinary user could not read the worker's executable or the scripts.
+        for (name, source) in [
+            ("worker", PathBuf::from(env!("CARGO_BIN_EXE_worker"))),
+            ("attacks.py", scripts().join("attacks.py")),
+            ("victim.py", scripts().join("victim.py")),
+        ] {
+            std::fs::copy(source, dir.path().join(name)).expect("a copy");
+        }
+        for part in ["tree", "scratch"] {
+            std::fs::create_dir_all(dir.path().join("attempts/mine").join(part))
+                .expect("a directory");
+        }
+        give(dir.path(), user);
+        let mut victim = as_user(Command::new(PYTHON), user)
+            .arg(dir.path().join("victim.py"))
+            .arg(dir.path())
+            .env_clear()
+            .env("SECRET", secret())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the victim starts");
+        let mut line = String::new();
+        BufReader::new(victim.stdout.as_mut().expect("its output"))
+            .read_line(&mut line)
+            .expect("what it says");
+        let facts = serde_json::from_str(&line).expect("facts about the victim");
+        Self {
+            dir,
+            user,
+            victim,
+            facts,
+        }
+    }
+
+    fn tree(&self) -> PathBuf {
+        self.dir.path().join("attempts/mine/tree")
+    }
+
+    fn plan(&self, layers: Layers) -> Plan {
+        Plan {
+            layers,
+            gateway_port: None,
+            read: vec![self.dir.path().join("attacks.py")],
+            write: vec![self.tree()],
+            hide: Vec::new(),
+            directory: self.tree(),
+            limits: RunLimits::default(),
+        }
+    }
+
+    /// The last report about a program, or null if the helper could not send one.
+    fn run_to_any_end(&self, plan: &Plan, argv: &[&str]) -> Value {
+        self.start(Some(plan), argv).0
+    }
+
+    /// Runs a program in the worktree. Returns its report and what it printed.
+    fn run(&self, plan: Option<&Plan>, argv: &[&str]) -> (Value, String) {
+        let (report, printed) = self.start(plan, argv);
+        assert!(!report.is_null(), "a report comes: {printed}");
+        (report, printed)
+    }
+
+    fn start(&self, plan: Option<&Plan>, argv: &[&str]) -> (Value, String) {
+        let plan = plan.map_or_else(Vec::new, |plan| serde_json::to_vec(plan).expect("JSON"));
+        let (mut line, helper_line) = UnixStream::pair().expect("a line");
+        line.write_all(&plan).expect("the helper has room for it");
+        let mut helper = as_user(Command::new(self.dir.path().join("worker")), self.user)
+            .args(["sandbox-exec", "--plan", &plan.len().to_string(), "--"])
+            .args(argv)
+            .current_dir(self.tree())
+            .env_clear()
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("WORLD", self.facts.to_string())
+            .env("TREE", self.tree())
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .stdin(Stdio::from(OwnedFd::from(helper_line)))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the helper starts");
+        let mut report = String::new();
+        line.read_to_string(&mut report).expect("a report");
+        let mut printed = String::new();
+        for output in [
+            helper.stdout.take().map(OwnedFd::from),
+            helper.stderr.take().map(OwnedFd::from),
+        ] {
+            std::fs::File::from(output.expect("its output"))
+                .read_to_string(&mut printed)
+                .expect("text");
+        }
+        helper.wait().expect("it ended");
+        let last = report.lines().last().unwrap_or_default();
+        (serde_json::from_str(last).unwrap_or_default(), printed)
+    }
+
+    fn attack(&self, plan: Option<&Plan>, name: &str) -> (Outcome, String) {
+        let script = self.dir.path().join("attacks.py");
+        let script = script.to_str().expect("a path in UTF-8");
+        let (report, printed) = self.run(plan, &[PYTHON, script, name]);
+        let outcome = match report["ended"]["status"].as_i64() {
+            Some(0) => Outcome::Succeeded,
+            Some(1) => Outcome::Failed,
+            Some(2) => Outcome::NoTarget,
+            _ => panic!("{name} ended with {report}: {printed}"),
+        };
+        (outcome, printed.trim().to_owned())
+    }
+
+    /// What is allowed must work: a sandbox that starts nothing stops every attack.
+    fn allowed_things_work(&self, plan: &Plan) {
+        let script = "import os, tempfile, threading, multiprocessing
+open('a', 'w').write('x'); os.mkdir('d'); os.rename('a', 'd/a'); os.unlink('d/a'); os.rmdir('d')
+threading.Thread(target=print).start()
+print(os.popen('echo from a shell').read(), os.cpu_count() > 0, open('/etc/passwd').readline() != '')";
+        let (report, printed) = self.run(Some(plan), &[PYTHON, "-c", script]);
+        assert!(
+            report["ended"]["status"] == 0 && printed.contains("from a shell\n True True"),
+            "what is allowed works: {report} {printed}"
+        );
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        drop(self.victim.stdin.take());
+        let _ = self.victim.wait();
+    }
+}
+
+fn scripts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/attacks")
+}
+
+fn names() -> Vec<String> {
+    let listed = Command::new(PYTHON)
+        .arg(scripts().join("attacks.py"))
+        .arg("--list")
+        .output()
+        .expect("Python");
+    let text = String::from_utf8(listed.stdout).expect("text");
+    text.lines().map(str::to_owned).collect()
+}
+
+fn secret() -> String {
+    let mut random = [0; 16];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut random))
+        .expect("random bytes");
+    random.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Gives a directory and everything in it to a user.
+fn give(path: &Path, user: u32) {
+    if getuid().is_root() {
+        chown(path, Some(user), Some(user)).expect("a new owner");
+    }
+    if path.is_dir() {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+        for entry in std::fs::read_dir(path).expect("a directory") {
+            give(&entry.expect("an entry").path(), user);
+        }
+    }
+}
+
+fn as_user(mut command: Command, user: u32) -> Command {
+    if getuid() != Uid::from_raw(user) {
+        command.uid(user).gid(user);
+    }
+    command
+}
+
+/// The users to run as: this one and, as root, an ordinary one.
+fn users() -> Vec<u32> {
+    let me = getuid();
+    if me.is_root() {
+        vec![0, USER]
+    } else {
+        vec![me.as_raw()]
+    }
+}
+
+/// Each attack with its outcome, for all users.
+fn outcomes(layers: Option<Layers>) -> BTreeMap<(u32, String), (Outcome, String)> {
+    let mut outcomes = BTreeMap::new();
+    for user in users() {
+        let world = World::new(user);
+        let plan = layers.map(|layers| world.plan(layers));
+        if let Some(plan) = &plan {
+            world.allowed_things_work(plan);
+        }
+        for name in names() {
+            let outcome = world.attack(plan.as_ref(), &name);
+            outcomes.insert((user, name), outcome);
+        }
+    }
+    outcomes
+}
+
+fn succeeded(outcomes: &BTreeMap<(u32, String), (Outcome, String)>) -> Vec<(u32, String, String)> {
+    outcomes
+        .iter()
+        .filter(|(_, (outcome, _))| *outcome == Outcome::Succeeded)
+        .map(|((user, name), (_, said))| (*user, name.clone(), said.clone()))
+        .collect()
+}
+
+fn layers(level: Level) -> Layers {
+    Layers::all(level, landlock_abi())
+}
+
+#[test]
+fn every_attack_succeeds_without_the_layers() {
+    for ((user, name), (outcome, said)) in outcomes(None) {
+        let expected = user == 0 || !NEED_ROOT.contains(&name.as_str());
+        match outcome {
+            Outcome::NoTarget => eprintln!("{name} as {user} is skipped: {said}"),
+            Outcome::Succeeded => assert!(expected, "{name} as {user} needs no root"),
+            Outcome::Failed => assert!(!expected, "{name} as {user} must succeed, but {said}"),
+        }
+    }
+}
+
+#[test]
+fn no_attack_succeeds_in_strict() {
+    let succeeded = succeeded(&outcomes(Some(layers(Level::Strict))));
+    assert!(succeeded.is_empty(), "{succeeded:?}");
+}
+
+#[test]
+fn only_known_attacks_succeed_in_files() {
+    let abi = landlock_abi();
+    if abi < 2 {
+        eprintln!("skipped: this kernel has Landlock {abi}");
+        return;
+    }
+    let is_known = |name: &str| {
+        let since = SINCE.iter().find(|(known, _)| *known == name);
+        OPEN_IN_FILES.contains(&name) || since.is_some_and(|(_, since)| abi < *since)
+    };
+    let mut succeeded = succeeded(&outcomes(Some(layers(Level::Files))));
+    succeeded.retain(|(_, name, _)| !is_known(name));
+    assert!(succeeded.is_empty(), "{succeeded:?}");
+}
+
+#[test]
+fn every_layer_that_is_left_out_lets_an_attack_succeed() {
+    let strict = layers(Level::Strict);
+    let files = layers(Level::Files);
+    let without = |layers: Layers, landlock: bool, seccomp: bool| Layers {
+        landlock: if landlock { 0 } else { layers.landlock },
+        seccomp: !seccomp,
+        ..layers
+    };
+    let host_network = Layers {
+        own_network: false,
+        ..strict
+    };
+    for user in users() {
+        let world = World::new(user);
+        for (what, layers, name) in [
+            ("seccomp", without(strict, false, true), "make_a_namespace"),
+            ("seccomp", without(strict, false, true), "open_an_io_uring"),
+            (
+                "Landlock",
+                without(strict, true, false),
+                "write_to_the_process_file_system",
+            ),
+            (
+                "the network namespace",
+                host_network,
+                "connect_to_another_port",
+            ),
+            (
+                "Landlock",
+                without(files, true, false),
+                "read_a_key_in_the_home_directory",
+            ),
+            ("seccomp", without(files, false, true), "send_a_datagram"),
+            ("the namespaces", files, "see_whether_a_file_outside_exists"),
+        ] {
+            let level = layers.level.name();
+            let (outcome, said) = world.attack(Some(&world.plan(layers)), name);
+            assert_eq!(
+                outcome,
+                Outcome::Succeeded,
+                "{name} as {user} in {level} without {what}: {said}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_run_that_exceeds_a_limit_is_ended_and_told_which() {
+    for user in users() {
+        let world = World::new(user);
+        let megabyte = 1024 * 1024;
+        let limited = Plan {
+            limits: RunLimits {
+                memory_bytes: 100 * megabyte,
+                processes: 20,
+                disk_bytes: 50 * megabyte,
+            },
+            ..world.plan(layers(Level::Strict))
+        };
+        world.allowed_things_work(&limited);
+        for (script, limit) in [
+            (
+                "import time; x = b'x' * (200 << 20); time.sleep(30)",
+                "memory",
+            ),
+            (
+                "import os, time; [os.fork() or time.sleep(30) for _ in range(40)]; time.sleep(30)",
+                "processes",
+            ),
+            (
+                "import time; open('big', 'wb').write(b'x' * (80 << 20)); time.sleep(30)",
+                "disk",
+            ),
+        ] {
+            let (report, printed) = world.run(Some(&limited), &[PYTHON, "-c", script]);
+            let said = report["ended"]["limit"].as_str().unwrap_or_default();
+            assert!(
+                said.contains(limit),
+                "{limit} as {user}: {report} {printed}"
+            );
+        }
+    }
+}
+
+/// The processes whose command line contains `marker`.
+fn alive(marker: &str) -> Vec<i32> {
+    let entries = std::fs::read_dir("/proc").expect("/proc");
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains(marker)
+        })
+        .collect()
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "no event tells that a process of somebody else has ended, and there is no runtime"
+)]
+fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    for _ in 0..1000 {
+        if done() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{what}");
+}
+
+#[test]
+fn nothing_survives_a_stage_that_was_killed() {
+    for user in users() {
+        for (number, stage) in ["sandbox-exec", "sandbox-namespaces", "sandbox-init"]
+            .into_iter()
+            .enumerate()
+        {
+            let world = World::new(user);
+            let plan = world.plan(layers(Level::Strict));
+            let marker = format!("marker {}.{number}.{user}", std::process::id());
+            let script = format!(
+                "import subprocess, sys, time
+subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)  # {marker}'], start_new_session=True)
+time.sleep(600)  # {marker}"
+            );
+            std::thread::scope(|scope| {
+                let running = scope.spawn(|| world.run_to_any_end(&plan, &[PYTHON, "-c", &script]));
+                // The helper, the two other stages, the program and its child.
+                eventually("it is up", || alive(&marker).len() == 5);
+                let stages = alive(stage);
+                let victim = stages.iter().find(|pid| alive(&marker).contains(pid));
+                let victim = Pid::from_raw(*victim.expect("the stage"));
+                kill(victim, Signal::SIGKILL).expect("it is killed");
+                eventually("nothing is left", || alive(&marker).is_empty());
+                let report = running.join().expect("no panic");
+                assert!(
+                    report["ended"]["status"].is_null(),
+                    "{stage} as {user}: no success: {report}"
+                );
+            });
+        }
+    }
+}
