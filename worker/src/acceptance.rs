@@ -97,7 +97,7 @@ pub struct CheckEnvironment<'a> {
     /// The worker's own `PATH`, so that checks use the same compilers and test runners as the
     /// people here.
     pub path: OsString,
-    /// What the checks may read besides their directories.
+    /// The paths that checks may read besides their directories.
     pub read: Vec<PathBuf>,
     pub sandbox: &'a SandboxLauncher,
 }

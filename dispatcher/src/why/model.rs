@@ -1,4 +1,4 @@
-//! What a question about a waiting task looks at.
+//! The data that answers why a task waits.
 
 use pool_api::why::ProgrammerWhy;
 use pool_core::eligibility::Eligibility;

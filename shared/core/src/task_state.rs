@@ -1,4 +1,4 @@
-//! What the log remembers about one task. The fold holds it, and the event `stated` repeats it.
+//! The state of one task, as the log gives it. The fold holds it, and the event `stated` repeats it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -443,7 +443,7 @@ async fn a_dispatcher_whose_service_panics_names_it_and_ends_and_another_does_th
     assert_eq!(status.code(), Some(1), "its supervisor sees it: {log}");
     let said = log
         .lines()
-        .find(|line| line.contains("ERROR"))
+        .find(|line| line.contains("ERROR") && line.contains("service"))
         .unwrap_or_default();
     for part in [
         "service=\"results\"",
@@ -491,7 +491,7 @@ async fn a_worker_whose_service_panics_names_it_and_ends_and_another_does_the_ta
     assert_eq!(status.code(), Some(1), "its supervisor sees it: {log}");
     let said = log
         .lines()
-        .find(|line| line.contains("ERROR"))
+        .find(|line| line.contains("ERROR") && line.contains("service"))
         .unwrap_or_default();
     for part in [
         "the service live_output has ended",

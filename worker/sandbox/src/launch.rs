@@ -33,7 +33,7 @@ pub struct Launched {
 /// output of this process, and no input.
 ///
 /// # Errors
-/// If the first stage does not start. What fails later is a message.
+/// If the first stage does not start. A later failure is a message.
 pub fn launch(
     plan: &Plan,
     argv: &[OsString],
@@ -67,7 +67,7 @@ fn stage_argv(stage: &str, argv: &[OsString]) -> Vec<OsString> {
     words
 }
 
-/// What a stage was started with.
+/// The arguments of a stage.
 pub(crate) struct SandboxStage {
     pub(crate) plan: Plan,
     pub(crate) messages: OwnedFd,

@@ -1,4 +1,4 @@
-//! What the stages report to the process that launched them, over a socket that keeps the
+//! Reports of the stages to the process that launched them, over a socket that keeps the
 //! boundaries of messages.
 
 use std::io::{self, IoSlice, IoSliceMut};

@@ -1,6 +1,6 @@
 //! The self-test: runs a program behind the layers, and sees what it can do.
 //!
-//! What a machine offers is not read from its settings. A container, a security module or a service
+//! The self-test of a machine does not read its settings. A container, a security module or a service
 //! manager may refuse a layer for reasons that no setting shows. So a small program tries what must
 //! work (write to its worktree, reach its gateway) and what must not.
 
@@ -42,7 +42,7 @@ pub struct Proven {
 pub struct LevelUnavailable {
     pub level: Level,
     pub cause: String,
-    /// What to do about it: a command, or a line of a file.
+    /// The remedy: a command, or a line of a file.
     pub remedy: String,
 }
 
@@ -205,7 +205,7 @@ impl ProbeDirectory {
 
 impl Drop for ProbeDirectory {
     fn drop(&mut self) {
-        // What remains is an empty directory in the system's temporary directory.
+        // If this fails, an empty directory remains in the system's temporary directory.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -277,7 +277,7 @@ impl Drop for Running {
     }
 }
 
-/// What the program of a self-test has to try.
+/// The attempts that the program of a self-test makes.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 struct ProbeTask {
     secret: PathBuf,
@@ -333,7 +333,7 @@ impl ProbeTask {
     }
 }
 
-/// What a server says first. The forbidden server says nothing, but accepts.
+/// The first words of a server. The forbidden server says nothing, but accepts.
 fn greeting(port: u16) -> io::Result<Vec<u8>> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
@@ -346,7 +346,7 @@ fn greeting(port: u16) -> io::Result<Vec<u8>> {
     Ok(answer)
 }
 
-/// What compilers and package managers do all the time.
+/// Moves files between directories, as compilers and package managers do.
 fn moves_files(directory: &Path) -> io::Result<()> {
     let (from, into) = (directory.join("file"), directory.join("directory"));
     fs::write(&from, "text")?;

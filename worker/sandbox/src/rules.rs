@@ -72,7 +72,7 @@ fn inside(plan: &Plan) -> Vec<PathBuf> {
     write
 }
 
-/// What `files` shows on the machine's own file system. Rules only add rights, so a hidden path is
+/// The paths that `files` shows on the machine's own file system. Rules only add rights, so a hidden path is
 /// left out by listing everything around it.
 fn outside(shown: &Entries) -> (Vec<PathBuf>, Vec<PathBuf>) {
     let of = |wanted: PathAccess| {

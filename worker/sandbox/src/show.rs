@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use crate::plan::Plan;
 use crate::system;
 
-/// How a path is shown. What lies below a shown directory is shown the same way, unless it has an
+/// How a path is shown. Everything below a shown directory is shown the same way, unless it has an
 /// entry of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PathAccess {
@@ -21,7 +21,7 @@ pub enum PathAccess {
 
 pub type Entries = BTreeMap<PathBuf, PathAccess>;
 
-/// What lies at a path.
+/// The kind of file at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PathKind {
     Link(PathBuf),
@@ -128,9 +128,7 @@ fn above<'a>(entries: &'a Entries, path: &Path) -> Option<&'a PathAccess> {
 fn drop_repetitions(entries: &Entries) -> Entries {
     let repeats = |path: &Path, entry: &PathAccess| match above(entries, path) {
         None | Some(PathAccess::Link(_)) => *entry == PathAccess::Hidden,
-        Some(PathAccess::Hidden) => {
-            *entry == PathAccess::Hidden || matches!(entry, PathAccess::Link(_))
-        }
+        Some(PathAccess::Hidden) => *entry == PathAccess::Hidden,
         Some(shown @ (PathAccess::ReadOnly | PathAccess::Writable)) => {
             shown == entry || matches!(entry, PathAccess::Link(_))
         }
@@ -254,6 +252,25 @@ mod tests {
                 ("/usr/home/u".to_owned(), PathAccess::Writable)
             ],
             "a writable directory inside a system directory"
+        );
+    }
+
+    #[test]
+    fn a_program_is_shown_through_a_link_in_a_hidden_directory() {
+        let listed = shown(
+            &plan(&["/data/pool/aider/bin"], &[], &["/data/pool"]),
+            &[("/data/pool/aider", "/opt/aider")],
+        );
+        assert_eq!(
+            listed,
+            [
+                (
+                    "/data/pool/aider".to_owned(),
+                    PathAccess::Link("/opt/aider".into())
+                ),
+                ("/opt/aider/bin".to_owned(), PathAccess::ReadOnly),
+            ],
+            "the link, and what it leads to"
         );
     }
 

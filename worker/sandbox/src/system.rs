@@ -14,7 +14,7 @@ pub(crate) const DIRECTORIES: [&str; 10] = [
     "/gnu/store",
 ];
 
-/// Configuration of programs. What is not readable for everybody is hidden in it.
+/// Configuration of programs. Files in it that not everybody can read are hidden.
 pub(crate) const CONFIGURATION: &str = "/etc";
 
 /// Programs ask how many processors there are.

@@ -157,7 +157,7 @@ pub fn find(machine: &impl ToolchainLookup) -> FoundToolchains {
     found
 }
 
-/// What a program needs to run: its installation, and those that it leads to by links and virtual
+/// The paths that a program needs to run: its installation, and those that it leads to by links and virtual
 /// environments. A directory with a guarded one in it is never an installation.
 pub fn of_program(
     machine: &impl ToolchainLookup,
@@ -187,7 +187,7 @@ pub fn of_program(
     found
 }
 
-/// What the programs of a directory of `PATH` need: its installation, or the directory alone.
+/// The paths that the programs of a directory of `PATH` need: its installation, or the directory alone.
 pub fn of_directory(directory: &Path, guarded: &[PathBuf]) -> PathBuf {
     installation_of_directory(directory, guarded).unwrap_or_else(|| directory.to_owned())
 }

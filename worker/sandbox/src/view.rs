@@ -221,7 +221,7 @@ fn cover(root: &Path, number: usize, target: &Path, directory: bool, text: &str)
     let source = covers.join(number.to_string());
     let mode = if directory {
         fs::create_dir(&source)?;
-        // What has an entry of its own below it stays reachable.
+        // Entries below it stay reachable.
         0o111
     } else {
         fs::write(&source, text)?;

@@ -1,4 +1,4 @@
-//! What all processes of a run use together, seen from process 1 of their namespace: its `/proc`
+//! Use of memory, processes and disk by all processes of a run together, seen from process 1 of their namespace: its `/proc`
 //! shows these processes and no other.
 
 use std::fs;
@@ -22,7 +22,7 @@ const WALK_SHARE: u32 = 20;
 pub(crate) struct LimitWatch {
     limits: RunLimits,
     directories: Vec<PathBuf>,
-    /// What the directories held when the run began.
+    /// The size of the directories when the run began.
     before: u64,
     next_usage: Duration,
     next_walk: Duration,

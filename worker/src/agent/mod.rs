@@ -59,7 +59,7 @@ pub struct Job {
     pub no_output_timeout: Duration,
     /// Variables of the sandbox, and the worker's own that the agent may see: [`allowed_env`].
     pub env: Vec<(OsString, OsString)>,
-    /// What the agent may use besides its worktree.
+    /// The paths and the gateway that the agent may use besides its worktree.
     pub access: CommandAccess,
 }
 

@@ -30,7 +30,7 @@ pub struct Incoming {
     pub queue: usize,
 }
 
-/// What a kept consumer has received.
+/// A delivery, or the end, of a kept consumer.
 #[derive(Debug)]
 pub enum Received {
     Task(Box<Incoming>),

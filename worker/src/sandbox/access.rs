@@ -1,4 +1,4 @@
-//! What a program may see and reach: the pool file, the toolchains of the machine and the needs of a
+//! The files and the network of a program: the pool file, the toolchains of the machine and the needs of a
 //! command, made into a plan for the kernel layers.
 
 use std::ffi::{OsStr, OsString};
@@ -21,7 +21,7 @@ const FAIL_FAST: [(&str, &str); 3] = [
     ("npm_config_fetch_retries", "0"),
 ];
 
-/// What a command may use besides its directory.
+/// The paths and the gateway that a command may use besides its directory.
 #[derive(Debug, Clone, Default)]
 pub struct CommandAccess {
     pub read: Vec<PathBuf>,

@@ -94,7 +94,7 @@ impl SandboxLauncher {
         variables
     }
 
-    /// What the kernel layers let this command do; None: there are none.
+    /// The rights that the kernel layers leave to this command; None: there are none.
     fn plan(&self, command: &SandboxCommand) -> Option<Plan> {
         Some(self.confinement.as_ref()?.plan(command))
     }
@@ -129,7 +129,7 @@ pub struct SandboxCommand {
     /// Stops a command that has printed nothing and whose processes have not computed for this
     /// long, while [`Watch::busy`] returned false.
     pub silence: Option<Duration>,
-    /// What it may use besides its directory, which is writable.
+    /// Its rights besides its directory, which is writable.
     pub access: CommandAccess,
 }
 

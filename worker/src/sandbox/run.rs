@@ -170,11 +170,11 @@ struct CommandMonitor<'a> {
     lifeline: Option<unix::OwnedWriteHalf>,
     /// Why the worker is stopping the command.
     stopped: Option<Exit>,
-    /// What serves the gateway's listener, until it has come.
+    /// The gateway, until it serves the listener that the helper made.
     gateway: Option<&'a GatewayServer>,
 }
 
-/// What the helper has said so far: reports, one on each line.
+/// The output of the helper so far: reports, one on each line.
 #[derive(Default)]
 struct HelperReports {
     bytes: Vec<u8>,

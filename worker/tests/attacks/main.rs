@@ -32,14 +32,14 @@ const NEED_ROOT: [&str; 5] = [
     "mount_a_file_system",
     "make_a_device",
 ];
-/// What `files` does not stop: Landlock knows neither of them.
+/// Attacks that `files` does not stop: Landlock knows neither of them.
 const OPEN_IN_FILES: [&str; 4] = [
     "change_the_mode_of_a_file_outside",
     "see_whether_a_file_outside_exists",
     "change_the_priority_of_a_process",
     "attach_to_shared_memory",
 ];
-/// What `files` stops only with a newer Landlock.
+/// Attacks that `files` stops only with a newer Landlock.
 const SINCE: [(&str, u32); 4] = [
     ("connect_to_another_port", 4),
     ("connect_over_ipv6", 4),
@@ -175,7 +175,7 @@ impl World {
         (outcome, printed.trim().to_owned())
     }
 
-    /// What is allowed must work: a sandbox that starts nothing stops every attack.
+    /// Allowed acts must work: a sandbox that starts nothing stops every attack.
     fn allowed_things_work(&self, plan: &Plan) {
         let script = "import os, tempfile, threading, multiprocessing
 open('a', 'w').write('x'); os.mkdir('d'); os.rename('a', 'd/a'); os.unlink('d/a'); os.rmdir('d')

@@ -15,7 +15,7 @@ pub struct OutgoingTask<'a> {
     pub id: &'a str,
     /// A programmer drops a delivery of a lower generation once the newer message is known to be published.
     pub generation: u32,
-    /// What every copy of the message keeps.
+    /// The properties that every copy of the message keeps.
     pub keeps: Keeps,
     /// Where the result goes.
     pub reply: Reply,

@@ -180,6 +180,10 @@ pub(super) const IN_LINES: &[(&str, How)] = &[
         NotHere("with its pool file, in a block"),
     ),
     ("worker run", NotHere("with its pool file, in a block")),
+    (
+        "worker sandbox --in DIRECTORY -- COMMAND",
+        Lines(&["worker sandbox --in .pool/sample -- git log --oneline"]),
+    ),
     ("pool health", AsItStands),
     ("dispatcher topology", AsItStands),
     ("dispatcher openapi", AsItStands),
