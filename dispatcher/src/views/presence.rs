@@ -73,7 +73,7 @@ impl Snapshot {
     /// The programmer's last heartbeat, or why it is missing.
     ///
     /// # Errors
-    /// [`Unseen`].
+    /// [`NoHeartbeat`].
     pub fn of(&self, id: &ProgrammerId) -> Result<&LastBeat, NoHeartbeat> {
         self.seen
             .get(id)
