@@ -1,4 +1,4 @@
-"""Looks at .github/workflows and at the justfile: what they name must be there.
+"""Looks at .github/workflows, the justfile and .dockerignore: what they name must be there, and what they need, too.
 
 check_workflows.py ROOT    needs PyYAML
 """
@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import sys
+import tomllib
 
 import yaml
 
@@ -52,9 +53,19 @@ def check_workflow(file):
         check_job(f"{file}: job {name}", job, workflow["jobs"])
 
 
+def check_image_context():
+    """An image is built from the whole workspace, so .dockerignore must keep each of its packages."""
+    kept = [line[1:] for line in (ROOT / ".dockerignore").read_text().split() if line.startswith("!")]
+    members = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["members"]
+    for member in members:
+        if not any(member == path or member.startswith(f"{path}/") for path in kept):
+            wrong.append(f".dockerignore: keep {member}: without it no image can be built")
+
+
 TOOLCHAIN = re.search(r'channel = "(\d+\.\d+)', (ROOT / "rust-toolchain.toml").read_text())[1]
 for file in sorted((ROOT / ".github/workflows").glob("*.yml")):
     check_workflow(file)
+check_image_context()
 check_paths("justfile", (ROOT / "justfile").read_text())
 if wrong:
     sys.exit("\n".join(wrong))
