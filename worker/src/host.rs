@@ -37,6 +37,9 @@ use crate::sandbox::SandboxLauncher;
 
 /// The time between two searches for free ids.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// How long a process whose service has ended waits until its programmers have given their tasks back. This may need the
+/// service that has ended.
+const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(10);
 /// How long a process that ends waits for its last heartbeat to be sent.
 const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 /// The name of the service that sends heartbeats.
@@ -269,9 +272,17 @@ impl Host {
         services.start(HEARTBEAT_SENDER, heartbeats);
         let stop = drain_deadline(self.ending.clone(), self.pool.dispatcher.drain_timeout);
         tokio::spawn(stop);
+        let all = all_end(running);
+        tokio::pin!(all);
         let worked = tokio::select! {
-            worked = all_end(running) => worked,
-            ended = services.first_end() => Err(ended.into()),
+            worked = &mut all => worked,
+            ended = services.first_end() => {
+                // The programmers give their tasks back, so that these attempts do not count.
+                self.ending.drain.cancel();
+                self.ending.kill.cancel();
+                let _ = tokio::time::timeout(GIVEN_BACK_WITHIN, &mut all).await;
+                Err(ended.into())
+            }
         };
         leaving.cancel();
         // If the goodbye is lost, the other processes notice the missing heartbeats.

@@ -515,6 +515,10 @@ async fn a_worker_whose_service_panics_names_it_and_ends_and_another_does_the_ta
         2,
         "each worker has started it once"
     );
+    assert!(
+        started.iter().any(|entry| entry.is("released")),
+        "the first worker has given it back, so its attempt does not count"
+    );
     pool.all_succeeded(&mut events, "task", submitted.len())
         .await;
 }

@@ -259,16 +259,16 @@ mod tests {
     fn a_program_is_shown_through_a_link_in_a_hidden_directory() {
         let listed = shown(
             &plan(&["/data/pool/aider/bin"], &[], &["/data/pool"]),
-            &[("/data/pool/aider", "/opt/aider")],
+            &[("/data/pool/aider", "/srv/aider")],
         );
         assert_eq!(
             listed,
             [
                 (
                     "/data/pool/aider".to_owned(),
-                    PathAccess::Link("/opt/aider".into())
+                    PathAccess::Link("/srv/aider".into())
                 ),
-                ("/opt/aider/bin".to_owned(), PathAccess::ReadOnly),
+                ("/srv/aider/bin".to_owned(), PathAccess::ReadOnly),
             ],
             "the link, and what it leads to"
         );

@@ -129,7 +129,7 @@ fn a_mistake_in_a_section_names_its_line_its_key_and_what_would_be_right() {
         ),
         (
             "workspace:\n  roots: [a, /]",
-            "4: workspace.roots[1]: is the root of the file system: write a directory below it",
+            "4: workspace.roots[1]: is the root of the file system: write a path below it",
         ),
         (
             "dispatcher: {listen: 6141}",
