@@ -13,6 +13,7 @@ import signal
 import socket
 import struct
 import sys
+import traceback
 
 ATTACKS = {}
 WORLD = json.loads(os.environ.get("WORLD", "{}"))
@@ -198,6 +199,12 @@ def connect_to_an_abstract_socket():
 
 
 @attack
+def send_to_an_abstract_socket_through_a_pair():
+    first, _ = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    return first.sendto(b"?", "\0" + WORLD["datagrams"]) == 1
+
+
+@attack
 def open_a_packet_socket():
     socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close()
     return True
@@ -301,6 +308,10 @@ def main():
     except OSError as error:
         print(f"failed: {error}")
         return 1
+    except Exception:
+        # A broken script is no attack that failed.
+        traceback.print_exc()
+        return 3
 
 
 if __name__ == "__main__":

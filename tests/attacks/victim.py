@@ -31,7 +31,8 @@ def serve(sock, datagrams=False):
             try:
                 if datagrams:
                     _, sender = sock.recvfrom(64)
-                    sock.sendto(secret.encode(), sender)
+                    if sender:
+                        sock.sendto(secret.encode(), sender)
                 else:
                     connection, _ = sock.accept()
                     connection.sendall(secret.encode())
@@ -67,6 +68,8 @@ world["socket"] = os.path.join(base, "service.sock")
 listen(socket.AF_UNIX, world["socket"])
 world["abstract"] = "victim-" + secret
 listen(socket.AF_UNIX, "\0" + world["abstract"])
+world["datagrams"] = "victim-datagrams-" + secret
+listen(socket.AF_UNIX, "\0" + world["datagrams"], socket.SOCK_DGRAM)
 IPC_CREAT = 0o1000
 world["segment"] = int(secret[:7], 16)
 segment = libc.shmget(world["segment"], 4096, IPC_CREAT | 0o600)

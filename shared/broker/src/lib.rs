@@ -90,7 +90,9 @@ pub enum BrokerError {
         what: String,
     },
     /// The broker ended the consumer.
-    #[error("{what}: the broker cancelled the consumer; was its queue deleted?")]
+    #[error(
+        "{what}: the broker cancelled the consumer: its queue was deleted, or a message was held for longer than consumer_timeout"
+    )]
     Cancelled {
         /// The operation.
         what: String,

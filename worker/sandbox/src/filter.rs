@@ -104,6 +104,13 @@ const NEVER_HERE: &[c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const NEVER_HERE: &[c_long] = &[libc::SYS_kexec_file_load];
 
+/// System calls of x32 that have numbers of their own, for example its ioctl, sendmsg and ptrace
+/// (the kernel's unistd_x32.h). No ordinary program of this processor has them.
+#[cfg(target_arch = "x86_64")]
+const X32_ONLY: std::ops::Range<c_long> = 512..548;
+#[cfg(not(target_arch = "x86_64"))]
+const X32_ONLY: std::ops::Range<c_long> = 0..0;
+
 /// Programs and libraries try these and fall back to others only if they do not exist. clone3 takes
 /// its flags from memory, where no filter sees them.
 const MISSING: [c_long; 4] = [
@@ -127,7 +134,8 @@ pub(crate) fn apply(layers: &Layers, gateway: bool) -> Result<(), seccompiler::E
 
 /// The filters: what they answer, and what they deny.
 fn filters(layers: &Layers, gateway: bool) -> Result<[(i32, Denied); 3], BackendError> {
-    let missing = MISSING.iter().map(|number| (*number, Vec::new())).collect();
+    let missing = MISSING.iter().copied().chain(X32_ONLY);
+    let missing = missing.map(|number| (number, Vec::new())).collect();
     Ok([
         (libc::EPERM, by_both_numbers(forbidden(layers)?)),
         (
@@ -204,12 +212,24 @@ fn forbidden(layers: &Layers) -> Result<Denied, BackendError> {
         ] {
             denied.insert(call, vec![when([has(flags, MSG_FASTOPEN)])?]);
         }
+        // Landlock sees bind(2), but a socket that listens without it gets a port of every address.
+        for call in [libc::SYS_listen, libc::SYS_accept, libc::SYS_accept4] {
+            denied.insert(call, Vec::new());
+        }
     }
     if layers.level == Level::Files && layers.landlock < 3 {
         // Landlock sees truncate(2) only since ABI 3.
         denied.insert(libc::SYS_truncate, Vec::new());
     }
     Ok(denied)
+}
+
+/// Rules that deny every type of socket but these.
+fn types_but(allowed: &[u64]) -> Result<Vec<SeccompRule>, BackendError> {
+    (0..=SOCKET_TYPE)
+        .filter(|kind| !allowed.contains(kind))
+        .map(|kind| when([argument(1, SeccompCmpOp::MaskedEq(SOCKET_TYPE), kind)]))
+        .collect()
 }
 
 fn sockets(layers: &Layers, gateway: bool) -> Result<Denied, BackendError> {
@@ -235,17 +255,17 @@ fn sockets(layers: &Layers, gateway: bool) -> Result<Denied, BackendError> {
                 when([is_not(0, ipv4), is_not(0, ipv6)])?,
                 when([is_not(2, 0), is_not(2, 6)])?,
             ];
-            let types = (0..=SOCKET_TYPE).filter(|kind| *kind != stream);
-            for kind in types {
-                let masked = SeccompCmpOp::MaskedEq(SOCKET_TYPE);
-                rules.push(when([argument(1, masked, kind)])?);
-            }
+            rules.extend(types_but(&[stream])?);
             rules
         }
     };
     let mut denied = Denied::from([(libc::SYS_socket, rules)]);
     if layers.level == Level::Files {
-        denied.insert(libc::SYS_socketpair, vec![when([is_not(0, unix)])?]);
+        // A datagram socket of a pair can send to any other socket of the machine.
+        let connected = [libc::SOCK_STREAM, libc::SOCK_SEQPACKET];
+        let mut rules = types_but(&connected.map(|kind| u64::from(kind.unsigned_abs())))?;
+        rules.push(when([is_not(0, unix)])?);
+        denied.insert(libc::SYS_socketpair, rules);
     }
     Ok(denied)
 }

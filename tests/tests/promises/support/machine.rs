@@ -144,7 +144,7 @@ impl Drop for TestTime {
 }
 
 /// Tests that run at once on each core. They mostly wait for processes, brokers and time-outs.
-const TESTS_A_CORE: usize = 3;
+const TESTS_A_CORE: usize = 2;
 
 static ALL_PLACES: LazyLock<usize> = LazyLock::new(|| {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
