@@ -17,7 +17,7 @@ use crate::support::amqp::{channel, small_queue};
 use crate::support::field::PATIENT;
 use crate::support::pool::task;
 use crate::support::process::Running;
-use crate::support::{Books, EventLog, Pool, PoolFile};
+use crate::support::{Books, EventLog, Pool, PoolFile, SOON, eventually};
 
 /// The steps of a task that goes the whole way.
 const WALK: [Point; 13] = [
@@ -153,6 +153,22 @@ async fn falls(process: &mut Running, point: Point) {
         process.name,
         point.name()
     );
+}
+
+/// Runs this command until the dispatcher has died of it at its step. A dispatcher that has just
+/// started may refuse the command.
+async fn falls_by(pool: &mut Pool, command: &[&str], point: Point) {
+    let mut dispatcher = pool.take_dispatcher();
+    eventually("a command kills the dispatcher", SOON, async || {
+        let cut_off = pool.try_command_line(command).await;
+        assert!(
+            !cut_off.status.success(),
+            "the dispatcher dies before it answers"
+        );
+        dispatcher.has_ended()
+    })
+    .await;
+    falls(&mut dispatcher, point).await;
 }
 
 /// Kills its worker at this step and starts the next one, for each of these steps; the last worker
@@ -449,14 +465,7 @@ async fn a_dispatcher_may_be_killed_while_it_puts_a_task_into_its_queue_again() 
     let mut books = Books::open(&pool).await;
     books.over_http(&task("stuck")).await;
     for (place, point) in REPAIR.iter().enumerate() {
-        let cut_off = pool
-            .try_command_line(&["requeue", "--force", "stuck"])
-            .await;
-        assert!(
-            !cut_off.status.success(),
-            "the dispatcher dies before it answers"
-        );
-        falls(&mut pool.take_dispatcher(), *point).await;
+        falls_by(&mut pool, &["requeue", "--force", "stuck"], *point).await;
         match REPAIR.get(place + 1) {
             Some(next) => dispatcher_armed(&mut pool, *next).await,
             None => pool.start_dispatcher().await,

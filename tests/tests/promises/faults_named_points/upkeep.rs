@@ -6,7 +6,7 @@ use lapin::options::BasicPublishOptions;
 use pool_broker::fault::Point;
 use serde_json::{Value, json};
 
-use super::{PATIENT, REST_WITHIN, dispatcher_armed, dispatcher_falls, falls, publish_unsorted};
+use super::{PATIENT, REST_WITHIN, dispatcher_armed, dispatcher_falls, falls_by, publish_unsorted};
 use crate::support::amqp::{channel, give_back};
 use crate::support::pool::task;
 use crate::support::{Books, Pool, PoolFile, SOON, eventually};
@@ -114,12 +114,7 @@ async fn dead_letter(pool: &Pool, task: &Value, properties: BasicProperties) -> 
 async fn retry_and_fall(pool: &mut Pool, letter: &str, points: &[Point]) -> Value {
     for point in points {
         dispatcher_armed(pool, *point).await;
-        let cut_off = pool.try_command_line(&["dead", "retry", letter]).await;
-        assert!(
-            !cut_off.status.success(),
-            "the dispatcher dies before it answers"
-        );
-        falls(&mut pool.take_dispatcher(), *point).await;
+        falls_by(pool, &["dead", "retry", letter], *point).await;
     }
     pool.start_dispatcher().await;
     let said = pool
