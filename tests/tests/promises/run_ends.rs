@@ -66,10 +66,11 @@ elif what == "says":
         print("still here", flush=True)
         time.sleep(0.5)
 elif what == "quotes":
-    # A file of the repository that looks like the last event; then it goes on.
+    # A file of the repository that looks like the last event; then it goes on. One call would not do: it may be over
+    # before the worker has read the line.
     print('{"type":"result"}', flush=True)
-    call()
     for _ in range(30):
+        call()
         print("at work", flush=True)
         time.sleep(0.5)
     edit()
