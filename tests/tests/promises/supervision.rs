@@ -14,6 +14,7 @@ use crate::support::broker::Vhost;
 use crate::support::machine::{idles, share_cores};
 use crate::support::own_broker::{OwnBroker, Pair, broker_is, count, ready, refused};
 use crate::support::pool::{task, tasks};
+use crate::support::process::Running;
 use crate::support::status::PoolStatus;
 use crate::support::{Api, Pool, PoolFile, SOON, eventually};
 
@@ -438,20 +439,12 @@ async fn a_dispatcher_whose_service_panics_names_it_and_ends_and_another_does_th
         broken.log().contains("a fault is injected").then_some(())
     })
     .await;
-    let status = eventually("it ends", ENDS_WITHIN, async || broken.has_ended()).await;
-    let log = broken.log();
-    assert_eq!(status.code(), Some(1), "its supervisor sees it: {log}");
-    let said = log
-        .lines()
-        .find(|line| line.contains("ERROR") && line.contains("service"))
-        .unwrap_or_default();
-    for part in [
+    let parts = [
         "service=\"results\"",
         "a panic is injected",
         "the dispatcher ends; its supervisor starts another one",
-    ] {
-        assert!(said.contains(part), "{part:?} is said: {log}");
-    }
+    ];
+    let log = ends_with_its_service(&mut broken, ENDS_WITHIN, &parts).await;
     assert!(
         log.contains("the dispatcher has ended"),
         "it closes in order: {log}"
@@ -462,6 +455,22 @@ async fn a_dispatcher_whose_service_panics_names_it_and_ends_and_another_does_th
     let mut events = pool.event_log().await;
     pool.all_succeeded(&mut events, "task", submitted.len())
         .await;
+}
+
+/// Waits until a process has ended because one of its services has, and checks that one line of its
+/// log says all these parts. Gives the log.
+async fn ends_with_its_service(process: &mut Running, limit: Duration, parts: &[&str]) -> String {
+    let status = eventually("it ends", limit, async || process.has_ended()).await;
+    let log = process.log();
+    assert_eq!(status.code(), Some(1), "its supervisor sees it: {log}");
+    let said = log
+        .lines()
+        .find(|line| line.contains("ERROR") && line.contains("service"))
+        .unwrap_or_default();
+    for part in parts {
+        assert!(said.contains(part), "{part:?} is said: {log}");
+    }
+    log
 }
 
 /// Prints a line, then works until the file `go` exists.
@@ -486,20 +495,12 @@ async fn a_worker_whose_service_panics_names_it_and_ends_and_another_does_the_ta
     let mut broken = pool.take_worker(0);
     let submitted = tasks("task", 1);
     pool.api().submit(&submitted[0]).await;
-    let status = eventually("it ends", SOON, async || broken.has_ended()).await;
-    let log = broken.log();
-    assert_eq!(status.code(), Some(1), "its supervisor sees it: {log}");
-    let said = log
-        .lines()
-        .find(|line| line.contains("ERROR") && line.contains("service"))
-        .unwrap_or_default();
-    for part in [
+    let parts = [
         "the service live_output has ended",
         "a panic is injected",
         "start the worker again",
-    ] {
-        assert!(said.contains(part), "{part:?} is said: {log}");
-    }
+    ];
+    ends_with_its_service(&mut broken, SOON, &parts).await;
     std::fs::write(pool.path().join("go"), "").expect("the sign");
     pool.start_worker(&["--programmers", "001"]);
     let result = pool.api().result("task-1", SOON).await;

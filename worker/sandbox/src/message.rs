@@ -157,7 +157,7 @@ pub fn receive_bytes(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize,
 /// The next message; None: the stages have closed the socket.
 ///
 /// # Errors
-/// Those of the socket, and a message that is none.
+/// When the socket fails, or when a message cannot be read.
 pub fn receive(socket: impl AsFd) -> io::Result<Option<(StageMessage, Option<OwnedFd>)>> {
     let mut buffer = vec![0; LONGEST];
     let (count, descriptor) = receive_bytes(socket, &mut buffer)?;

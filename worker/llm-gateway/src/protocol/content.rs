@@ -66,8 +66,8 @@ impl AnswerContent {
     }
 }
 
-/// The contents of a complete answer. Or why the body is none, and the usage that the provider
-/// reports nevertheless.
+/// The contents of a complete answer. Otherwise the reason why the body is not a complete answer, and
+/// the usage if the provider reports it.
 pub(crate) type AnswerResult<T = AnswerContent> = Result<T, (NoAnswer, Option<Tokens>)>;
 
 pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> AnswerResult<T> {
