@@ -115,7 +115,7 @@ impl CheckEnvironment<'_> {
         let mut env = env
             .into_iter()
             .map(|(name, value)| (name.into(), value))
-            .chain(self.sandbox.variables())
+            .chain(self.sandbox.variables().iter().cloned())
             .collect();
         bound_git(&mut env, self.worktree);
         SandboxCommand {

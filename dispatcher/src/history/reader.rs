@@ -160,7 +160,7 @@ fn write_mark(history: &History, mark: &str) -> AbortOnDropHandle<Instant> {
             .with_correlation_id(mark.into());
         let message = Message::new(LOG, HISTORY_KEY, b"{}", properties);
         let words = "a mark in the history is not confirmed; writing it again";
-        publisher.publish_until_confirmed(message, words).await;
+        publisher.publish_until_confirmed(&message, words).await;
         Instant::now()
     }))
 }

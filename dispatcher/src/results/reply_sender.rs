@@ -162,7 +162,7 @@ impl ReplySender {
             }
             Some(Turn::Try) => {
                 let message = Message::new(REPLIES, &to, body, properties);
-                self.process.publisher.publish(message).await
+                self.process.publisher.publish(&message).await
             }
             Some(Turn::Wait) => return Err(NotDelivered::Waits(to)),
             Some(Turn::GiveUp) => return Ok(self.give_up(came_with, id, &to, body).await?),
@@ -273,7 +273,7 @@ pub(crate) async fn send_again(
         return Ok(None);
     };
     let message = Message::new(REPLIES, &to, &letter.data, properties);
-    process.publisher.publish(message).await?;
+    process.publisher.publish(&message).await?;
     Ok(Some(to))
 }
 

@@ -54,7 +54,7 @@ async fn send_one(publisher: &Publisher, heartbeat: &Heartbeat) {
         mandatory: false,
         ..Message::new(HEARTBEATS, "", body, json_properties())
     };
-    if let Err(error) = publisher.publish(message).await {
+    if let Err(error) = publisher.publish(&message).await {
         tracing::debug!(%error, "a heartbeat was not sent");
     }
 }

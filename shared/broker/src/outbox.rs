@@ -97,10 +97,7 @@ async fn send(publisher: &Publisher, batch: Vec<Waiting>) {
             returned: Vec::new(),
         }),
         _ => {
-            let messages: Vec<Message<'_>> = batch
-                .iter()
-                .map(|waiting| waiting.message.clone())
-                .collect();
+            let messages: Vec<_> = batch.iter().map(|waiting| &waiting.message).collect();
             publisher.publish_together(&messages).await
         }
     };
@@ -112,7 +109,7 @@ async fn send(publisher: &Publisher, batch: Vec<Waiting>) {
                     let _ = confirmed.send(Ok(()));
                 } else {
                     let publisher = publisher.clone();
-                    tokio::spawn(async move { confirmed.send(publisher.publish(message).await) });
+                    tokio::spawn(async move { confirmed.send(publisher.publish(&message).await) });
                 }
             }
         }

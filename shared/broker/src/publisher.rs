@@ -135,11 +135,11 @@ impl Publisher {
     ///
     /// # Errors
     /// Any other answer, or none in time. The message may still arrive later, so repeat it with the same id.
-    pub async fn publish(&self, message: Message<'_>) -> Result<(), BrokerError> {
+    pub async fn publish(&self, message: &Message<'_>) -> Result<(), BrokerError> {
         let what = || format!("publish to {} with key {:?}", message.exchange, message.key);
         let publish = async {
             let channel = self.channel(what).await?;
-            self.confirmed(&channel.channel, &message, what()).await?;
+            self.confirmed(&channel.channel, message, what()).await?;
             channel.give_back();
             Ok(())
         };
@@ -147,12 +147,12 @@ impl Publisher {
     }
 
     /// Publishes a message until it is confirmed. Each failure is logged with `words`.
-    pub async fn publish_until_confirmed(&self, message: Message<'_>, words: &str) {
+    pub async fn publish_until_confirmed(&self, message: &Message<'_>, words: &str) {
         let mut backoff = Backoff::default();
         loop {
             // An outage may last for days: wait until it is over.
             self.link.until_usable().await;
-            let Err(error) = self.publish(message.clone()).await else {
+            let Err(error) = self.publish(message).await else {
                 return;
             };
             log_broker_error(&error, words);
@@ -166,7 +166,7 @@ impl Publisher {
     /// When nothing was sent.
     pub async fn publish_together(
         &self,
-        messages: &[Message<'_>],
+        messages: &[&Message<'_>],
     ) -> Result<Together, BrokerError> {
         let what = || format!("publish {} messages", messages.len());
         let channel = self.unless_blocked(what, self.channel(what)).await?;
@@ -281,7 +281,7 @@ struct Sending {
 }
 
 impl Sending {
-    async fn run(&mut self, channel: &Channel, messages: &[Message<'_>]) -> lapin::Result<()> {
+    async fn run(&mut self, channel: &Channel, messages: &[&Message<'_>]) -> lapin::Result<()> {
         for message in messages {
             self.expected
                 .push_back(basic_publish(channel, message).await?);

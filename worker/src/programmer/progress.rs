@@ -80,7 +80,7 @@ async fn publish(publisher: &Publisher, task: &TaskId, piece: &Progress) {
         mandatory: false,
         ..Message::new(LOG, HISTORY_KEY, body, properties)
     };
-    if let Err(error) = publisher.publish(message).await {
+    if let Err(error) = publisher.publish(&message).await {
         tracing::debug!(task_id = %task, programmer = %piece.programmer, attempt = %piece.attempt, %error, "a piece of an agent's live output was not published");
     }
 }

@@ -245,7 +245,7 @@ impl Work<'_> {
 
     fn job(&self, assignment: &Assignment, model: LlmName, session: &LlmSession) -> Job {
         let (workshop, limits) = (&self.attempts.workshop, &self.attempts.programmer.limits);
-        let mut env = workshop.sandbox.variables();
+        let mut env = workshop.sandbox.variables().to_vec();
         env.extend(workshop.env.iter().cloned());
         let access = CommandAccess {
             read: self.worktree.objects(),

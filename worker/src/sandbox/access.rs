@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agent_sandbox::probe::{LevelUnavailable, Proven, prove};
-use agent_sandbox::toolchains::{self, ThisMachine};
+use agent_sandbox::toolchains::{self, FoundToolchains, ThisMachine};
 use agent_sandbox::{Layers, Level, Plan, RunLimits, landlock_abi};
 use pool_core::pool::{self, Pool, SandboxLevel, SandboxNetwork};
 
@@ -60,7 +60,11 @@ pub(super) struct Confinement {
 
 impl Confinement {
     /// None: the level is `off`.
-    pub(super) fn new(limits: &pool::Sandbox, guarded: &[PathBuf]) -> Option<Self> {
+    pub(super) fn new(
+        limits: &pool::Sandbox,
+        guarded: &[PathBuf],
+        found: &FoundToolchains,
+    ) -> Option<Self> {
         let level = match limits.level {
             // A level that nobody has settled must not be weaker than the one that is meant.
             SandboxLevel::Auto | SandboxLevel::Strict => Level::Strict,
@@ -71,10 +75,9 @@ impl Confinement {
             own_network: own_network(limits),
             ..Layers::all(level, landlock_abi())
         };
-        let found = toolchains::find(&ThisMachine);
         let mut guarded = guarded.to_vec();
-        guarded.extend(found.guarded);
-        let mut read = found.read;
+        guarded.extend(found.guarded.iter().cloned());
+        let mut read = found.read.clone();
         read.extend(limits.read.iter().cloned());
         Some(Self {
             layers,
@@ -148,12 +151,20 @@ fn own_network(limits: &pool::Sandbox) -> bool {
     }
 }
 
-/// The variables that every program gets.
-pub(super) fn variables(confinement: Option<&Confinement>) -> Vec<(OsString, OsString)> {
-    let mut variables = toolchains::find(&ThisMachine).variables;
+/// The variables of every program: those by which it finds the toolchains of the worker's user,
+/// those that make package managers fail at once where there is no network, and those of the pool
+/// file.
+pub(super) fn variables(
+    limits: &pool::Sandbox,
+    confinement: Option<&Confinement>,
+    found: FoundToolchains,
+) -> Vec<(OsString, OsString)> {
+    let mut variables = found.variables;
     if confinement.is_some_and(|confinement| confinement.layers.own_network) {
         variables.extend(FAIL_FAST.map(|(name, value)| (name.into(), value.into())));
     }
+    let own = limits.env.iter();
+    variables.extend(own.map(|(name, value)| (name.into(), value.into())));
     variables
 }
 

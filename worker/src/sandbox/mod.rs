@@ -35,6 +35,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_sandbox::toolchains::{self, ThisMachine};
 use agent_sandbox::{Plan, SetupError};
 use pool_core::pool::{self, LastEvent, Pool};
 use tokio_util::sync::CancellationToken;
@@ -61,6 +62,7 @@ pub struct SandboxLauncher {
     limits: pool::Sandbox,
     /// None: no kernel layers.
     confinement: Option<Confinement>,
+    variables: Vec<(OsString, OsString)>,
 }
 
 impl SandboxLauncher {
@@ -77,21 +79,20 @@ impl SandboxLauncher {
     }
 
     fn build(limits: &pool::Sandbox, guarded: &[PathBuf], helper: PathBuf) -> Self {
+        let found = toolchains::find(&ThisMachine);
+        let confinement = Confinement::new(limits, guarded, &found);
         Self {
             helper,
             limits: limits.clone(),
-            confinement: Confinement::new(limits, guarded),
+            variables: access::variables(limits, confinement.as_ref(), found),
+            confinement,
         }
     }
 
-    /// The variables of every program: those by which it finds the toolchains of the worker's user,
-    /// those that make package managers fail at once where there is no network, and those of the
-    /// pool file.
-    pub fn variables(&self) -> Vec<(OsString, OsString)> {
-        let mut variables = access::variables(self.confinement.as_ref());
-        let own = self.limits.env.iter();
-        variables.extend(own.map(|(name, value)| (name.into(), value.into())));
-        variables
+    /// The variables of every program. They were found when the worker started, as the files that
+    /// programs see.
+    pub fn variables(&self) -> &[(OsString, OsString)] {
+        &self.variables
     }
 
     /// The rights that the kernel layers leave to this command; None: there are none.

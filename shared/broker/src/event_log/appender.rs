@@ -112,7 +112,7 @@ pub(super) async fn publish(publisher: &Publisher, batch: &EventBatch) {
     let body = batch.to_json();
     let message = Message::new(LOG, EVENTS_KEY, body, json_properties());
     let words = "events are not confirmed; publishing them again";
-    publisher.publish_until_confirmed(message, words).await;
+    publisher.publish_until_confirmed(&message, words).await;
 }
 
 #[cfg(test)]

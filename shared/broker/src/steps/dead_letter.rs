@@ -19,5 +19,5 @@ pub async fn dead_letter(
     info: &DeadLetterInfo,
 ) -> Result<(), BrokerError> {
     let message = Message::new(DEAD_EXCHANGE, "", body, info.properties(came_with));
-    process.publisher.publish(message).await
+    process.publisher.publish(&message).await
 }

@@ -23,12 +23,12 @@ pub async fn publish_result(
     let properties = reply.on(result_properties(id, attempt));
     let body = result.fit(MAX_RESULT_BYTES);
     let message = |body| Message::new(REPLIES, RESULTS_KEY, body, properties.clone());
-    let published = process.publisher.publish(message(&body)).await;
+    let published = process.publisher.publish(&message(&body)).await;
     let Some(takes) = published.as_ref().err().and_then(BrokerError::size_limit) else {
         return published;
     };
     let smaller = result.fit(lower_limit(body.len(), takes));
-    process.publisher.publish(message(&smaller)).await
+    process.publisher.publish(&message(&smaller)).await
 }
 
 /// Publishes a message of `results` once more as it came, without the headers that the broker has added.
@@ -48,5 +48,5 @@ pub async fn publish_result_again(
     };
     let properties = Reply::as_it_came(came_with).on(again);
     let message = Message::new(REPLIES, RESULTS_KEY, &delivery.data, properties);
-    process.publisher.publish(message).await
+    process.publisher.publish(&message).await
 }

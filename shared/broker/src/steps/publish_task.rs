@@ -52,7 +52,7 @@ impl<'a> OutgoingTask<'a> {
 /// When the broker does not confirm it.
 pub async fn publish_task(process: &Process, task: &OutgoingTask<'_>) -> Result<(), BrokerError> {
     let message = Message::new(TASKS, task.key, task.body, task.properties());
-    process.publisher.publish(message).await
+    process.publisher.publish(&message).await
 }
 
 /// Puts a task into `pool.retries`, from where a dispatcher publishes it at `until`.
@@ -66,5 +66,5 @@ pub async fn delay_task(
 ) -> Result<(), BrokerError> {
     let properties = due_at(task.properties(), until);
     let message = Message::new(REPLIES, RETRIES_KEY, task.body, properties);
-    process.publisher.publish(message).await
+    process.publisher.publish(&message).await
 }

@@ -23,5 +23,5 @@ pub async fn request_result(
     let key = at.map_or(RESULTS_KEY, |_| RETRIES_KEY);
     let properties = reply.on(repeat_properties(task_id, at));
     let message = Message::new(REPLIES, key, b"", properties);
-    process.publisher.publish(message).await
+    process.publisher.publish(&message).await
 }
