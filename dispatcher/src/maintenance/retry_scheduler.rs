@@ -8,7 +8,6 @@
 
 use std::time::Duration;
 
-use futures_util::TryStreamExt;
 use lapin::message::Delivery;
 use pool_broker::acks::ack;
 use pool_broker::backoff::Backoff;
@@ -42,11 +41,9 @@ async fn consume(process: &Process) -> Result<(), BrokerError> {
             .prefetch(PREFETCH)
             .start(&channel, limit)
             .await?;
-        let in_hand =
-            deliveries.try_for_each_concurrent(usize::from(PREFETCH), |delivery| async move {
-                handle_until_done(process, &delivery).await;
-                Ok(())
-            });
+        let in_hand = deliveries.handle_each(PREFETCH, |delivery| async move {
+            handle_until_done(process, &delivery).await;
+        });
         // Held messages are delivered again, so the next channel must not wait for them.
         process.while_useful(&channel, in_hand).await
     });

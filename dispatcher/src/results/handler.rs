@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::{FutureExt, TryStreamExt};
+use futures_util::FutureExt;
 use lapin::message::Delivery;
 use pool_broker::backoff::Backoff;
 use pool_broker::consumer::ConsumerSettings;
@@ -106,22 +106,22 @@ async fn consume(handler: &ResultHandler) -> Result<(), BrokerError> {
             .start(&channel, limit)
             .await?;
         let (handled, tags) = mpsc::channel(usize::from(PREFETCH));
-        let in_hand = async {
+        let in_hand = async move {
             let handled = &handled;
-            let each = |delivery| async move {
+            let each = |delivery: Delivery| async move {
                 if handle_until_done(handler, &delivery).await {
                     // If the task that acks has ended, this consumer ends too, and the broker
                     // delivers unacknowledged results again.
                     let _ = handled.send(delivery.delivery_tag).await;
                 }
-                Ok(())
             };
-            deliveries
-                .try_for_each_concurrent(usize::from(PREFETCH), each)
-                .await
+            // Ok, so that the results that are handled are still acknowledged.
+            Ok(deliveries.handle_each(PREFETCH, each).await)
         };
-        let both =
-            async { tokio::try_join!(in_hand, acknowledge(&channel, limit, tags)).map(drop) };
+        let both = async {
+            let (ended, ()) = tokio::try_join!(in_hand, acknowledge(&channel, limit, tags))?;
+            ended
+        };
         // Results in progress are delivered again, so the next channel must not wait for them.
         process.while_useful(&channel, both).await
     });

@@ -145,6 +145,26 @@ impl Deliveries {
         self.checked(next)
     }
 
+    /// Handles up to `most` messages at once. When the consumer has ended, finishes those in hand before it returns: if
+    /// their queue was deleted, nobody delivers them again.
+    ///
+    /// # Errors
+    /// Why the consumer has ended. It does not end otherwise.
+    pub async fn handle_each<H: Future<Output = ()>>(
+        self,
+        most: u16,
+        handle: impl FnMut(Delivery) -> H,
+    ) -> Result<(), BrokerError> {
+        let mut ended = Ok(());
+        let until_the_end = self.scan((), |(), next| {
+            std::future::ready(next.map_err(|error| ended = Err(error)).ok())
+        });
+        until_the_end
+            .for_each_concurrent(usize::from(most), handle)
+            .await;
+        ended
+    }
+
     /// Ends the consumer. Returns the messages that were still on their way.
     ///
     /// # Errors
