@@ -182,26 +182,28 @@ impl Process {
 /// Declares everything again when the stream of the event log has disappeared, because somebody has deleted the virtual host
 /// and created it anew.
 async fn keep_declared(process: Process, events: Events) {
-    let mut told = false;
+    let mut declared = true;
     while process
         .pause(LOOK_EVERY.mul_f64(0.5 + rand::random::<f64>()))
         .await
     {
-        if process.log.is_fresh() || !is_gone(&process.consume).await {
-            told = false;
-            continue;
-        }
-        if !told {
+        // A declaration that failed halfway has to be repeated, although the stream is there again.
+        if declared {
+            if process.log.is_fresh() || !is_gone(&process.consume).await {
+                continue;
+            }
             tracing::warn!("the stream {EVENTS_STREAM} is gone; declaring everything again");
         }
-        match try_declare(&process.consume, &process.routes, &events).await {
-            Err(error) if !told => log_broker_error(
-                &error,
+        let declaring = try_declare(&process.consume, &process.routes, &events).await;
+        if let Err(error) = &declaring
+            && declared
+        {
+            log_broker_error(
+                error,
                 "the topology is not declared again yet; trying again",
-            ),
-            Ok(()) | Err(_) => {}
+            );
         }
-        told = true;
+        declared = declaring.is_ok();
     }
 }
 
