@@ -11,6 +11,7 @@ use pool_core::result::{CheckReport, TaskFailure};
 use pool_core::task::AcceptanceCheck;
 
 use crate::agent::absolute_path_entries;
+use crate::sandbox::warm::WarmPart;
 use crate::sandbox::{
     CommandAccess, Exit, Finished, LaunchError, SandboxCommand, SandboxLauncher, Watch,
 };
@@ -129,6 +130,7 @@ impl CheckEnvironment<'_> {
                 write: vec![self.scratch.to_owned()],
                 gateway: None,
             },
+            warm: WarmPart::None,
         }
     }
 }

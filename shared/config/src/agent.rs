@@ -59,6 +59,23 @@ pub(super) struct RawAgent {
     /// Environment variables of the worker that the agent may see. Never name a key here. Variables that name a
     /// repository (`GIT_DIR`, `GIT_WORK_TREE`, …) are not passed on.
     env_allow: Vec<String>,
+    /// Whether a process that has already imported the agent's modules starts its runs. It needs a sandbox of level
+    /// strict without the machine's network, and an agent in Python: aider, or a command with `warm_modules`. A run that
+    /// cannot start this way starts as usual.
+    warm: RawWarm,
+    /// For kind command: Python modules that are imported once for all runs. The command must be a Python program, or
+    /// `python` with a program or `-m`. Name modules that do nothing but define things when they are imported.
+    warm_modules: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+enum RawWarm {
+    /// Where it is possible.
+    Auto,
+    /// Each run starts its own interpreter.
+    Off,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -84,6 +101,8 @@ impl Default for RawAgent {
             no_output_timeout_s: 120,
             done_when: None,
             env_allow: Vec::new(),
+            warm: RawWarm::Auto,
+            warm_modules: Vec::new(),
         }
     }
 }
@@ -105,6 +124,7 @@ impl RawAgent {
             ("command", !self.command.is_empty()),
             ("env", !self.env.is_empty()),
             ("done_when", done_when.is_some()),
+            ("warm_modules", !self.warm_modules.is_empty()),
         ];
         for (key, given) in given {
             if self.kind != RawKind::Command && given {
@@ -137,6 +157,8 @@ impl RawAgent {
             no_output_timeout,
             done_when,
             env_allow: self.env_allow,
+            warm: self.warm == RawWarm::Auto,
+            warm_modules: self.warm_modules,
         }
     }
 }

@@ -305,6 +305,10 @@ pub struct Agent {
     pub done_when: Option<LastEvent>,
     /// Environment variables of the worker that the agent may see.
     pub env_allow: Vec<String>,
+    /// Whether a fork server may start its runs.
+    pub warm: bool,
+    /// For a command: the modules that its fork server imports. Empty: it has none.
+    pub warm_modules: Vec<String>,
 }
 
 /// The program that edits code.

@@ -192,6 +192,8 @@ catalog! {
         "attempts that gave their task back to its queue: `no_llm`, or `stopped` by a drain, the end of the worker, or a lost connection";
     AGENT_RUNS: Counter = "pool_agent_runs_total" ["programmer", "outcome"] Count, Worker, Sum,
         "runs of agents by outcome: `passed`, `check_failed`, `no_llm_left`, or a kind of error";
+    AGENT_STARTS: Counter = "pool_agent_starts_total" ["start"] Count, Worker, Sum,
+        "starts of agents: `warm` by a fork server, `cold` if that was not possible, `usual` if nobody asked for it";
     AGENT_RUN: Histogram = "pool_agent_run_seconds" ["programmer"] Seconds, Worker, Sum,
         "duration of runs of agents, including the acceptance checks";
     QUEUE_MESSAGES: Gauge = "pool_queue_messages" ["queue"] Count, Dispatcher, Max,

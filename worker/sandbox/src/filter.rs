@@ -122,14 +122,42 @@ const MISSING: [c_long; 4] = [
 
 /// Filters this process and everything that it starts.
 pub(crate) fn apply(layers: &Layers, gateway: bool) -> Result<(), seccompiler::Error> {
-    for (error, denied) in filters(layers, gateway)? {
-        let arch: TargetArch = std::env::consts::ARCH.try_into()?;
-        let answer = SeccompAction::Errno(error.unsigned_abs());
-        let filter = SeccompFilter::new(denied, SeccompAction::Allow, answer, arch)?;
-        let program: BpfProgram = filter.try_into()?;
+    for program in compiled(layers, gateway)? {
         apply_filter(&program)?;
     }
     Ok(())
+}
+
+/// The filters as the kernel takes them: arrays of `struct sock_filter`.
+pub(crate) fn programs(layers: &Layers, gateway: bool) -> Result<Vec<Vec<u8>>, BackendError> {
+    let bytes = |program: BpfProgram| {
+        let instructions = program.iter().map(|one| {
+            let [code_first, code_second] = one.code.to_ne_bytes();
+            let [first, second, third, fourth] = one.k.to_ne_bytes();
+            let jumps = [one.jt, one.jf];
+            [
+                code_first,
+                code_second,
+                jumps[0],
+                jumps[1],
+                first,
+                second,
+                third,
+                fourth,
+            ]
+        });
+        instructions.flatten().collect()
+    };
+    Ok(compiled(layers, gateway)?.into_iter().map(bytes).collect())
+}
+
+fn compiled(layers: &Layers, gateway: bool) -> Result<Vec<BpfProgram>, BackendError> {
+    let arch: TargetArch = std::env::consts::ARCH.try_into()?;
+    let compile = |(error, denied): (i32, Denied)| {
+        let answer = SeccompAction::Errno(error.unsigned_abs());
+        SeccompFilter::new(denied, SeccompAction::Allow, answer, arch)?.try_into()
+    };
+    filters(layers, gateway)?.into_iter().map(compile).collect()
 }
 
 /// The filters: what they answer, and what they deny.

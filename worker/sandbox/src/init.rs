@@ -3,7 +3,8 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::os::fd::AsFd as _;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -15,7 +16,9 @@ use nix::unistd::Pid;
 
 use crate::launch::{SandboxStage, refuse};
 use crate::message::{AtStep as _, SetupError, SetupStep, StageMessage};
+use crate::show::Entries;
 use crate::spawn::{Spawn, spawn};
+use crate::warm::{CONTROL, ColdReason, Offer, WarmRole, take_descriptor};
 use crate::watch::LimitWatch;
 use crate::{filter, rights, rules, show, view};
 
@@ -26,15 +29,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 pub(crate) fn main(argv: &[OsString]) -> ! {
     let stage = SandboxStage::begin().unwrap_or_else(|refused| refuse(None, refused));
-    let signals = confine(&stage).unwrap_or_else(|refused| refuse(Some(&stage), refused));
-    let program = argv.first().map(OsString::as_os_str);
-    let started = spawn(Spawn {
-        program: program.unwrap_or(OsStr::new("")),
-        argv,
-        environment: std::env::vars_os().collect(),
-        files: &[],
-    });
-    match started {
+    let (signals, warm) =
+        confine(&stage, argv).unwrap_or_else(|refused| refuse(Some(&stage), refused));
+    match start(&stage, argv, warm) {
         Ok(program) => {
             stage.report(&StageMessage::Started);
             Init {
@@ -51,7 +48,53 @@ pub(crate) fn main(argv: &[OsString]) -> ! {
     }
 }
 
-fn confine(stage: &SandboxStage) -> Result<SignalFd, SetupError> {
+/// Starts the program, or has the fork server start it.
+fn start(stage: &SandboxStage, argv: &[OsString], warm: Warm) -> io::Result<Pid> {
+    let control = match warm {
+        Warm::No => None,
+        Warm::Server(control) => Some(control),
+        Warm::Run(offer) => match offer.and_then(|offer| offer.hand_over()) {
+            Ok(program) => return Ok(program),
+            Err(ColdReason(why)) => {
+                stage.report(&StageMessage::Cold(why));
+                None
+            }
+        },
+    };
+    let files: Vec<_> = control.iter().map(|one| (one.as_fd(), CONTROL)).collect();
+    let program = argv.first().map(OsString::as_os_str);
+    spawn(Spawn {
+        program: program.unwrap_or(OsStr::new("")),
+        argv,
+        environment: std::env::vars_os().collect(),
+        files: &files,
+    })
+}
+
+/// The part of this sandbox in warm starts.
+enum Warm {
+    No,
+    Server(OwnedFd),
+    Run(Result<Offer, ColdReason>),
+}
+
+impl Warm {
+    fn prepare(stage: &SandboxStage, shown: &Entries, argv: &[OsString]) -> io::Result<Self> {
+        let Some(role) = stage.plan.warm else {
+            return Ok(Self::No);
+        };
+        let socket = take_descriptor(&stage.messages)?;
+        Ok(match role {
+            WarmRole::Server => Self::Server(socket),
+            WarmRole::Run => {
+                let offer = Offer::prepare(socket, &stage.plan, shown, argv);
+                Self::Run(offer.map_err(ColdReason::from))
+            }
+        })
+    }
+}
+
+fn confine(stage: &SandboxStage, argv: &[OsString]) -> Result<(SignalFd, Warm), SetupError> {
     let plan = &stage.plan;
     rights::outlive_the_program().at(SetupStep::Rights)?;
     // A signal that was sent before it is blocked does no harm: process 1 ignores it.
@@ -63,6 +106,7 @@ fn confine(stage: &SandboxStage) -> Result<SignalFd, SetupError> {
     let shown = show::entries(plan);
     view::enter(plan, &shown)?;
     std::env::set_current_dir(&plan.directory).at(SetupStep::View)?;
+    let warm = Warm::prepare(stage, &shown, argv).at(SetupStep::View)?;
     // The kernel may refuse that, and then the usual score applies.
     let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     rights::drop_capabilities().at(SetupStep::Rights)?;
@@ -73,7 +117,7 @@ fn confine(stage: &SandboxStage) -> Result<SignalFd, SetupError> {
     if plan.layers.seccomp {
         filter::apply(&plan.layers, plan.gateway_port.is_some()).at(SetupStep::Seccomp)?;
     }
-    Ok(signals)
+    Ok((signals, warm))
 }
 
 struct Init {

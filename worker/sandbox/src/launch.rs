@@ -12,6 +12,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use crate::message::{AtStep as _, SetupError, SetupStep, StageMessage, send};
 use crate::plan::{Level, Plan};
 use crate::spawn::{Spawn, spawn};
+use crate::warm::{WarmRole, send_files};
 use crate::word;
 
 /// A stage is this process's own executable, also after the file was replaced.
@@ -30,7 +31,7 @@ pub struct Launched {
 }
 
 /// Starts `argv` behind the layers of the plan. The stages and the program get this environment, the
-/// output of this process, and no input.
+/// output of this process, and no input. `warm` is the socket for the plan's part in warm starts.
 ///
 /// # Errors
 /// If the first stage does not start. A later failure is a message.
@@ -38,6 +39,7 @@ pub fn launch(
     plan: &Plan,
     argv: &[OsString],
     environment: Vec<(OsString, OsString)>,
+    warm: Option<OwnedFd>,
 ) -> io::Result<Launched> {
     let (messages, inside) = socketpair(
         AddressFamily::UNIX,
@@ -58,6 +60,17 @@ pub fn launch(
         environment,
         files: &[(inside.as_fd(), 0), (file.as_fd(), PLAN)],
     })?;
+    // One for the first stage of a run, and one for process 1.
+    let repeats = match plan.warm {
+        None => 0,
+        Some(WarmRole::Server) => 1,
+        Some(WarmRole::Run) => 2,
+    };
+    if let Some(warm) = warm {
+        for _ in 0..repeats {
+            send_files(&messages, b"warm", &[warm.as_fd()])?;
+        }
+    }
     Ok(Launched { pid, messages })
 }
 

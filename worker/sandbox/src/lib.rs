@@ -30,6 +30,7 @@ mod spawn;
 mod system;
 pub mod toolchains;
 mod view;
+mod warm;
 mod watch;
 
 use std::ffi::{OsStr, OsString};
@@ -40,6 +41,7 @@ pub use plan::{Layers, Level, Plan, RunLimits};
 pub use rights::hide_process;
 pub use rules::landlock_abi;
 pub use spawn::{Spawn, spawn};
+pub use warm::{WarmRole, send_files};
 
 /// The first arguments that make an executable a stage.
 mod word {

@@ -21,6 +21,8 @@ const LONGEST: usize = 16 * 1024;
 pub enum StageMessage {
     /// The gateway's socket is open inside. The listener comes with this message.
     Listening,
+    /// The fork server could not start the program. It is started in the usual way, and this is why.
+    Cold(String),
     /// All layers are in place and the program runs.
     Started,
     /// A layer could not be set up, so the program was not started.

@@ -13,6 +13,8 @@ use nix::unistd::{getgid, getuid};
 
 use crate::launch::{SandboxStage, refuse};
 use crate::message::{AtStep as _, SetupError, SetupStep, StageMessage, send};
+use crate::plan::Plan;
+use crate::warm::{WarmRole, enter_server_namespace};
 use crate::{network, rights, word};
 
 pub(crate) fn main(argv: &[OsString]) -> ! {
@@ -26,7 +28,10 @@ pub(crate) fn main(argv: &[OsString]) -> ! {
 fn make(stage: &SandboxStage, argv: &[OsString]) -> Result<i32, SetupError> {
     rights::outlive_the_program().at(SetupStep::Rights)?;
     let own_network = stage.plan.layers.own_network;
-    make_namespaces(own_network).at(SetupStep::Namespaces)?;
+    if stage.plan.warm == Some(WarmRole::Run) {
+        enter_server_namespace(&stage.messages).at(SetupStep::Namespaces)?;
+    }
+    make_namespaces(&stage.plan).at(SetupStep::Namespaces)?;
     if own_network {
         network::bring_loopback_up().at(SetupStep::Network)?;
         if let Some(port) = stage.plan.gateway_port {
@@ -51,20 +56,22 @@ fn make(stage: &SandboxStage, argv: &[OsString]) -> Result<i32, SetupError> {
 
 /// Enters new namespaces. Only children enter the new process namespace. The user keeps its id, so
 /// that files have the same owner inside and outside.
-fn make_namespaces(own_network: bool) -> std::io::Result<()> {
+fn make_namespaces(plan: &Plan) -> std::io::Result<()> {
     let (uid, gid) = (getuid(), getgid());
-    unshare(
-        CloneFlags::CLONE_NEWUSER
-            | CloneFlags::CLONE_NEWNS
-            | CloneFlags::CLONE_NEWPID
-            | CloneFlags::CLONE_NEWIPC
-            | CloneFlags::CLONE_NEWUTS,
-    )?;
+    let mut first = CloneFlags::CLONE_NEWUSER
+        | CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS;
+    // A process can enter only namespaces of processes below its own.
+    if plan.warm != Some(WarmRole::Server) {
+        first |= CloneFlags::CLONE_NEWPID;
+    }
+    unshare(first)?;
     fs::write("/proc/self/setgroups", "deny")?;
     fs::write("/proc/self/uid_map", format!("{uid} {uid} 1\n"))?;
     fs::write("/proc/self/gid_map", format!("{gid} {gid} 1\n"))?;
     let mut rest = CloneFlags::empty();
-    if own_network {
+    if plan.layers.own_network {
         rest |= CloneFlags::CLONE_NEWNET;
     }
     if Path::new("/proc/self/ns/cgroup").exists() {

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::warm::WarmRole;
+
 /// A combination of layers that has a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -77,4 +79,6 @@ pub struct Plan {
     /// The program's current directory.
     pub directory: PathBuf,
     pub limits: RunLimits,
+    /// None: the sandbox has nothing to do with a fork server.
+    pub warm: Option<WarmRole>,
 }

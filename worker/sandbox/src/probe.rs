@@ -114,6 +114,7 @@ fn try_layers(layers: Layers, directory: &Path) -> Result<Proven, ProbeFailure> 
         hide: Vec::new(),
         directory: place.tree(),
         limits: RunLimits::default(),
+        warm: None,
     };
     let argv: Vec<OsString> = vec![
         executable.into(),
@@ -127,7 +128,7 @@ fn try_layers(layers: Layers, directory: &Path) -> Result<Proven, ProbeFailure> 
         .map_err(io::Error::from)?
         .into(),
     ];
-    let mut running = Running(Some(launch(&plan, &argv, Vec::new())?));
+    let mut running = Running(Some(launch(&plan, &argv, Vec::new(), None)?));
     let inside = running.until_started()?;
     answer(inside.as_ref().unwrap_or(&gateway))?;
     running.until_ended()?;
@@ -260,11 +261,12 @@ fn failure(message: StageMessage) -> ProbeFailure {
         StageMessage::NotStarted(problem) => ProbeFailure::Other(format!(
             "the program of the self-test did not start: {problem}"
         )),
-        StageMessage::Listening | StageMessage::Started | StageMessage::Ended { .. } => {
-            ProbeFailure::Other(format!(
-                "the self-test ended in an unexpected way: {message:?}"
-            ))
-        }
+        StageMessage::Listening
+        | StageMessage::Cold(_)
+        | StageMessage::Started
+        | StageMessage::Ended { .. } => ProbeFailure::Other(format!(
+            "the self-test ended in an unexpected way: {message:?}"
+        )),
     }
 }
 

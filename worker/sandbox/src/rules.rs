@@ -46,6 +46,12 @@ fn handle(abi: u32, network: bool) -> Result<Ruleset, RulesetError> {
 
 /// Restricts this process and everything that it starts.
 pub(crate) fn restrict(plan: &Plan, shown: &Entries) -> Result<(), RulesetError> {
+    ruleset(plan, shown)?.restrict_self()?;
+    Ok(())
+}
+
+/// The rules for a program, not yet in force.
+pub(crate) fn ruleset(plan: &Plan, shown: &Entries) -> Result<RulesetCreated, RulesetError> {
     let layers = &plan.layers;
     let guards_network =
         layers.level == Level::Files && layers.own_network && layers.landlock >= NETWORK_SINCE;
@@ -54,15 +60,13 @@ pub(crate) fn restrict(plan: &Plan, shown: &Entries) -> Result<(), RulesetError>
     if let (true, Some(port)) = (guards_network, plan.gateway_port) {
         rules = rules.add_rule(NetPort::new(port, AccessNet::ConnectTcp))?;
     }
-    let rules = match layers.level {
-        Level::Strict => with_paths(rules, abi, [Path::new("/")], &inside(plan))?,
+    match layers.level {
+        Level::Strict => with_paths(rules, abi, [Path::new("/")], &inside(plan)),
         Level::Files => {
             let (read, write) = outside(shown);
-            with_paths(rules, abi, read, &write)?
+            with_paths(rules, abi, read, &write)
         }
-    };
-    rules.restrict_self()?;
-    Ok(())
+    }
 }
 
 /// The writable places of `strict`.

@@ -196,6 +196,7 @@ mod tests {
             hide: paths(hide),
             directory: "/".into(),
             limits: RunLimits::default(),
+            warm: None,
         }
     }
 

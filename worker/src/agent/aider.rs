@@ -9,19 +9,28 @@
 use std::ffi::OsString;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
+use pool_core::id::LlmName;
+use pool_core::pool::Secret;
 use pool_core::result::{ErrorKind, TaskFailure};
+use pool_core::source::RelativePath;
 use serde_json::json;
 
 use super::evidence::AiderEvidence;
 use super::hide::{Hidden, is_configuration};
 use super::{AgentEvidence, AgentRun, CodingAgent, Job, launch_failure, program, set};
-use crate::sandbox::{SandboxLauncher, Watch};
-use crate::workspace::{failure, off_the_runtime, open_regular};
+use crate::sandbox::warm::{Modules, WarmPart, WarmStart, python_of};
+use crate::sandbox::{CommandAccess, SandboxLauncher, Watch};
+use crate::workspace::{failure, make_directory, off_the_runtime, open_regular};
 
 /// The most that is read of aider's log of events. That log is usually a few lines.
 const ANALYTICS_LIMIT: u64 = 4 * 1024 * 1024;
+
+/// The limit for the run that lists aider's modules.
+const RECORD_WITHIN: Duration = Duration::from_secs(180);
 
 const FLAGS: [&str; 27] = [
     "--yes-always",
@@ -66,9 +75,12 @@ const SHADOWS: [&str; 9] = [
     "--encoding=utf-8",
 ];
 
+#[derive(Clone)]
 pub(super) struct Aider {
     pub(super) program: PathBuf,
     pub(super) edit_format: String,
+    /// Whether a fork server may start it.
+    pub(super) is_warm: bool,
 }
 
 /// The files of one run, in the scratch directory.
@@ -143,6 +155,62 @@ impl Aider {
     }
 }
 
+/// Warm starts.
+impl Aider {
+    fn warm_start(&self, program: &Path, job: &Job) -> WarmPart {
+        let python = python_of(program).filter(|_| self.is_warm);
+        let Some(interpreter) = python else {
+            return WarmPart::None;
+        };
+        let (aider, program) = (self.clone(), program.to_owned());
+        let variables = job.env.clone();
+        WarmPart::Run(WarmStart {
+            interpreter,
+            program: program.clone(),
+            env: with_constants(job.common_env()),
+            modules: Modules::Recorded(Arc::new(move |place: PathBuf, port: u16| {
+                let job = made_up_job(&place, port, variables.clone());
+                let (aider, program) = (aider.clone(), program.clone());
+                let command = async move {
+                    let job = job?;
+                    let files = aider.prepare(&job).await.map_err(|error| error.message)?;
+                    Ok(job.command(aider.argv(program, &job, &files), env(&job)))
+                };
+                command.boxed()
+            })),
+        })
+    }
+}
+
+/// A job that nobody wants done. It shows which modules a run loads.
+fn made_up_job(
+    place: &Path,
+    port: u16,
+    variables: Vec<(OsString, OsString)>,
+) -> Result<Job, String> {
+    let [worktree, scratch] = ["tree", "scratch"].map(|name| place.join(name));
+    for directory in [&worktree, &scratch] {
+        make_directory(directory).map_err(|error| error.to_string())?;
+    }
+    Ok(Job {
+        access: CommandAccess {
+            write: vec![scratch.clone()],
+            ..CommandAccess::default()
+        },
+        worktree,
+        scratch,
+        prompt: "Change x to 2.".to_owned(),
+        files: vec![RelativePath::new("a.py").map_err(|error| error.to_string())?],
+        base_url: format!("http://127.0.0.1:{port}/v1"),
+        token: Secret::new("none"),
+        model: LlmName::new("recorded/model").map_err(|error| error.to_string())?,
+        context_limit: 100_000,
+        timeout: RECORD_WITHIN,
+        no_output_timeout: RECORD_WITHIN,
+        env: variables,
+    })
+}
+
 impl CodingAgent for Aider {
     fn run<'a>(
         &'a self,
@@ -155,7 +223,9 @@ impl CodingAgent for Aider {
             refuse_hidden_files(job)?;
             let files = self.prepare(job).await?;
             let hidden = hide(job).await?;
-            let command = job.command(self.argv(program, job, &files), env(job));
+            let warm = self.warm_start(&program, job);
+            let mut command = job.command(self.argv(program, job, &files), env(job));
+            command.warm = warm;
             let finished = sandbox.run(command, watch).await;
             // This comes first, and also if aider did not start: the worktree must be whole again.
             put_back(hidden).await?;
@@ -188,7 +258,10 @@ fn metadata(job: &Job) -> String {
 }
 
 fn env(job: &Job) -> Vec<(OsString, OsString)> {
-    let mut env = job.base_env();
+    with_constants(job.base_env())
+}
+
+fn with_constants(mut env: Vec<(OsString, OsString)>) -> Vec<(OsString, OsString)> {
     for (name, value) in [
         ("COLUMNS", "10000"),
         ("BROWSER", "true"),

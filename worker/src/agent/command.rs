@@ -8,6 +8,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use pool_core::result::{ErrorKind, TaskFailure};
 
 use super::{AgentEvidence, AgentRun, CodingAgent, Job, launch_failure, program, set};
+use crate::sandbox::warm::{Modules, WarmPart, WarmStart, python_of};
 use crate::sandbox::{Exit, SandboxLauncher, Watch};
 
 /// The longest argument that Linux accepts (128 KiB with its closing zero).
@@ -18,6 +19,38 @@ pub(super) struct CommandAgent {
     pub(super) template: Vec<String>,
     /// Environment variables, with placeholders in their values.
     pub(super) env: Vec<(String, String)>,
+    /// The modules that its fork server imports; empty: it has none.
+    pub(super) modules: Vec<String>,
+}
+
+impl CommandAgent {
+    /// A program in Python can be started warm, whether the command names it or its interpreter.
+    fn warm_start(&self, argv: &[OsString], job: &Job) -> WarmPart {
+        let first = argv.first().map(PathBuf::from).unwrap_or_default();
+        let script = argv.get(1).map(PathBuf::from);
+        let is_python = |path: &Path| {
+            let name = path.file_name().unwrap_or_default();
+            name.as_encoded_bytes().starts_with(b"python")
+        };
+        let found = if is_python(&first) {
+            match script {
+                Some(word) if word == Path::new("-m") => Some((first.clone(), first)),
+                Some(word) if word.is_file() => Some((first, word)),
+                Some(_) | None => None,
+            }
+        } else {
+            python_of(&first).map(|interpreter| (interpreter, first))
+        };
+        match found {
+            Some((interpreter, program)) if !self.modules.is_empty() => WarmPart::Run(WarmStart {
+                interpreter,
+                program,
+                env: job.common_env(),
+                modules: Modules::Named(self.modules.clone()),
+            }),
+            Some(_) | None => WarmPart::None,
+        }
+    }
 }
 
 impl CodingAgent for CommandAgent {
@@ -39,7 +72,9 @@ impl CodingAgent for CommandAgent {
             let named = argv.first().cloned().unwrap_or_default();
             let program = program::find(Path::new(&named), std::env::var_os("PATH"))?;
             argv.splice(..argv.len().min(1), [program.into()]);
+            let warm = self.warm_start(&argv, job);
             let mut command = job.command(argv, env(job, &self.env, &values));
+            command.warm = warm;
             // Files that the pool file names belong to the agent.
             let named = self.template.iter().map(PathBuf::from);
             let files = named.filter(|path| path.is_absolute() && path.is_file());

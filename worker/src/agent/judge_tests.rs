@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::sandbox::CommandOutput;
+use crate::sandbox::warm::StartKind;
 use llm_gateway::class::{Cap, Cut};
 use llm_gateway::permits::{Unavailable, UnavailableReason};
 
@@ -31,6 +32,7 @@ fn run(exit: Exit, evidence: AgentEvidence) -> AgentRun {
         output: CommandOutput::new(0),
         evidence,
         duration: Duration::from_secs(7),
+        start: StartKind::Usual,
     }
 }
 

@@ -21,7 +21,9 @@ use pool_core::id::LlmName;
 use pool_core::pool::{self, AgentKind, Secret};
 use pool_core::result::{ErrorKind, TaskFailure};
 use pool_core::source::RelativePath;
+use pool_telemetry::catalog;
 
+use crate::sandbox::warm::{StartKind, WarmPart};
 use crate::sandbox::{
     CommandAccess, CommandOutput, Exit, Finished, LaunchError, SandboxCommand, SandboxLauncher,
     Watch,
@@ -70,17 +72,32 @@ pub struct AgentRun {
     pub output: CommandOutput,
     pub evidence: AgentEvidence,
     pub duration: Duration,
+    pub start: StartKind,
 }
 
 impl AgentRun {
     fn of(finished: Finished, evidence: AgentEvidence) -> Self {
+        count_start(&finished.start);
         Self {
+            start: finished.start,
             exit: finished.exit,
             output: finished.output,
             evidence,
             duration: finished.duration,
         }
     }
+}
+
+fn count_start(start: &StartKind) {
+    let word = match start {
+        StartKind::Usual => "usual",
+        StartKind::Warm => "warm",
+        StartKind::Cold(why) => {
+            tracing::info!("the agent started cold: {why}");
+            "cold"
+        }
+    };
+    catalog::AGENT_STARTS.add([word], 1);
 }
 
 /// Evidence from an agent's own records, for the kinds of agents that keep some.
@@ -113,10 +130,15 @@ pub fn from_config(config: &pool::Agent) -> Box<dyn CodingAgent> {
         } => Box::new(aider::Aider {
             program: program.clone(),
             edit_format: edit_format.clone(),
+            is_warm: config.warm,
         }),
         AgentKind::Command { argv, env } => Box::new(command::CommandAgent {
             template: argv.clone(),
             env: env.clone(),
+            modules: config
+                .warm
+                .then(|| config.warm_modules.clone())
+                .unwrap_or_default(),
         }),
         AgentKind::Noop => Box::new(noop::Noop),
     }
@@ -155,6 +177,16 @@ impl Job {
         env
     }
 
+    /// The same for every run. A path that a module makes of these at its import must exist in
+    /// every sandbox.
+    fn common_env(&self) -> Vec<(OsString, OsString)> {
+        let mut env = self.base_env();
+        for name in ["HOME", "TMPDIR"] {
+            set(&mut env, name, "/tmp");
+        }
+        env
+    }
+
     fn command(&self, argv: Vec<OsString>, mut env: Vec<(OsString, OsString)>) -> SandboxCommand {
         bound_git(&mut env, &self.worktree);
         SandboxCommand {
@@ -164,6 +196,7 @@ impl Job {
             timeout: self.timeout,
             silence: Some(self.no_output_timeout),
             access: self.access.clone(),
+            warm: WarmPart::None,
         }
     }
 

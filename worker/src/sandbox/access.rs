@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use agent_sandbox::probe::{LevelUnavailable, Proven, prove};
 use agent_sandbox::toolchains::{self, FoundToolchains, ThisMachine};
-use agent_sandbox::{Layers, Level, Plan, RunLimits, landlock_abi};
+use agent_sandbox::{Layers, Level, Plan, RunLimits, WarmRole, landlock_abi};
 use pool_core::pool::{self, Pool, SandboxLevel, SandboxNetwork};
 
 use super::SandboxCommand;
@@ -131,7 +131,31 @@ impl Confinement {
             hide: self.hide.clone(),
             directory: command.cwd.clone(),
             limits: self.limits,
+            warm: None,
         }
+    }
+
+    /// The plan of a fork server. Its children apply Landlock and seccomp themselves, and the rules
+    /// would stand in their way.
+    pub(super) fn server_plan(&self, command: &SandboxCommand) -> Plan {
+        let plan = self.plan(command);
+        Plan {
+            layers: Layers {
+                landlock: 0,
+                seccomp: false,
+                ..plan.layers
+            },
+            write: Vec::new(),
+            limits: RunLimits::default(),
+            warm: Some(WarmRole::Server),
+            ..plan
+        }
+    }
+
+    /// Whether a program can enter the sandbox from outside: only namespaces can be entered, and
+    /// only those that belong to the fork server's.
+    pub(super) fn can_be_warm(&self) -> bool {
+        self.layers.level == Level::Strict && self.layers.own_network
     }
 }
 

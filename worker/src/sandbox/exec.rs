@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use agent_sandbox::{
     Launched, Level, Plan, SetupError, Spawn, StageMessage, hide_process, launch, receive,
-    send_bytes, spawn,
+    receive_bytes, send_bytes, spawn,
 };
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -150,10 +150,10 @@ impl HelperArguments {
         prctl::set_no_new_privs().map_err(|e| ExecError::System("give up privileges", e))?;
         // Otherwise a program without kernel layers could take the line, and report what it likes.
         hide_process().map_err(ExecError::Start)?;
-        let plan = self.read_plan().map_err(ExecError::Start)?;
+        let (plan, warm) = self.read_plan().map_err(ExecError::Start)?;
         let mut family = Family::new()?;
         self.limit()?;
-        family.start(&self.argv, plan.as_ref())?;
+        family.start(&self.argv, plan.as_ref(), warm)?;
         family.wait_for_the_end()?;
         let stragglers = if family.ended.is_some() {
             family.others().len()
@@ -170,17 +170,20 @@ impl HelperArguments {
             signal,
             stragglers,
             limit: family.limit,
+            cold: family.cold,
         })
     }
 
-    /// Reads the plan from the line.
-    fn read_plan(&self) -> io::Result<Option<Plan>> {
+    /// Reads the plan from the line. The socket for a warm start comes with its first byte.
+    fn read_plan(&self) -> io::Result<(Option<Plan>, Option<OwnedFd>)> {
         if self.plan_bytes == 0 {
-            return Ok(None);
+            return Ok((None, None));
         }
-        let mut plan = vec![0; self.plan_bytes];
-        UnixStream::from(line()?).read_exact(&mut plan)?;
-        Ok(Some(serde_json::from_slice(&plan)?))
+        let (line, mut plan) = (line()?, vec![0; self.plan_bytes]);
+        let (count, warm) = receive_bytes(&line, &mut plan)?;
+        let rest = plan.get_mut(count..).unwrap_or_default();
+        UnixStream::from(line).read_exact(rest)?;
+        Ok((Some(serde_json::from_slice(&plan)?), warm))
     }
 
     /// Limits this process. Its children inherit the limits.
@@ -226,6 +229,8 @@ struct Family {
     stages: Option<OwnedFd>,
     /// The limit of the run that was exceeded.
     limit: Option<String>,
+    /// Why the fork server did not start the program.
+    cold: Option<String>,
     /// The program's exit status or signal, once it has ended.
     ended: Option<(Option<i32>, Option<i32>)>,
 }
@@ -252,11 +257,17 @@ impl Family {
             in_namespaces: false,
             stages: None,
             limit: None,
+            cold: None,
             ended: None,
         })
     }
 
-    fn start(&mut self, argv: &[OsString], plan: Option<&Plan>) -> Result<(), ExecError> {
+    fn start(
+        &mut self,
+        argv: &[OsString],
+        plan: Option<&Plan>,
+        warm: Option<OwnedFd>,
+    ) -> Result<(), ExecError> {
         let Some(plan) = plan else {
             let program = argv.first().map_or(OsStr::new(""), OsString::as_os_str);
             let files = &[];
@@ -270,7 +281,7 @@ impl Family {
             return Ok(());
         };
         let Launched { pid, messages } =
-            launch(plan, argv, std::env::vars_os().collect()).map_err(ExecError::Start)?;
+            launch(plan, argv, std::env::vars_os().collect(), warm).map_err(ExecError::Start)?;
         self.program = Some(pid);
         loop {
             match receive(&messages).map_err(ExecError::Start)? {
@@ -281,6 +292,7 @@ impl Family {
                     return Err(ExecError::Refused(refused));
                 }
                 Some((StageMessage::NotStarted(why), _)) => return Err(ExecError::NotStarted(why)),
+                Some((StageMessage::Cold(why), _)) => self.cold = Some(why),
                 Some((StageMessage::Started | StageMessage::Ended { .. }, _)) | None => break,
             }
         }

@@ -28,10 +28,11 @@ mod processes;
 mod report;
 mod run;
 pub mod trial;
+pub mod warm;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +45,7 @@ pub use access::{CommandAccess, GatewayServer};
 pub use output::CommandOutput;
 
 use access::Confinement;
+use warm::{StartKind, WarmPart, WarmServers};
 
 /// How long after SIGTERM the remaining processes get SIGKILL.
 pub const GRACE: Duration = Duration::from_secs(5);
@@ -63,6 +65,8 @@ pub struct SandboxLauncher {
     /// None: no kernel layers.
     confinement: Option<Confinement>,
     variables: Vec<(OsString, OsString)>,
+    /// None: every program starts in the usual way.
+    warm: Option<Arc<WarmServers>>,
 }
 
 impl SandboxLauncher {
@@ -71,6 +75,16 @@ impl SandboxLauncher {
     pub fn new(pool: &Pool) -> Self {
         let guarded = access::guarded(pool);
         Self::build(&pool.sandbox, &guarded, PathBuf::from("/proc/self/exe"))
+            .with_warm_starts(&pool.workspace.dir.join("warm"))
+    }
+
+    /// The same, with fork servers that keep their files in this directory.
+    #[must_use]
+    pub fn with_warm_starts(self, directory: &Path) -> Self {
+        Self {
+            warm: Some(Arc::new(WarmServers::new(directory.to_owned()))),
+            ..self
+        }
     }
 
     /// Another worker executable is the helper; for tests.
@@ -86,6 +100,7 @@ impl SandboxLauncher {
             limits: limits.clone(),
             variables: access::variables(limits, confinement.as_ref(), found),
             confinement,
+            warm: None,
         }
     }
 
@@ -132,6 +147,7 @@ pub struct SandboxCommand {
     pub silence: Option<Duration>,
     /// Its rights besides its directory, which is writable.
     pub access: CommandAccess,
+    pub warm: WarmPart,
 }
 
 /// Receives the bytes that a running command prints.
@@ -217,6 +233,7 @@ pub struct Finished {
     pub duration: Duration,
     /// The number of processes that outlived the program and were killed.
     pub stragglers: usize,
+    pub start: StartKind,
 }
 
 /// Why a command never ran.

@@ -19,6 +19,9 @@ pub(super) enum HelperReport {
         /// The limit of the run that ended it, in words.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         limit: Option<String>,
+        /// Why the program was not started by the fork server that the plan names.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cold: Option<String>,
     },
     /// The program never ran; the text says why.
     Failed(String),

@@ -2,11 +2,11 @@
 //! has to stop.
 
 use std::io::{self, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::Stdio;
 use std::time::Duration;
 
-use agent_sandbox::receive_bytes;
+use agent_sandbox::{receive_bytes, send_files};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt, Interest};
@@ -19,6 +19,7 @@ use super::last_event::Finder;
 use super::life::ProcessorSample;
 use super::processes::{session_of, signal_all};
 use super::report::HelperReport;
+use super::warm::{StartKind, wire};
 use super::{
     CommandOutput, Exit, Finished, GRACE, GatewayServer, HELPER_COMMAND, LaunchError,
     SandboxCommand, SandboxLauncher, Watch,
@@ -35,6 +36,7 @@ struct Started {
     lifeline: unix::OwnedWriteHalf,
     reports: unix::OwnedReadHalf,
     output: pipe::Receiver,
+    start: StartKind,
 }
 
 pub(super) async fn run(
@@ -52,6 +54,7 @@ pub(super) async fn run(
         lifeline,
         reports,
         output: mut pipe,
+        start: mut kind,
     } = started;
     let pid = helper.id();
     let mut output = CommandOutput::new(sandbox.limits.max_output_bytes);
@@ -64,6 +67,12 @@ pub(super) async fn run(
     drain(&mut pipe, &mut output, watch).await;
     let status = timeout(HELPER_MARGIN, helper.wait()).await;
     let stopped = monitor.stopped;
+    if let Some(HelperReport::Ended {
+        cold: Some(why), ..
+    }) = &report
+    {
+        kind = StartKind::Cold(why.clone());
+    }
     if let Some(HelperReport::Ended {
         limit: Some(limit), ..
     }) = &report
@@ -108,6 +117,7 @@ pub(super) async fn run(
         output,
         duration: begin.elapsed(),
         stragglers,
+        start: kind,
     })
 }
 
@@ -122,12 +132,19 @@ fn program(command: &SandboxCommand) -> String {
 fn start(sandbox: &SandboxLauncher, command: &SandboxCommand) -> io::Result<Started> {
     let (line, helper_line) = std::os::unix::net::UnixStream::pair()?;
     line.set_nonblocking(true)?;
-    let plan = match sandbox.plan(command) {
-        Some(plan) => serde_json::to_vec(&plan)?,
+    let wiring = wire(sandbox, command);
+    let plan = match &wiring.plan {
+        Some(plan) => serde_json::to_vec(plan)?,
         None => Vec::new(),
     };
     // The helper reads it from the socket's buffer, which is much larger than a plan.
-    (&line).write_all(&plan)?;
+    match (&wiring.socket, plan.split_at_checked(1)) {
+        (Some(socket), Some((first, rest))) => {
+            send_files(&line, first, &[socket.as_fd()])?;
+            (&line).write_all(rest)?;
+        }
+        (Some(_) | None, _) => (&line).write_all(&plan)?,
+    }
     let (reader, writer) = io::pipe()?;
     let limits = &sandbox.limits;
     let helper = tokio::process::Command::new(&sandbox.helper)
@@ -152,6 +169,7 @@ fn start(sandbox: &SandboxLauncher, command: &SandboxCommand) -> io::Result<Star
         lifeline,
         reports,
         output: pipe::Receiver::from_owned_fd(reader.into())?,
+        start: wiring.start,
     })
 }
 

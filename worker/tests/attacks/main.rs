@@ -5,9 +5,11 @@
 //! The scripts are in `tests/attacks`. As root, the tests run everything as an ordinary user, too.
 #![expect(clippy::expect_used, reason = "a test that cannot go on fails")]
 
+mod warm;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
@@ -15,10 +17,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use agent_sandbox::{Layers, Level, Plan, RunLimits, landlock_abi};
+use agent_sandbox::{Layers, Level, Plan, RunLimits, WarmRole, landlock_abi, send_files};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid, getuid};
 use serde_json::Value;
+
+use warm::ForkServer;
 
 const PYTHON: &str = "/usr/bin/python3";
 /// An ordinary user. It need not exist.
@@ -60,6 +64,15 @@ struct World {
     user: u32,
     victim: Child,
     facts: Value,
+    /// Starts every program that has a plan, if there is one.
+    server: Option<ForkServer>,
+}
+
+/// The process that starts a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    Helper,
+    ForkServer,
 }
 
 impl World {
@@ -97,7 +110,17 @@ impl World {
             user,
             victim,
             facts,
+            server: None,
         }
+    }
+
+    fn started_by(user: u32, start: Start) -> Self {
+        let mut world = Self::new(user);
+        if start == Start::ForkServer {
+            let helper = as_user(Command::new(world.dir.path().join("worker")), user);
+            world.server = Some(ForkServer::start(helper, PYTHON));
+        }
+        world
     }
 
     fn tree(&self) -> PathBuf {
@@ -113,6 +136,7 @@ impl World {
             hide: Vec::new(),
             directory: self.tree(),
             limits: RunLimits::default(),
+            warm: self.server.as_ref().map(|_| WarmRole::Run),
         }
     }
 
@@ -125,13 +149,22 @@ impl World {
     fn run(&self, plan: Option<&Plan>, argv: &[&str]) -> (Value, String) {
         let (report, printed) = self.start(plan, argv);
         assert!(!report.is_null(), "a report comes: {printed}");
+        let cold = &report["ended"]["cold"];
+        assert!(cold.is_null(), "the fork server started it: {cold}");
         (report, printed)
     }
 
     fn start(&self, plan: Option<&Plan>, argv: &[&str]) -> (Value, String) {
+        let server = self.server.as_ref().filter(|_| plan.is_some());
         let plan = plan.map_or_else(Vec::new, |plan| serde_json::to_vec(plan).expect("JSON"));
         let (mut line, helper_line) = UnixStream::pair().expect("a line");
-        line.write_all(&plan).expect("the helper has room for it");
+        let mut rest = &plan[..];
+        if let Some(server) = server {
+            let child = server.fork();
+            send_files(&line, &plan[..1], &[child.as_fd()]).expect("it is sent");
+            rest = &plan[1..];
+        }
+        line.write_all(rest).expect("the helper has room for it");
         let mut helper = as_user(Command::new(self.dir.path().join("worker")), self.user)
             .args(["sandbox-exec", "--plan", &plan.len().to_string(), "--"])
             .args(argv)
@@ -249,10 +282,10 @@ fn users() -> Vec<u32> {
 }
 
 /// Each attack with its outcome, for all users.
-fn outcomes(layers: Option<Layers>) -> BTreeMap<(u32, String), (Outcome, String)> {
+fn outcomes(layers: Option<Layers>, start: Start) -> BTreeMap<(u32, String), (Outcome, String)> {
     let mut outcomes = BTreeMap::new();
     for user in users() {
-        let world = World::new(user);
+        let world = World::started_by(user, start);
         let plan = layers.map(|layers| world.plan(layers));
         if let Some(plan) = &plan {
             world.allowed_things_work(plan);
@@ -279,7 +312,7 @@ fn layers(level: Level) -> Layers {
 
 #[test]
 fn every_attack_succeeds_without_the_layers() {
-    for ((user, name), (outcome, said)) in outcomes(None) {
+    for ((user, name), (outcome, said)) in outcomes(None, Start::Helper) {
         let expected = user == 0 || !NEED_ROOT.contains(&name.as_str());
         match outcome {
             Outcome::NoTarget => eprintln!("{name} as {user} is skipped: {said}"),
@@ -291,7 +324,13 @@ fn every_attack_succeeds_without_the_layers() {
 
 #[test]
 fn no_attack_succeeds_in_strict() {
-    let succeeded = succeeded(&outcomes(Some(layers(Level::Strict))));
+    let succeeded = succeeded(&outcomes(Some(layers(Level::Strict)), Start::Helper));
+    assert!(succeeded.is_empty(), "{succeeded:?}");
+}
+
+#[test]
+fn no_attack_succeeds_in_a_warm_process() {
+    let succeeded = succeeded(&outcomes(Some(layers(Level::Strict)), Start::ForkServer));
     assert!(succeeded.is_empty(), "{succeeded:?}");
 }
 
@@ -306,7 +345,7 @@ fn only_known_attacks_succeed_in_files() {
         let since = SINCE.iter().find(|(known, _)| *known == name);
         OPEN_IN_FILES.contains(&name) || since.is_some_and(|(_, since)| abi < *since)
     };
-    let mut succeeded = succeeded(&outcomes(Some(layers(Level::Files))));
+    let mut succeeded = succeeded(&outcomes(Some(layers(Level::Files)), Start::Helper));
     succeeded.retain(|(_, name, _)| !is_known(name));
     assert!(succeeded.is_empty(), "{succeeded:?}");
 }
@@ -324,8 +363,12 @@ fn every_layer_that_is_left_out_lets_an_attack_succeed() {
         own_network: false,
         ..strict
     };
-    for user in users() {
-        let world = World::new(user);
+    let starts = [Start::Helper, Start::ForkServer];
+    for (user, start) in users()
+        .into_iter()
+        .flat_map(|user| starts.map(|start| (user, start)))
+    {
+        let world = World::started_by(user, start);
         for (what, layers, name) in [
             ("seccomp", without(strict, false, true), "make_a_namespace"),
             ("seccomp", without(strict, false, true), "open_an_io_uring"),
@@ -347,12 +390,16 @@ fn every_layer_that_is_left_out_lets_an_attack_succeed() {
             ("seccomp", without(files, false, true), "send_a_datagram"),
             ("the namespaces", files, "see_whether_a_file_outside_exists"),
         ] {
+            // A fork server starts nothing with these layers.
+            if start == Start::ForkServer && (layers.level == Level::Files || !layers.own_network) {
+                continue;
+            }
             let level = layers.level.name();
             let (outcome, said) = world.attack(Some(&world.plan(layers)), name);
             assert_eq!(
                 outcome,
                 Outcome::Succeeded,
-                "{name} as {user} in {level} without {what}: {said}"
+                "{name} as {user} in {level} without {what}, started by {start:?}: {said}"
             );
         }
     }
@@ -360,8 +407,12 @@ fn every_layer_that_is_left_out_lets_an_attack_succeed() {
 
 #[test]
 fn a_run_that_exceeds_a_limit_is_ended_and_told_which() {
-    for user in users() {
-        let world = World::new(user);
+    let starts = [Start::Helper, Start::ForkServer];
+    for (user, start) in users()
+        .into_iter()
+        .flat_map(|user| starts.map(|start| (user, start)))
+    {
+        let world = World::started_by(user, start);
         let megabyte = 1024 * 1024;
         let limited = Plan {
             limits: RunLimits {
@@ -390,7 +441,7 @@ fn a_run_that_exceeds_a_limit_is_ended_and_told_which() {
             let said = report["ended"]["limit"].as_str().unwrap_or_default();
             assert!(
                 said.contains(limit),
-                "{limit} as {user}: {report} {printed}"
+                "{limit} as {user}, started by {start:?}: {report} {printed}"
             );
         }
     }

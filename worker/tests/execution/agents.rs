@@ -51,6 +51,8 @@ pub(crate) async fn run(kind: &AgentKind, job: &Job) -> Result<AgentRun, TaskFai
         no_output_timeout,
         done_when,
         env_allow,
+        warm: false,
+        warm_modules: Vec::new(),
     };
     from_config(&config)
         .run(job, &sandbox(), &Watch::new(CancellationToken::new()))

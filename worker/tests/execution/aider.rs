@@ -2,6 +2,9 @@
 //! `--ignored`.
 #![expect(clippy::expect_used, reason = "a helper that fails fails the test")]
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -9,11 +12,14 @@ use axum::routing::post;
 use axum::{Json, Router};
 use llm_gateway::record::RunRecord;
 use pool_core::id::AttemptId;
-use pool_core::pool::AgentKind;
+use pool_core::pool::{self, AgentKind};
 use pool_core::result::{ErrorKind, TaskFailure};
 use pool_telemetry::clock::new_id;
 use serde_json::{Value, json};
-use worker::agent::{AgentRun, Edit, judge};
+use tokio_util::sync::CancellationToken;
+use worker::agent::{AgentRun, Edit, from_config, judge};
+use worker::sandbox::warm::StartKind;
+use worker::sandbox::{GatewayServer, SandboxLauncher, Watch};
 use worker::workspace::WorktreeChanges;
 
 use crate::agents::{hostile_to_aider, job, pwned, run};
@@ -91,6 +97,56 @@ async fn aider(
     assert!(!pwned(&worktree.path()), "a trap of the repository ran");
     server.abort();
     (run, changes, verdict)
+}
+
+/// One run of aider behind this sandbox, which must edit the file. Returns how it started.
+pub(crate) async fn edit(sandbox: &SandboxLauncher, warm: bool) -> StartKind {
+    let bench = Bench::new();
+    let serve: Arc<dyn Fn(std::net::TcpListener) + Send + Sync> = Arc::new(|listener| {
+        let given: Answer = (200, EDIT);
+        let app = Router::new()
+            .route("/v1/chat/completions", post(answer))
+            .with_state(given);
+        listener.set_nonblocking(true).expect("a socket");
+        let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+        tokio::spawn(async move { axum::serve(listener, app).await });
+    });
+    let program = std::env::var_os("POOL_AIDER").expect("POOL_AIDER names the aider program");
+    let config = pool::Agent {
+        kind: AgentKind::Aider {
+            program: program.into(),
+            edit_format: "diff".to_owned(),
+        },
+        no_output_timeout: Duration::from_secs(120),
+        done_when: None,
+        env_allow: Vec::new(),
+        warm,
+        warm_modules: Vec::new(),
+    };
+    let workspaces = bench.workspaces();
+    let worktree = workspaces
+        .prepare(&task(), new_id::<AttemptId>())
+        .await
+        .expect("a worktree");
+    let mut job = job(&worktree, &["calc.py"]);
+    job.timeout = Duration::from_secs(300);
+    job.base_url = "http://127.0.0.1:18099/v1".to_owned();
+    job.access.gateway = Some(GatewayServer { port: 18099, serve });
+    let watch = Watch::new(CancellationToken::new());
+    let run = from_config(&config).run(&job, sandbox, &watch).await;
+    let run = run.expect("it runs");
+    let changes = worktree.collect().await.expect("good changes");
+    let verdict = judge(
+        &config.kind,
+        &run,
+        &RunRecord::default(),
+        !changes.is_empty(),
+    );
+    let said = run.output.text();
+    assert_eq!(verdict, Ok(Edit::Whole), "{:?} {said}", run.start);
+    assert_eq!(changes.files, ["calc.py"], "{said}");
+    eprintln!("{:?} in {:?}", run.start, run.duration);
+    run.start
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use worker::programmer::attempt::AttemptEnd;
+use worker::sandbox::warm::WarmPart;
 use worker::sandbox::{CommandAccess, Exit, SandboxCommand, SandboxLauncher, Watch};
 use worker::workspace::Workspaces;
 
@@ -31,6 +32,7 @@ fn command(argv: &[&str]) -> SandboxCommand {
         timeout: Duration::from_secs(30),
         silence: None,
         access: CommandAccess::default(),
+        warm: WarmPart::None,
     }
 }
 

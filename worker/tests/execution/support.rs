@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use pool_core::pool::{self, SandboxLevel, SandboxNetwork};
 use tokio::time::{Instant, sleep};
+use worker::sandbox::warm::WarmPart;
 use worker::sandbox::{CommandAccess, SandboxCommand, SandboxLauncher};
 
 /// The limits of the sample pool. `POOL_TEST_SANDBOX` names the level for all tests of this crate; the
@@ -54,6 +55,7 @@ pub(crate) fn shell(cwd: &Path, script: &str) -> SandboxCommand {
         timeout: Duration::from_secs(60),
         silence: None,
         access: CommandAccess::default(),
+        warm: WarmPart::None,
     }
 }
 

@@ -1,0 +1,309 @@
+"""The fork server of warm agents. The worker sends it this text and a list of modules. It imports them and runs nothing.
+For each run it forks a process, which enters the namespaces that the sandbox has made for that run, gives up all rights, and
+becomes the program. The order is that of the sandbox's own stages, and process 1 of the run checks the outcome."""
+
+import array
+import atexit
+import ctypes
+import gc
+import importlib
+import json
+import os
+import resource
+import runpy
+import signal
+import socket
+import sys
+import threading
+import time
+import types
+
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_SECCOMP = 1, 4, 15, 22
+PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, CLEAR_ALL = 24, 38, 47, 4
+SECCOMP_MODE_FILTER, CAPABILITY_VERSION, LANDLOCK_RESTRICT_SELF, MOST_CAPABILITIES = 2, 0x20080522, 446, 64
+# The user namespace comes first: it gives the right to enter the others.
+KINDS = {"user": 0x10000000, "cgroup": 0x02000000, "mnt": 0x00020000, "net": 0x40000000, "ipc": 0x08000000, "uts": 0x04000000}
+KINDS["pid"] = 0x20000000
+MOST_FILES = 16
+
+# The name under which the worker has this text compiled.
+NAME = "<warm>"
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def check(result, what):
+    if result < 0:
+        raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
+
+
+def prctl(option, *arguments):
+    numbers = [ctypes.c_ulong(argument) for argument in (*arguments, 0, 0, 0, 0)[:4]]
+    check(libc.prctl(ctypes.c_int(option), *numbers), f"prctl {option}")
+
+
+def receive(sock):
+    """A message with its descriptors; an empty one is the end."""
+    data, control, flags, _ = sock.recvmsg(65536, socket.CMSG_SPACE(4 * MOST_FILES), socket.MSG_CMSG_CLOEXEC)
+    files = array.array("i")
+    for level, kind, part in control:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            files.frombytes(part[: len(part) - len(part) % 4])
+    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        raise OSError("a message is too long")
+    return data, list(files)
+
+
+def send(sock, message, *files):
+    control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))] if files else []
+    sock.sendmsg([json.dumps(message).encode()], control, socket.MSG_NOSIGNAL)
+
+
+def text_of(file):
+    return os.pread(file, os.fstat(file).st_size, 0)
+
+
+def load(modules):
+    # Libraries for numbers start threads otherwise. The variables of a run replace these.
+    os.environ.update({f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "OMP", "MKL", "NUMEXPR")})
+    # Whatever a module raises, the program meets it again when it imports the module itself.
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except BaseException:
+            pass
+
+
+def open_files():
+    listed = [int(name) for name in os.listdir("/proc/self/fd")]
+    # One of them was the listing itself.
+    return {file for file in listed if is_open(file)}
+
+
+def is_open(file):
+    try:
+        return bool(os.fstat(file))
+    except OSError:
+        return False
+
+
+def why_not(before):
+    """A process with threads cannot be forked safely, and an open file would lead out of a run's file system."""
+    threads = os.listdir("/proc/self/task")
+    if len(threads) != 1:
+        return f"its imports started {len(threads) - 1} threads: {[one.name for one in threading.enumerate()]}"
+    left = open_files() - before
+    return f"its imports left files open: {sorted(left)}" if left else None
+
+
+def serve(control):
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    _, (list_file,) = receive(control)
+    modules = json.loads(text_of(list_file))
+    os.close(list_file)
+    own_namespace = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    before = open_files()
+    # The interpreter puts the current directory first for a program that is no file.
+    sys.path.pop(0)
+    load(modules)
+    refused = why_not(before)
+    if refused:
+        send(control, {"refused": refused})
+        return
+    # Other processes of this user must not look into it, and neither into its children before they are programs.
+    prctl(PR_SET_DUMPABLE, 0)
+    gc.collect()
+    gc.freeze()
+    # The kernel collects the children.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    send(control, {"refused": None})
+    while True:
+        _, files = receive(control)
+        if not files:
+            return
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            control.close()
+            sock = socket.socket(fileno=files[0])
+            try:
+                join(sock, own_namespace)
+            except BaseException as error:
+                # Nobody hears it if the run has begun or is gone.
+                send(sock, {"pid": 0, "error": repr(error)})
+            finally:
+                os._exit(1)
+        os.close(files[0])
+
+
+def join(sock, own_namespace):
+    """The child of the server: enters the namespaces, and leaves the program to the first process there."""
+    send(sock, {"namespace": True}, own_namespace)
+    os.close(own_namespace)
+    message, groups = receive(sock)
+    for group in groups:
+        enter_group(group)
+    message, files = receive(sock)
+    if not message:
+        return
+    room = dict(zip(json.loads(message), files))
+    for kind, flag in KINDS.items():
+        if kind in room:
+            check(libc.setns(room[kind], flag), f"enter the {kind} namespace")
+    # Only children enter the namespace of processes. The grandchild loses its parent there, and its first process adopts it.
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    parent = os.getpid()
+    if os.fork():
+        return
+    while os.getppid() == parent:
+        os.sched_yield()
+    plan = json.loads(text_of(room["plan"]))
+    status, groups = (os.open(f"/proc/self/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in ("status", "cgroup"))
+    confine(plan, room, {sock.fileno(), status, groups})
+    send(sock, {"pid": os.getpid()}, status)
+    send(sock, {}, groups)
+    go, _ = receive(sock)
+    if not go:
+        return
+    os.close(status)
+    os.close(groups)
+    sock.close()
+    prctl(PR_SET_DUMPABLE, 1)
+    os._exit(become(plan))
+
+
+def enter_group(file):
+    # Process 1 of the run looks whether that has worked.
+    try:
+        os.write(file, b"0")
+    except OSError:
+        pass
+    os.close(file)
+
+
+def confine(plan, room, keep):
+    os.setsid()
+    os.chdir(bytes.fromhex(plan["directory"]))
+    os.umask(plan["umask"])
+    for kind, soft, hard in plan["limits"]:
+        resource.setrlimit(kind, (soft, hard))
+    for number, name in enumerate(("input", "output", "errors")):
+        os.dup2(room[name], number)
+    drop_capabilities()
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    if "landlock" in room:
+        check(libc.syscall(ctypes.c_long(LANDLOCK_RESTRICT_SELF), ctypes.c_int(room["landlock"]), ctypes.c_uint(0)), "Landlock")
+    least = 3
+    for kept in sorted(keep):
+        os.closerange(least, kept)
+        least = kept + 1
+    os.closerange(least, max(open_files()) + 1)
+    for text in plan["filters"]:
+        apply_filter(bytes.fromhex(text))
+
+
+def drop_capabilities():
+    prctl(PR_CAP_AMBIENT, CLEAR_ALL)
+    for number in range(MOST_CAPABILITIES):
+        # Numbers that the kernel does not know are refused.
+        libc.prctl(PR_CAPBSET_DROP, ctypes.c_ulong(number), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)
+    check(libc.capset(header, (ctypes.c_uint32 * 6)()), "give up capabilities")
+
+
+class FilterProgram(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p)]
+
+
+def apply_filter(code):
+    buffer = ctypes.create_string_buffer(code, len(code))
+    program = FilterProgram(len(code) // 8, ctypes.addressof(buffer))
+    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(program))
+
+
+def become(plan):
+    """Runs the program as the interpreter would have, and returns the exit status."""
+    os.environb.clear()
+    os.environb.update((bytes.fromhex(name), bytes.fromhex(value)) for name, value in plan["environment"])
+    time.tzset()
+    new_seeds()
+    argv = [os.fsdecode(bytes.fromhex(word)) for word in plan["argv"]]
+    name = ctypes.create_string_buffer(os.fsencode(os.path.basename(argv[0]))[:15])
+    prctl(PR_SET_NAME, ctypes.addressof(name))
+    if argv[0] == sys.orig_argv[0]:
+        del argv[0]
+    # `-m` puts the module's file first, and `-c` stays.
+    sys.argv = {"-m": ["-m", *argv[2:]], "-c": ["-c", *argv[2:]]}.get(argv[0], argv)
+    main = sys.modules["__main__"] = types.ModuleType("__main__")
+    gc.enable()
+    try:
+        execute(argv, main)
+        return finish(0)
+    except SystemExit as leaving:
+        return finish(status_of(leaving.code))
+    except KeyboardInterrupt as interrupt:
+        show(interrupt)
+        finish(1)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+        return 1
+    except BaseException as error:
+        show(error)
+        return finish(1)
+
+
+def execute(argv, main):
+    if argv[0] == "-m":
+        sys.path.insert(0, os.getcwd())
+        runpy._run_module_as_main(argv[1])
+    elif argv[0] == "-c":
+        sys.path.insert(0, "")
+        exec(compile(argv[1], "<string>", "exec"), main.__dict__)
+    else:
+        sys.path.insert(0, os.path.dirname(os.path.realpath(argv[0])))
+        main.__file__ = argv[0]
+        with open(argv[0], "rb") as file:
+            code = compile(file.read(), argv[0], "exec")
+        exec(code, main.__dict__)
+
+
+def new_seeds():
+    # Python seeds `random` again in every child, and `secrets` takes its numbers from the kernel.
+    sys.modules.get("tempfile", types.SimpleNamespace()).tempdir = None
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random:
+        numpy_random.seed()
+
+
+def show(error):
+    # The first entries are this file's.
+    trace = error.__traceback__
+    while trace and trace.tb_frame.f_code.co_filename == NAME:
+        trace = trace.tb_next
+    sys.excepthook(type(error), error.with_traceback(trace), trace)
+
+
+def status_of(code):
+    if code is None:
+        return 0
+    if isinstance(code, int):
+        return code & 0xFF
+    print(code, file=sys.stderr)
+    return 1
+
+
+def finish(status):
+    """What the interpreter does at its end, without taking its objects apart."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, ValueError, OSError):
+            pass
+    return status
+
+
+serve(control)
