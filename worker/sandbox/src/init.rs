@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 
 use crate::launch::{SandboxStage, refuse};
 use crate::message::{AtStep as _, SetupError, SetupStep, StageMessage};
+use crate::plan::Plan;
 use crate::show::Entries;
 use crate::spawn::{Spawn, spawn};
 use crate::warm::{CONTROL, ColdReason, Offer, WarmRole, take_descriptor};
@@ -23,7 +24,7 @@ use crate::watch::LimitWatch;
 use crate::{filter, rights, rules, show, view};
 
 /// If memory runs out, the kernel ends the program before the worker.
-const OOM_SCORE: &str = "800";
+pub(crate) const OOM_SCORE: &str = "800";
 /// The time between two looks at what the run uses. A look takes a fraction of a millisecond.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -31,7 +32,8 @@ pub(crate) fn main(argv: &[OsString]) -> ! {
     let stage = SandboxStage::begin().unwrap_or_else(|refused| refuse(None, refused));
     let (signals, warm) =
         confine(&stage, argv).unwrap_or_else(|refused| refuse(Some(&stage), refused));
-    match start(&stage, argv, warm) {
+    let started = start(&stage, argv, warm).unwrap_or_else(|refused| refuse(Some(&stage), refused));
+    match started {
         Ok(program) => {
             stage.report(&StageMessage::Started);
             Init {
@@ -49,33 +51,47 @@ pub(crate) fn main(argv: &[OsString]) -> ! {
 }
 
 /// Starts the program, or has the fork server start it.
-fn start(stage: &SandboxStage, argv: &[OsString], warm: Warm) -> io::Result<Pid> {
+fn start(
+    stage: &SandboxStage,
+    argv: &[OsString],
+    warm: Warm,
+) -> Result<io::Result<Pid>, SetupError> {
     let control = match warm {
         Warm::No => None,
         Warm::Server(control) => Some(control),
-        Warm::Run(offer) => match offer.and_then(|offer| offer.hand_over()) {
-            Ok(program) => return Ok(program),
+        Warm::Run(offer, shown) => match offer.and_then(|offer| offer.hand_over()) {
+            Ok(program) => return Ok(Ok(program)),
             Err(ColdReason(why)) => {
                 stage.report(&StageMessage::Cold(why));
+                restrict_files(&stage.plan, &shown)?;
                 None
             }
         },
     };
     let files: Vec<_> = control.iter().map(|one| (one.as_fd(), CONTROL)).collect();
     let program = argv.first().map(OsString::as_os_str);
-    spawn(Spawn {
+    Ok(spawn(Spawn {
         program: program.unwrap_or(OsStr::new("")),
         argv,
         environment: std::env::vars_os().collect(),
         files: &files,
-    })
+    }))
+}
+
+fn restrict_files(plan: &Plan, shown: &Entries) -> Result<(), SetupError> {
+    if plan.layers.landlock > 0 {
+        rules::restrict(plan, shown).at(SetupStep::Landlock)?;
+    }
+    Ok(())
 }
 
 /// The part of this sandbox in warm starts.
 enum Warm {
     No,
     Server(OwnedFd),
-    Run(Result<Offer, ColdReason>),
+    /// The rules of Landlock are not in force yet. A process that has its own copy of them is a
+    /// stranger to a process with another copy, which could not read how much memory it uses.
+    Run(Result<Offer, ColdReason>, Entries),
 }
 
 impl Warm {
@@ -88,7 +104,7 @@ impl Warm {
             WarmRole::Server => Self::Server(socket),
             WarmRole::Run => {
                 let offer = Offer::prepare(socket, &stage.plan, shown, argv);
-                Self::Run(offer.map_err(ColdReason::from))
+                Self::Run(offer.map_err(ColdReason::from), shown.clone())
             }
         })
     }
@@ -111,8 +127,8 @@ fn confine(stage: &SandboxStage, argv: &[OsString]) -> Result<(SignalFd, Warm), 
     let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     rights::drop_capabilities().at(SetupStep::Rights)?;
     rights::hide_process().at(SetupStep::Rights)?;
-    if plan.layers.landlock > 0 {
-        rules::restrict(plan, &shown).at(SetupStep::Landlock)?;
+    if !matches!(warm, Warm::Run(..)) {
+        restrict_files(plan, &shown)?;
     }
     if plan.layers.seccomp {
         filter::apply(&plan.layers, plan.gateway_port.is_some()).at(SetupStep::Seccomp)?;

@@ -77,7 +77,7 @@ const LIMITS: [Resource; 16] = [
     Resource::RLIMIT_RTTIME,
 ];
 
-/// What the new process needs to know. Bytes are written in hexadecimal digits.
+/// The facts for the new process. Bytes are written in hexadecimal digits.
 #[derive(Debug, Serialize)]
 struct Program {
     argv: Vec<String>,
@@ -237,15 +237,19 @@ pub(crate) struct ColdReason(pub(crate) String);
 
 impl From<io::Error> for ColdReason {
     fn from(error: io::Error) -> Self {
-        Self(match error.kind() {
-            io::ErrorKind::WouldBlock => format!(
-                "the fork server did not answer within {} s",
-                ANSWER_WITHIN.as_secs()
-            ),
-            io::ErrorKind::UnexpectedEof
-            | io::ErrorKind::BrokenPipe
-            | io::ErrorKind::ConnectionReset => "the fork server gave up".to_owned(),
-            _ => error.to_string(),
+        const GONE: [io::ErrorKind; 3] = [
+            io::ErrorKind::UnexpectedEof,
+            io::ErrorKind::BrokenPipe,
+            io::ErrorKind::ConnectionReset,
+        ];
+        let kind = error.kind();
+        Self(if kind == io::ErrorKind::WouldBlock {
+            let limit = ANSWER_WITHIN.as_secs();
+            format!("the fork server did not answer within {limit} s")
+        } else if GONE.contains(&kind) {
+            "the fork server gave up".to_owned()
+        } else {
+            error.to_string()
         })
     }
 }

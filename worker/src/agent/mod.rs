@@ -135,10 +135,11 @@ pub fn from_config(config: &pool::Agent) -> Box<dyn CodingAgent> {
         AgentKind::Command { argv, env } => Box::new(command::CommandAgent {
             template: argv.clone(),
             env: env.clone(),
-            modules: config
-                .warm
-                .then(|| config.warm_modules.clone())
-                .unwrap_or_default(),
+            modules: if config.warm {
+                config.warm_modules.clone()
+            } else {
+                Vec::new()
+            },
         }),
         AgentKind::Noop => Box::new(noop::Noop),
     }

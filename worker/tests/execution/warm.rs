@@ -28,6 +28,11 @@ pub(crate) fn launcher(directory: &Path) -> SandboxLauncher {
     SandboxLauncher::with_helper(&limits, helper()).with_warm_starts(&directory.join("warm"))
 }
 
+/// Without it, Python sets a variable of its own.
+fn language() -> (OsString, OsString) {
+    ("LANG".into(), "C.UTF-8".into())
+}
+
 /// A directory with programs.
 struct Place {
     dir: tempfile::TempDir,
@@ -54,13 +59,13 @@ impl Place {
         let start = WarmStart {
             interpreter: PYTHON.into(),
             program: program.to_owned(),
-            env: vec![path(), ("HOME".into(), "/tmp".into())],
+            env: vec![path(), language(), ("HOME".into(), "/tmp".into())],
             modules: Modules::Named(names.iter().map(ToString::to_string).collect()),
         };
         SandboxCommand {
             argv: vec![PYTHON.into(), program.into(), "a word".into()],
             cwd: self.dir.path().join("tree"),
-            env: vec![path(), ("NAME".into(), OsString::from("value"))],
+            env: vec![path(), language(), ("NAME".into(), OsString::from("value"))],
             timeout: Duration::from_secs(60),
             silence: None,
             access: CommandAccess {
@@ -180,11 +185,10 @@ async fn a_server_with_a_thread_or_an_open_file_is_not_used() {
         let program = place.program(&format!("uses {word}"), "print('done')");
         let mut command = place.command(&program, Some(&["bad"]));
         if let WarmPart::Run(start) = &mut command.warm {
-            start
-                .env
-                .push(("PYTHONPATH".into(), directory.path().into()));
-            // The server sees what lies beside a program in `bin`.
-            start.env.push(("PATH".into(), directory.path().into()));
+            // The server sees the directories of its `PATH`.
+            start.env = ["PATH", "PYTHONPATH"]
+                .map(|name| (name.into(), directory.path().into()))
+                .to_vec();
         }
         let said = async {
             loop {

@@ -1,4 +1,4 @@
-//! What a program in Python was installed from: its interpreter, and a stamp that changes when
+//! The installation of a program in Python: its interpreter, and a stamp that changes when
 //! somebody installs something else in its place.
 
 use std::fs::{self, File};

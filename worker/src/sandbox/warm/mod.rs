@@ -141,7 +141,7 @@ pub(super) struct WarmServers {
 
 #[derive(Debug)]
 struct Slot {
-    /// What the server was made from.
+    /// A hash over the files and settings that the server was made from.
     stamp: String,
     state: ServerState,
     ending: CancellationToken,
@@ -187,10 +187,13 @@ impl WarmServers {
                 ServerState::Failed { at, why } => {
                     (at.elapsed() >= TRY_AGAIN_AFTER, Err(why.clone()))
                 }
+                ServerState::Ready { runs, .. } if *runs >= MOST_RUNS => {
+                    (true, Err("its fork server is being replaced".to_owned()))
+                }
                 ServerState::Ready { control, runs } => {
                     *runs += 1;
                     match fork(control) {
-                        Ok(socket) => (*runs >= MOST_RUNS, Ok(socket)),
+                        Ok(socket) => (false, Ok(socket)),
                         Err(error) => (true, Err(format!("its fork server is gone: {error}"))),
                     }
                 }

@@ -66,7 +66,7 @@ def text_of(file):
 def load(modules):
     # Libraries for numbers start threads otherwise. The variables of a run replace these.
     os.environ.update({f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "OMP", "MKL", "NUMEXPR")})
-    # Whatever a module raises, the program meets it again when it imports the module itself.
+    # An error of a module comes again when the program imports the module itself.
     for name in modules:
         try:
             importlib.import_module(name)

@@ -10,11 +10,10 @@ use std::time::Duration;
 
 use agent_sandbox::{receive_bytes, send_files};
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use serde::Deserialize;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Modules, Recording, ServerState, WarmPart, WarmServers, WarmStart};
@@ -103,20 +102,19 @@ impl ServerLife {
         let running = launcher.run(self.command(inside), &watch);
         tokio::pin!(running);
         let answer = tokio::select! {
-            answer = timeout(READY_WITHIN, answer(&control)) => answer,
+            answer = off_the_runtime(move || answer(control)) => answer,
             ended = &mut running => return how(ended),
         };
-        match answer {
-            Ok(Ok(Answer { refused: None })) => {}
-            Ok(Ok(Answer { refused: Some(why) })) => return why,
-            Ok(Err(error)) => return format!("it gave no answer: {error}"),
-            Err(_) => return format!("it was not ready within {} s", READY_WITHIN.as_secs()),
-        }
+        let control = match answer {
+            Ok((control, Answer { refused: None })) => control,
+            Ok((_, Answer { refused: Some(why) })) => return why,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return format!("it was not ready within {} s", READY_WITHIN.as_secs());
+            }
+            Err(error) => return format!("it gave no answer: {error}"),
+        };
         if let Some(servers) = servers.upgrade() {
-            let state = ServerState::Ready {
-                control: control.into_inner(),
-                runs: 0,
-            };
+            let state = ServerState::Ready { control, runs: 0 };
             servers.set(&self.start.program, &self.ending, state);
         }
         how(running.await)
@@ -221,28 +219,27 @@ fn read_list(file: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// The two ends of a socket to a server. It finds its program and its modules there.
-fn connect(modules: &[u8]) -> io::Result<(AsyncFd<OwnedFd>, OwnedFd)> {
+fn connect(modules: &[u8]) -> io::Result<(OwnedFd, OwnedFd)> {
     let (outside, inside) = socketpair(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
         SocketFlags::CLOEXEC,
         None,
     )?;
-    rustix::io::ioctl_fionbio(&outside, true)?;
     let mut list = File::from(memfd_create("modules", MemfdFlags::CLOEXEC)?);
     list.write_all(modules)?;
     send_files(&outside, SOURCE.as_bytes(), &[])?;
     send_files(&outside, b"modules", &[list.as_fd()])?;
-    Ok((AsyncFd::new(outside)?, inside))
+    Ok((outside, inside))
 }
 
-async fn answer(control: &AsyncFd<OwnedFd>) -> io::Result<Answer> {
+/// Waits for the first message of a server.
+fn answer(control: OwnedFd) -> io::Result<(OwnedFd, Answer)> {
+    set_socket_timeout(&control, Timeout::Recv, Some(READY_WITHIN))?;
     let mut buffer = vec![0; 16 * 1024];
-    let received = control.async_io(Interest::READABLE, |socket| {
-        receive_bytes(socket, &mut buffer)
-    });
-    let (count, _) = received.await?;
-    Ok(serde_json::from_slice(
-        buffer.get(..count).unwrap_or_default(),
-    )?)
+    let (count, _) = receive_bytes(&control, &mut buffer)?;
+    let answer = serde_json::from_slice(buffer.get(..count).unwrap_or_default())?;
+    // From now on a server that hangs must not hold the worker up.
+    rustix::io::ioctl_fionbio(&control, true)?;
+    Ok((control, answer))
 }
