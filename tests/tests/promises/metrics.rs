@@ -211,7 +211,7 @@ async fn processes_tell_all_that_is_documented_and_what_they_count_adds_up() {
         json!({"max_daily_spend_usd": "50", "alert_threshold_usd": "40"}),
     );
     let mut pool = Pool::set_up_shared(&file).await;
-    let agent = agent(&pool.path().join("broken-once"));
+    let agent = agent(&pool.signs().join("broken-once"));
     pool.rewrite(&file.command(&agent.iter().map(String::as_str).collect::<Vec<_>>()));
     pool.start_dispatcher().await;
     let mut processes = vec![pool.api()];
