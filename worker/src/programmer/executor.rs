@@ -327,7 +327,7 @@ impl ProgrammerRunner {
             schedule_retry::cause(&result, claimed.number, self.pool.dispatcher.max_attempts)
         {
             let broken = BrokenAttempt {
-                error,
+                error: error.clone(),
                 spent: Spent::of(result.usage),
                 first_delay: self.pool.dispatcher.retry_delay,
             };
