@@ -1,7 +1,6 @@
 //! Ways in which an agent has made a failing check pass. Each check here fails, whatever the agent does.
 //! `check_tree` has two more: a check that changes what the next one tests, and the agent's git
 //! configuration.
-#![expect(clippy::expect_used, reason = "a helper that fails fails the test")]
 
 use nix::unistd::getuid;
 use pool_core::result::ResultMessage;

@@ -1,5 +1,4 @@
 //! A change may contain only paths that the pool file and the task leave free.
-#![expect(clippy::expect_used, reason = "a helper that fails fails the test")]
 
 use pool_core::result::ResultMessage;
 use serde_json::{Value, json};
