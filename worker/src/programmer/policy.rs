@@ -167,10 +167,11 @@ mod tests {
 
     fn refused(files: &[&str]) -> Option<(TaskFailure, String)> {
         let files: Vec<String> = files.iter().map(ToString::to_string).collect();
-        match policy().refuse(&files, "Fix add.")? {
-            RunEnd::Refused { failure, repair } => Some((failure, repair)),
-            other => panic!("another end: {other:?}"),
-        }
+        let end = policy().refuse(&files, "Fix add.")?;
+        let RunEnd::Refused { failure, repair } = end else {
+            panic!("another end: {end:?}")
+        };
+        Some((failure, repair))
     }
 
     #[test]
