@@ -222,8 +222,12 @@ fn checks(result: &ResultMessage) -> String {
         } else {
             &check.output_tail
         };
+        let tries = match check.tries {
+            1 => String::new(),
+            several => format!(", {several} tries"),
+        };
         format!(
-            "\ncheck {}: {ended}, {}\n{output}",
+            "\ncheck {}: {ended}{tries}, {}\n{output}",
             check.name,
             duration(check.duration_ms)
         )

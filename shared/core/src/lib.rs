@@ -16,6 +16,7 @@ pub mod id;
 pub mod llm;
 pub mod money;
 pub mod object;
+pub mod patterns;
 pub mod pause;
 pub mod pool;
 pub mod progress;

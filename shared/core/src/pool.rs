@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::id::{Capability, LlmName, ProgrammerId};
 use crate::llm::{LlmKey, is_loopback};
 use crate::money::MicroUsd;
+use crate::patterns::PathPattern;
 pub use crate::secret::Secret;
+use crate::source::Repository;
 
 /// A validated pool file.
 #[derive(Debug, Clone)]
@@ -39,6 +41,8 @@ pub struct Pool {
     pub workspace: Workspace,
     /// The limits of agents and acceptance checks on the machine.
     pub sandbox: Sandbox,
+    /// Limits of a change.
+    pub patch: Patch,
     /// Acceptance checks.
     pub acceptance: Acceptance,
     /// The connection to RabbitMQ.
@@ -394,6 +398,19 @@ pub struct Sandbox {
     pub max_disk_bytes: u64,
     /// The part of an agent's or a check's output that is kept, in bytes.
     pub max_output_bytes: usize,
+}
+
+/// Section `patch`.
+#[derive(Debug, Clone)]
+pub struct Patch {
+    /// Paths that no change may contain.
+    pub deny: Vec<PathPattern>,
+    /// Paths that no agent may change.
+    pub protect: Vec<PathPattern>,
+    /// More protected paths, by the repository as tasks name it.
+    pub protect_in: BTreeMap<Repository, Vec<PathPattern>>,
+    /// The size of all changed files together, in bytes.
+    pub max_bytes: u64,
 }
 
 /// Section `acceptance`.

@@ -47,6 +47,10 @@ crate::words!(
         Workspace = "workspace",
         /// The change holds something that cannot be kept: a repository, a link that leads out, a pipe. The message names it.
         ChangeRefused = "change_refused",
+        /// The change contains a path that `patch.deny` of the pool file forbids, or more than `patch.max_mib`.
+        Policy = "policy",
+        /// The change contains a path that the task or the pool file protects (`protect`).
+        ProtectedChanged = "protected_changed",
         /// The agent could not be started or refused its configuration.
         AgentConfig = "agent_config",
         /// The agent ran out of time while no LLM call was open.
@@ -83,6 +87,10 @@ crate::words!(
         EditNotApplied = "edit_not_applied",
         /// The agent ended without an error and changed nothing.
         NoChange = "no_change",
+        /// An acceptance check cannot start: its program is missing or not executable. No LLM was asked.
+        CheckCannotStart = "check_cannot_start",
+        /// On the base commit, an acceptance check did not do what its `before` says. No LLM was asked.
+        CheckProvesNothing = "check_proves_nothing",
         /// An acceptance check failed. The message names it.
         AcceptanceFailed = "acceptance_failed",
         /// The change is whole, but its patch is too large for a result, and `auto_commit: false` allows no commit.
@@ -110,6 +118,8 @@ impl ErrorKind {
             | Self::Unroutable
             | Self::Repository
             | Self::ChangeRefused
+            | Self::Policy
+            | Self::ProtectedChanged
             | Self::AgentConfig
             | Self::AgentTimeout
             | Self::LlmRateLimited
@@ -125,6 +135,8 @@ impl ErrorKind {
             | Self::TokenLimit
             | Self::EditNotApplied
             | Self::NoChange
+            | Self::CheckCannotStart
+            | Self::CheckProvesNothing
             | Self::AcceptanceFailed
             | Self::PatchTooLarge
             | Self::TaskTimeout
@@ -133,6 +145,14 @@ impl ErrorKind {
             | Self::Cancelled => false,
         }
     }
+}
+
+fn once() -> u32 {
+    1
+}
+
+fn is_once(tries: &u32) -> bool {
+    *tries == 1
 }
 
 // Serde passes a reference.
@@ -174,7 +194,11 @@ pub struct CheckReport {
     pub name: String,
     /// Absent when a signal or its time-out ended the check.
     pub exit_status: Option<i32>,
-    /// How long the check ran.
+    /// How often the check was run until it passed or had no try left; absent: once.
+    #[serde(default = "once", skip_serializing_if = "is_once")]
+    #[schemars(range(min = 1, max = 5))]
+    pub tries: u32,
+    /// How long the check ran, in all its tries.
     pub duration_ms: u64,
     /// The last lines of its output.
     pub output_tail: String,

@@ -30,7 +30,7 @@ use crate::workspace::{bound_git, failure, make_directory, off_the_runtime, writ
 
 pub use evidence::AiderEvidence;
 pub use judge::{Edit, judge, no_llm_left, silent};
-pub(crate) use program::absolute_path_entries;
+pub(crate) use program::{absolute_path_entries, is_program};
 
 /// Where an agent finds programs, unless `env_allow` lets the worker's own `PATH` through.
 const AGENT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";

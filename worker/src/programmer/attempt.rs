@@ -11,10 +11,12 @@ use pool_broker::fault::{Point, point};
 use pool_core::id::{AttemptId, TaskId};
 use pool_core::pool::AgentKind;
 use pool_core::result::{ErrorKind, ResultMessage, Status, TaskFailure, Usage};
+use pool_core::source::Repository;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::claim::Claimed;
+use super::policy::Policy;
 use super::work::{Findings, Finish, RemainingLimits, Work, cancelled, millis};
 use super::workshop::Attempts;
 use crate::workspace::RepositoryHandle;
@@ -144,7 +146,14 @@ impl Attempts {
             .as_ref()
             .map(|reporter| reporter.stream(&task.id, claimed.attempt));
         let finish = {
+            let is_its_repository = |name: &Repository| {
+                self.workshop
+                    .workspaces
+                    .is_same(name, &task.message.repository)
+            };
+            let patch = &self.workshop.pool.patch;
             let work = Work {
+                policy: Policy::new(patch, is_its_repository, &task.message.protect),
                 attempts: self,
                 task,
                 remaining,

@@ -8,15 +8,16 @@ use pool_core::id::LlmName;
 use pool_core::money::MicroUsd;
 use pool_core::pool::Secret;
 use pool_core::result::{CheckReport, ErrorKind, MAX_PATCH_BYTES, TaskFailure, Timings, Usage};
-use pool_core::task::Task;
+use pool_core::task::{AcceptanceCheck, Task};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::policy::Policy;
 use super::progress::OutputStream;
 use super::runs::{AttemptBounds, NextRun, Run, RunEnd, next_run, repair_prompt};
 use super::telemetry::RunEnded;
 use super::workshop::Attempts;
-use crate::acceptance::{CheckEnvironment, run_checks};
+use crate::acceptance::{CheckEnvironment, Checked, run_checks};
 use crate::agent::{AgentRun, Edit, Job, judge, no_llm_left, silent};
 use crate::sandbox::{CommandAccess, Exit, GatewayServer, LastWords, Watch};
 use crate::workspace::{Credit, KEPT_DAYS, RepositoryHandle, Worktree, WorktreeChanges};
@@ -92,6 +93,8 @@ pub(super) struct Work<'a> {
     pub(super) worktree: &'a Worktree,
     pub(super) permits: Arc<dyn Permits>,
     pub(super) cancel: &'a CancellationToken,
+    /// The paths that the change may contain.
+    pub(super) policy: Policy,
     /// The receiver of the live output of the agent and the checks.
     pub(super) output: Option<&'a OutputStream>,
 }
@@ -108,6 +111,7 @@ impl Work<'_> {
     /// # Errors
     /// The failure, if something other than a run failed.
     pub(super) async fn all_runs(&self, findings: &mut Findings) -> Result<Finish, TaskFailure> {
+        self.preflight(findings).await?;
         let instruction = &self.task.message.instruction;
         let mut history = Vec::new();
         let mut assignment = Assignment {
@@ -116,7 +120,15 @@ impl Work<'_> {
             kept: WorktreeChanges::default(),
         };
         loop {
-            history.push(self.one_run(&assignment, findings).await);
+            let run = self.one_run(&assignment, findings).await;
+            let why = match &run.end {
+                RunEnd::Refused { .. } => "the change contains files that may not be changed",
+                RunEnd::CheckFailed { .. }
+                | RunEnd::Passed
+                | RunEnd::NoLlmLeft(_)
+                | RunEnd::Failed(_) => "an acceptance check failed",
+            };
+            history.push(run);
             match next_run(&history, self.bounds()) {
                 NextRun::Done => {
                     self.commit(findings).await?;
@@ -124,7 +136,7 @@ impl Work<'_> {
                 }
                 NextRun::Repair { prompt } => {
                     self.log_next(
-                        "an acceptance check failed; running the agent again to repair it",
+                        &format!("{why}; running the agent again to repair it"),
                         assignment.first_llm,
                     );
                     self.step(self.worktree.restore()).await?;
@@ -315,7 +327,8 @@ impl Work<'_> {
             }
             Err(failure) => return Err(failure),
         }
-        let changes = self.step(self.worktree.collect()).await?;
+        let max_bytes = self.attempts.workshop.pool.patch.max_bytes;
+        let changes = self.step(self.worktree.collect_at_most(max_bytes)).await?;
         // Patches that are too large to keep cannot be compared.
         let as_before = changes == *kept && changes.patch.is_some();
         let edit = verdict(!changes.is_empty() && !as_before)?;
@@ -334,6 +347,11 @@ impl Work<'_> {
             Edit::Whole | Edit::Partial | Edit::Unfinished | Edit::Nothing => {}
         }
         findings.changes = changes;
+        let instruction = &self.task.message.instruction;
+        if let Some(refused) = self.policy.refuse(&findings.changes.files, instruction) {
+            findings.checks = Vec::new();
+            return Ok(refused);
+        }
         match (self.check(findings).await?, edit) {
             (RunEnd::CheckFailed { failure, .. }, Edit::Partial) => {
                 Err(half_applied(&failure.message))
@@ -347,18 +365,7 @@ impl Work<'_> {
         if checks.is_empty() {
             return Ok(RunEnd::Passed);
         }
-        let checkout = self.step(self.worktree.check_out_for_checks()).await?;
-        let workshop = &self.attempts.workshop;
-        let place = CheckEnvironment {
-            worktree: &checkout.tree,
-            scratch: &checkout.scratch,
-            path: workshop.path.clone(),
-            read: self.worktree.objects(),
-            sandbox: &workshop.sandbox,
-        };
-        let watch = |check: &str| self.watch(Some(check));
-        let renew = || self.step(self.worktree.renew(&checkout));
-        let checked = run_checks(checks, &workshop.pool.acceptance, &place, renew, watch).await?;
+        let checked = self.run_checks(checks).await?;
         findings.timings.acceptance_ms += millis(checked.duration);
         let failed = checked.failed().map(|report| report.name.clone());
         let cut_short = checked.cancelled;
@@ -376,6 +383,28 @@ impl Work<'_> {
             ),
             repair: repair_prompt(&self.task.message.instruction, checks, &findings.checks),
         })
+    }
+
+    /// Runs checks in a checkout of their own, which is gone afterwards: an agent that continues must
+    /// not find what an overlay has left there.
+    pub(super) async fn run_checks(
+        &self,
+        checks: &[AcceptanceCheck],
+    ) -> Result<Checked, TaskFailure> {
+        let workshop = &self.attempts.workshop;
+        let checkout = self.step(self.worktree.check_out_for_checks()).await?;
+        let place = CheckEnvironment {
+            worktree: &checkout.tree,
+            scratch: &checkout.scratch,
+            path: workshop.path.clone(),
+            read: self.worktree.objects(),
+            sandbox: &workshop.sandbox,
+        };
+        let renew = || self.step(self.worktree.renew(&checkout));
+        let watch = |check: &str| self.watch(Some(check));
+        let checked = run_checks(checks, &workshop.pool.acceptance, &place, renew, watch).await;
+        self.step(self.worktree.drop_checkout(&checkout)).await?;
+        checked
     }
 
     /// Observes the agent, or a check.

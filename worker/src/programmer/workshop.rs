@@ -11,6 +11,7 @@ use pool_core::pool::{self, Pool};
 
 use super::progress::OutputReporter;
 use crate::agent::{self, CodingAgent};
+use crate::baselines::Baselines;
 use crate::sandbox::SandboxLauncher;
 use crate::workspace::Workspaces;
 
@@ -19,6 +20,7 @@ pub struct Workshop {
     pub(super) pool: Arc<Pool>,
     upstreams: Arc<Upstreams>,
     pub(super) workspaces: Workspaces,
+    pub(super) baselines: Baselines,
     pub(super) sandbox: SandboxLauncher,
     pub(super) agent: Box<dyn CodingAgent>,
     /// The part of the worker's environment that agents may see.
@@ -49,6 +51,7 @@ impl Workshop {
         Ok(Self {
             upstreams,
             workspaces,
+            baselines: Baselines::default(),
             sandbox,
             agent: agent::from_config(&pool.agent),
             env: agent::allowed_env(&pool.agent.env_allow),

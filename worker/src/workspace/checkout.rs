@@ -21,6 +21,8 @@ use super::worktree::{Worktree, hide_links_that_lead_outside};
 /// A checkout for acceptance checks. It is removed with its worktree, or by the next checkout.
 #[derive(Debug, Clone)]
 pub struct Checkout {
+    /// The parent of everything below.
+    dir: PathBuf,
     /// The directory in which the checks start.
     pub tree: PathBuf,
     /// The home directory of each check. It does not exist yet.
@@ -52,9 +54,22 @@ impl Worktree {
             .map_err(|error| failure("cannot renew the checkout for the checks", error))
     }
 
+    /// Removes the checkout. The agent must not find the files that its checks have made.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Workspace`](pool_core::result::ErrorKind::Workspace) if files remain.
+    pub async fn drop_checkout(&self, checkout: &Checkout) -> Result<(), TaskFailure> {
+        let dir = checkout.dir.clone();
+        let remove = move || remove_tree(&dir);
+        off_the_runtime(remove)
+            .await
+            .map_err(|error| failure("cannot remove the checkout of the checks", error))
+    }
+
     async fn try_check_out(&self) -> Result<Checkout, GitError> {
         let dir = self.dir().join("checks");
         let checkout = Checkout {
+            dir: dir.clone(),
             tree: dir.join("tree"),
             scratch: dir.join("scratch"),
             index: dir.join("index"),

@@ -22,6 +22,9 @@ enum CollectError {
     /// A problem of the change. The text names the path and the next step.
     #[error("{0}")]
     Refused(String),
+    /// The changed files have more bytes than the pool file allows.
+    #[error("{0}")]
+    TooLarge(String),
 }
 
 impl From<io::Error> for CollectError {
@@ -39,18 +42,29 @@ impl Worktree {
     /// something that cannot be kept: a repository, a pipe, a file that git cannot store. A
     /// symbolic link that could lead out of the worktree is refused, too.
     pub async fn collect(&self) -> Result<WorktreeChanges, TaskFailure> {
-        self.try_collect().await.map_err(|problem| match problem {
+        self.collect_at_most(u64::MAX).await
+    }
+
+    /// The same for changed files of at most `max_bytes` together. Larger ones do not even get into
+    /// the repository's objects.
+    ///
+    /// # Errors
+    /// Those of [`Self::collect`]. [`ErrorKind::Policy`] if the files are larger.
+    pub async fn collect_at_most(&self, max_bytes: u64) -> Result<WorktreeChanges, TaskFailure> {
+        let collected = self.try_collect(max_bytes).await;
+        collected.map_err(|problem| match problem {
             CollectError::Git(error) => failure("cannot collect the changes", error),
             CollectError::Refused(why) => TaskFailure::new(
                 ErrorKind::ChangeRefused,
                 format!("the change is refused: {why}"),
             ),
+            CollectError::TooLarge(why) => TaskFailure::new(ErrorKind::Policy, why),
         })
     }
 
-    async fn try_collect(&self) -> Result<WorktreeChanges, CollectError> {
+    async fn try_collect(&self, max_bytes: u64) -> Result<WorktreeChanges, CollectError> {
         self.survey().await?;
-        self.stage().await?;
+        self.stage(max_bytes).await?;
         let args = [
             "diff-index",
             "--cached",
@@ -70,6 +84,9 @@ impl Worktree {
         if entries.is_empty() {
             return Ok(WorktreeChanges::default());
         }
+        // An earlier run may have changed a part of them.
+        let changed = entries.iter().map(|entry| entry.path.clone()).collect();
+        self.limit_size(changed, max_bytes).await?;
         let patch = self.patch().await?;
         Ok(WorktreeChanges {
             files: entries.iter().map(|entry| display(&entry.path)).collect(),
@@ -129,7 +146,7 @@ impl Worktree {
 
     /// Puts everything that differs from the index into it. Only commands that run no git inside
     /// submodules are used, because an agent can make a submodule with its own configuration.
-    async fn stage(&self) -> Result<(), CollectError> {
+    async fn stage(&self, max_bytes: u64) -> Result<(), CollectError> {
         let args = [
             "ls-files",
             "-z",
@@ -148,6 +165,7 @@ impl Worktree {
         if paths.is_empty() {
             return Ok(());
         }
+        self.limit_size(paths.clone(), max_bytes).await?;
         let mut input = paths.join(&0);
         input.push(0);
         let tree = self.path();
@@ -179,6 +197,38 @@ impl Worktree {
             ),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Refuses files that are too large together.
+    async fn limit_size(&self, paths: Vec<Vec<u8>>, max_bytes: u64) -> Result<(), CollectError> {
+        let tree = self.path();
+        let measure = move || {
+            let mut sizes: Vec<(u64, String)> = Vec::new();
+            for path in paths {
+                let found = tree.join(path_of(&path)).symlink_metadata();
+                let size = found
+                    .ok()
+                    .filter(fs::Metadata::is_file)
+                    .map(|file| file.len());
+                sizes.extend(size.map(|size| (size, display(&path))));
+            }
+            let all = sizes
+                .iter()
+                .fold(0, |all: u64, (size, _)| all.saturating_add(*size));
+            Ok((all, sizes.into_iter().max().unwrap_or_default()))
+        };
+        let (all, (largest, path)) = off_the_runtime(measure).await?;
+        if all <= max_bytes {
+            return Ok(());
+        }
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        Err(CollectError::TooLarge(format!(
+            "the changed files have {} MiB together, and `patch.max_mib` of the pool file allows {} MiB; the largest is \
+             {path} ({} MiB): leave it out, ignore it in .gitignore, or raise `patch.max_mib`",
+            mib(all),
+            mib(max_bytes),
+            mib(largest)
+        )))
     }
 
     async fn check(&self, entry: &DiffEntry) -> Result<(), CollectError> {

@@ -17,6 +17,7 @@ mod git;
 mod layout;
 mod leftovers;
 mod mirror;
+mod overlay;
 mod process_group;
 mod source;
 mod survey;
@@ -46,6 +47,7 @@ use git::{Git, GitError};
 use layout::Origin;
 use leftovers::WorkspaceLock;
 use mirror::Mirrors;
+pub use overlay::{LaidOver, Overlay, lay_over};
 pub use worktree::Worktree;
 
 /// Makes worktrees. One value per worker process, which its programmers share.
@@ -151,6 +153,15 @@ impl Workspaces {
             git: self.git.clone(),
             git_dir,
         })
+    }
+
+    /// Whether two names mean the same repository.
+    pub fn is_same(&self, one: &Repository, other: &Repository) -> bool {
+        if source::is_url(one) || source::is_url(other) {
+            return source::plain_url(one) == source::plain_url(other);
+        }
+        let git_dir = |name| source::local_git_dir(name, &self.config.roots).ok();
+        one == other || git_dir(one).is_some_and(|dir| git_dir(other) == Some(dir))
     }
 
     /// The full id of the first candidate that names a commit.

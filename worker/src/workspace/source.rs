@@ -16,6 +16,23 @@ pub(super) fn is_url(repository: &Repository) -> bool {
     repository.as_str().contains("://")
 }
 
+/// Host and path of a URL, without what makes no other repository: scheme, user, standard port,
+/// upper case in the host, doubled slashes, and `.git` at the end.
+pub(super) fn plain_url(repository: &Repository) -> String {
+    let text = repository.as_str();
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let host = host
+        .strip_suffix(":443")
+        .or_else(|| host.strip_suffix(":22"))
+        .unwrap_or(host);
+    let names: Vec<&str> = path.split('/').filter(|name| !name.is_empty()).collect();
+    let path = names.join("/");
+    let path = path.strip_suffix(".git").unwrap_or(&path);
+    format!("{}/{path}", host.to_lowercase())
+}
+
 /// The git directory of a local repository: absolute, without symbolic links, below one of `roots`.
 ///
 /// # Errors

@@ -59,7 +59,7 @@ const checkRow = (check) => {
   const passed = check.exit_status === 0;
   return h("details", { class: "check", open: !passed },
     h("summary", {}, h("span", { class: "badge", "data-tone": passed ? "good" : "bad" }, passed ? "passed" : "failed"), h("span", { class: "grow mono" }, check.name),
-      h("span", { class: "muted small" }, `${check.exit_status === null ? "stopped" : `exit ${check.exit_status}`} · ${took(check.duration_ms)}`)),
+      h("span", { class: "muted small" }, `${check.exit_status === null ? "stopped" : `exit ${check.exit_status}`}${check.tries > 1 ? ` · ${check.tries} tries` : ""} · ${took(check.duration_ms)}`)),
     h("pre", {}, plain(check.output_tail) || "No output."));
 };
 

@@ -18,6 +18,7 @@ fn largest() -> ResultMessage {
     let check = |n| CheckReport {
         name: format!("{n}{}", WORST.repeat(120)),
         exit_status: None,
+        tries: 1,
         duration_ms: 1,
         output_tail: WORST.repeat(1_000_000),
     };
