@@ -11,6 +11,8 @@ pub struct WorktreeChanges {
     pub files: Vec<String>,
     /// For `git apply` on the base commit. None if it is larger than a result may carry.
     pub patch: Option<String>,
+    /// The size of the added and changed files, in bytes. Files that were only moved do not count.
+    pub bytes: u64,
 }
 
 impl WorktreeChanges {
