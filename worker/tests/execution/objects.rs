@@ -68,7 +68,7 @@ async fn a_commit_that_counts_is_whole_in_the_repository() {
             panic!("it ends");
         };
         assert_eq!(word(&outcome.result), "succeeded", "{:?}", outcome.result);
-        // What an interrupted worker leaves must survive, too: the branch is not set yet.
+        // The branch is not set yet, as if the worker had been interrupted.
         rig.bench.git(&["gc", "--quiet", "--prune=now"]);
         let branch = outcome.branch.expect("a branch");
         branch.set(&task().id).await.expect("it is set");

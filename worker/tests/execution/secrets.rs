@@ -1,4 +1,4 @@
-//! What an agent, another run or another user of the machine must not get.
+//! Secrets of a run stay out of the reach of agents, other runs and other users of the machine.
 #![expect(clippy::expect_used, reason = "a helper that fails fails the test")]
 
 use std::path::PathBuf;

@@ -142,7 +142,7 @@ fn a_process_that_swaps_a_directory_for_a_link_leads_nobody_astray() {
             rounds += 1;
             // It may fail as well, when something new comes while it works.
             let _ = place.tree().remove("inside".as_ref());
-            // What a path means is another matter: this is what the module is for.
+            // A path leads to the link at such a moment, and a worker that goes by paths follows it.
             astray += u32::from(inside.join("inner/precious").exists());
         }
         over.store(true, Ordering::Relaxed);
