@@ -66,7 +66,11 @@ pub(super) fn special_files(
             FileType::Directory => return Ok(path.as_os_str().len() < LONGEST_PATH),
             FileType::RegularFile if needed(&entry.name) => directory.make_readable(&entry.name)?,
             FileType::RegularFile | FileType::Symlink => {}
-            kind => special.push(Special {
+            kind @ (FileType::Fifo
+            | FileType::Socket
+            | FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Unknown) => special.push(Special {
                 path: path.to_owned(),
                 what: name_of(kind),
             }),

@@ -254,17 +254,13 @@ fn make_directories(dir: &Path) -> io::Result<Directory> {
 /// The agent is to blame if something else is in the place of its worktree, or mounted in it. No
 /// other attempt would be better.
 fn refused_or_failed(what: &str, error: GitError) -> TaskFailure {
-    match error {
-        GitError::Start(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotADirectory | io::ErrorKind::CrossesDevices
-            ) =>
-        {
-            TaskFailure::new(ErrorKind::ChangeRefused, format!("{what}: {error}"))
-        }
-        error => failure(what, error),
+    use io::ErrorKind::{CrossesDevices, NotADirectory};
+    if let GitError::Start(found) = &error
+        && matches!(found.kind(), NotADirectory | CrossesDevices)
+    {
+        return TaskFailure::new(ErrorKind::ChangeRefused, format!("{what}: {found}"));
     }
+    failure(what, error)
 }
 
 /// Removes links that lead out of the checkout, because an edit would change other files through

@@ -1,5 +1,4 @@
 //! Secrets of a run stay out of the reach of agents, other runs and other users of the machine.
-#![expect(clippy::expect_used, reason = "a helper that fails fails the test")]
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};

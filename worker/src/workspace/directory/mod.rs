@@ -181,12 +181,10 @@ impl Directory {
             if name == "." || name == ".." {
                 continue;
             }
-            let kind = match entry.file_type() {
-                FileType::Unknown => match self.kind(name)? {
-                    Some(kind) => kind,
-                    None => continue,
-                },
-                kind => kind,
+            // Not every file system says the kind.
+            let known = Some(entry.file_type()).filter(|kind| *kind != FileType::Unknown);
+            let Some(kind) = known.map_or_else(|| self.kind(name), |kind| Ok(Some(kind)))? else {
+                continue;
             };
             let name = name.to_owned();
             entries.push(Entry { name, kind });

@@ -83,10 +83,13 @@ impl Directory {
 
     /// Removes the thing that has just taken the place of a directory.
     fn unlink_replaced(&self, name: &OsStr, error: io::Error) -> io::Result<()> {
-        match error.kind() {
-            io::ErrorKind::NotADirectory => self.unlink(name, AtFlags::empty()),
-            io::ErrorKind::NotFound => Ok(()),
-            _ => Err(error),
+        let kind = error.kind();
+        if kind == io::ErrorKind::NotADirectory {
+            self.unlink(name, AtFlags::empty())
+        } else if kind == io::ErrorKind::NotFound {
+            Ok(())
+        } else {
+            Err(error)
         }
     }
 
