@@ -342,7 +342,7 @@ pub struct ResultMessage {
     /// The id of the attempt that decided; absent when no attempt was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<AttemptId>,
-    /// The branch of the commit: `pool/<task id>`.
+    /// The branch of the commit: `pool/<task id>`, or `pool-<task id>` in a repository with a branch `pool`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branch: Option<String>,
     /// The full hash of the commit.

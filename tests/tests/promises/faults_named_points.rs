@@ -20,12 +20,13 @@ use crate::support::process::Running;
 use crate::support::{Books, EventLog, Pool, PoolFile, SOON, eventually};
 
 /// The steps of a task that goes the whole way.
-const WALK: [Point; 13] = [
+const WALK: [Point; 14] = [
     Point::Delivered,
     Point::Read,
     Point::Claiming,
     Point::Started,
     Point::WorktreeMade,
+    Point::ObjectsMoved,
     Point::AgentDone,
     Point::ResultReady,
     Point::ResultPublished,

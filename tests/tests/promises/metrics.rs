@@ -149,15 +149,7 @@ fn agent(sign: &Path) -> Vec<String> {
     let calling = program("calling-agent");
     let [sign, calling] = [sign, &calling].map(|path| path.to_str().expect("a path in UTF-8"));
     let script = ["/bin/sh", "-c", AGENT, "agent", sign, "{prompt_file}"];
-    let calls = [
-        calling,
-        "--base-url",
-        "{base_url}",
-        "--token",
-        "{token}",
-        "--model",
-        "{model}",
-    ];
+    let calls = [calling, "--base-url", "{base_url}", "--model", "{model}"];
     script
         .into_iter()
         .chain(calls)

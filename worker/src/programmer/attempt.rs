@@ -133,8 +133,18 @@ impl Attempts {
         let own_limit = task.message.limits.timeout();
         let limit = own_limit.map_or(limits.timeout, |own| own.min(limits.timeout));
         let until = Instant::now() + limit;
+        let prepared = async {
+            let workspaces = &self.workshop.workspaces;
+            let worktree = workspaces.prepare(task, claimed.attempt).await?;
+            let kept = worktree.keep_base().await;
+            if limits.auto_commit {
+                // Otherwise the submitter would pay for a change that cannot be kept.
+                kept?;
+            }
+            Ok(worktree)
+        };
         let worktree = tokio::select! {
-            worktree = self.workshop.workspaces.prepare(task, claimed.attempt) => worktree?,
+            worktree = prepared => worktree?,
             () = stop.cancelled() => return Err(cancelled()),
             () = tokio::time::sleep_until(until) => return Err(out_of_time(limit)),
         };
@@ -212,9 +222,9 @@ impl Attempts {
             used_backup,
             runs: findings.runs,
             attempt: Some(claimed.attempt),
-            branch: commit.as_ref().map(|_| format!("pool/{id}")),
-            commit: commit.as_ref().map(|(commit, _)| commit.clone()),
-            commit_at: commit.as_ref().map(|(_, repository)| repository.place()),
+            branch: commit.as_ref().map(|kept| kept.branch.clone()),
+            commit: commit.as_ref().map(|kept| kept.id.clone()),
+            commit_at: commit.as_ref().map(|kept| kept.repository.place()),
             patch_truncated: !findings.changes.is_empty() && findings.changes.patch.is_none(),
             patch: findings.changes.patch,
             files_changed_total: findings.changes.files.len() as u64,
@@ -231,9 +241,9 @@ impl Attempts {
         let attempt = claimed.attempt;
         AttemptOutcome {
             result,
-            branch: commit.map(|(commit, repository)| Branch {
-                repository,
-                commit,
+            branch: commit.map(|kept| Branch {
+                repository: kept.repository,
+                commit: kept.id,
                 attempt,
             }),
         }

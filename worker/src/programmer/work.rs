@@ -45,7 +45,14 @@ pub(super) struct Findings {
     /// The changes in the worktree. `checks` are the reports on them.
     pub(super) changes: WorktreeChanges,
     pub(super) checks: Vec<CheckReport>,
-    pub(super) commit: Option<(String, RepositoryHandle)>,
+    pub(super) commit: Option<KeptCommit>,
+}
+
+/// A commit in the repository, and the branch that is to be set to it.
+pub(super) struct KeptCommit {
+    pub(super) id: String,
+    pub(super) branch: String,
+    pub(super) repository: RepositoryHandle,
 }
 
 impl Findings {
@@ -225,7 +232,13 @@ impl Work<'_> {
             .first()
             .unwrap_or(self.attempts.programmer.primary())
             .clone();
-        let session = Arc::new(self.attempts.gateway.open(plan));
+        let gateway = &self.attempts.gateway;
+        let session = if self.attempts.workshop.sandbox.gives_own_network() {
+            gateway.open_apart(plan)
+        } else {
+            gateway.open(plan)
+        };
+        let session = Arc::new(session);
         let job = self.job(assignment, model, &session);
         let heard = Arc::clone(&session);
         let busy = move || heard.open_calls() > 0 || heard.last_activity().elapsed() < JUST_CALLED;
@@ -270,6 +283,7 @@ impl Work<'_> {
         Job {
             worktree: self.worktree.path(),
             scratch: self.worktree.scratch(),
+            hidden: self.worktree.hidden(),
             prompt: assignment.prompt.clone(),
             files: self.task.message.files.clone(),
             base_url: session.base_url(),
@@ -453,7 +467,11 @@ impl Work<'_> {
         if !commits {
             return Err(patch_too_large(&commit, &repository));
         }
-        findings.commit = Some((commit?, repository));
+        findings.commit = Some(KeptCommit {
+            id: commit?,
+            branch: repository.branch_of(&self.task.id).await,
+            repository,
+        });
         Ok(())
     }
 }

@@ -97,6 +97,10 @@ impl Confinement {
         })
     }
 
+    pub(super) fn gives_own_network(&self) -> bool {
+        self.layers.level == Level::Strict && self.layers.own_network
+    }
+
     pub(super) fn plan(&self, command: &SandboxCommand) -> Plan {
         let access = &command.access;
         let path = command.env.iter().find(|(name, _)| name == "PATH");

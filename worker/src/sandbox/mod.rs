@@ -95,6 +95,13 @@ impl SandboxLauncher {
         &self.variables
     }
 
+    /// Whether a program gets a network of its own, in which the gateway is served separately.
+    pub fn gives_own_network(&self) -> bool {
+        self.confinement
+            .as_ref()
+            .is_some_and(Confinement::gives_own_network)
+    }
+
     /// The rights that the kernel layers leave to this command; None: there are none.
     fn plan(&self, command: &SandboxCommand) -> Option<Plan> {
         Some(self.confinement.as_ref()?.plan(command))

@@ -10,9 +10,8 @@ use std::path::{Path, PathBuf};
 
 use pool_core::result::TaskFailure;
 
-use super::disk::{
-    copy_regular, failure, off_the_runtime, private_directory, remove_any, remove_tree,
-};
+use super::directory::Directory;
+use super::disk::{copy_regular, failure, off_the_runtime, private_directory, remove_tree};
 use super::git::GitError;
 use super::layout::write_own_repository;
 use super::survey::{replaced_by, special_files};
@@ -101,10 +100,12 @@ impl Worktree {
             }
             // Git would block on these.
             let special = special_files(&tree, |_| true)?;
-            let opened = special.iter().filter(|special| special.is_opened_by_git());
-            opened
-                .into_iter()
-                .try_for_each(|special| remove_any(&tree.join(&special.path)))?;
+            let tree = Directory::open(&tree)?;
+            for special in special.iter().filter(|special| special.is_opened_by_git()) {
+                if let Some((above, name)) = tree.find(&special.path)? {
+                    above.remove(name)?;
+                }
+            }
             Ok(true)
         });
         if !cleared.await? {

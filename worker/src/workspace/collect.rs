@@ -1,16 +1,18 @@
 //! Makes a patch from a worktree.
 
-use std::fs;
+use std::fs::Metadata;
 use std::io;
+use std::path::{Path, PathBuf};
 
-use pool_core::result::{ErrorKind, MAX_PATCH_BYTES, TaskFailure};
+use pool_core::result::{ErrorKind, TaskFailure};
 
 use super::changes::{
     DiffEntry, DiffKind, WorktreeChanges, display, parse_raw, split_paths, stays_inside,
 };
-use super::disk::{failure, off_the_runtime, private_directory};
+use super::directory::Directory;
+use super::disk::{failure, off_the_runtime};
 use super::git::{GitError, path_of};
-use super::survey::{Special, is_gits, make_readable, replaced_by, special_files};
+use super::survey::{Special, is_gits, replaced_by, special_files};
 use super::worktree::Worktree;
 
 /// Why a change is refused.
@@ -87,10 +89,9 @@ impl Worktree {
         // An earlier run may have changed a part of them.
         let changed = entries.iter().map(|entry| entry.path.clone()).collect();
         self.limit_size(changed, max_bytes).await?;
-        let patch = self.patch().await?;
         Ok(WorktreeChanges {
             files: entries.iter().map(|entry| display(&entry.path)).collect(),
-            patch,
+            patch: self.patch(&entries).await?,
         })
     }
 
@@ -169,18 +170,7 @@ impl Worktree {
         let mut input = paths.join(&0);
         input.push(0);
         let tree = self.path();
-        let open = move || {
-            let found = paths.iter().filter_map(|path| {
-                let path = tree.join(path_of(path));
-                path.symlink_metadata()
-                    .ok()
-                    .filter(fs::Metadata::is_file)
-                    .map(|found| (path, found))
-            });
-            found
-                .into_iter()
-                .try_for_each(|(path, found)| make_readable(&path, &found, 0o400))
-        };
+        let open = move || make_all_readable(&Directory::open(&tree)?, &paths);
         off_the_runtime(open).await?;
         let update = self.git().input(input).run(&[
             "update-index",
@@ -206,10 +196,7 @@ impl Worktree {
             let mut sizes: Vec<(u64, String)> = Vec::new();
             for path in paths {
                 let found = tree.join(path_of(&path)).symlink_metadata();
-                let size = found
-                    .ok()
-                    .filter(fs::Metadata::is_file)
-                    .map(|file| file.len());
+                let size = found.ok().filter(Metadata::is_file).map(|file| file.len());
                 sizes.extend(size.map(|size| (size, display(&path))));
             }
             let all = sizes
@@ -250,45 +237,23 @@ impl Worktree {
             }
         }
     }
+}
 
-    /// The patch. None if it is larger than a result may carry.
-    async fn patch(&self) -> Result<Option<String>, GitError> {
-        if let Some(bytes) = self.diff().await? {
-            if let Ok(text) = String::from_utf8(bytes) {
-                return Ok(Some(text));
-            }
-        } else {
-            return Ok(None);
+/// Git does not read a file whose owner may not. `paths` are sorted, so those in the same directory
+/// follow each other.
+fn make_all_readable(tree: &Directory, paths: &[Vec<u8>]) -> io::Result<()> {
+    let mut open: Option<(PathBuf, Option<Directory>)> = None;
+    for path in paths.iter().map(|path| path_of(path)) {
+        let above = path.parent().unwrap_or(Path::new(""));
+        if open.as_ref().is_none_or(|(known, _)| known != above) {
+            let found = tree.find(&path)?.map(|(directory, _)| directory);
+            open = Some((above.to_owned(), found));
         }
-        // A file in another encoding counts as binary, so that its patch is ASCII.
-        let info = self.git_dir().join("info");
-        private_directory(&info)?;
-        fs::write(info.join("attributes"), "* -diff\n")?;
-        let bytes = self.diff().await;
-        fs::remove_file(info.join("attributes"))?;
-        Ok(bytes?.and_then(|bytes| String::from_utf8(bytes).ok()))
-    }
-
-    async fn diff(&self) -> Result<Option<Vec<u8>>, GitError> {
-        let args = [
-            "diff-index",
-            "--cached",
-            "--patch",
-            "--binary",
-            "--full-index",
-            "--no-renames",
-            "--no-ext-diff",
-        ];
-        let args: Vec<&str> = args
-            .into_iter()
-            .chain(["--no-textconv", "--no-color", self.base(), "--"])
-            .collect();
-        match self.git().output_limit(MAX_PATCH_BYTES).run(&args).await {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(GitError::TooMuch { .. }) => Ok(None),
-            Err(error) => Err(error),
+        if let (Some((_, Some(directory))), Some(name)) = (&open, path.file_name()) {
+            directory.make_readable(name)?;
         }
     }
+    Ok(())
 }
 
 fn refused<T>(why: String) -> Result<T, CollectError> {

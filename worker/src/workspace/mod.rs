@@ -12,13 +12,18 @@ mod changes;
 mod checkout;
 mod collect;
 mod commit;
+mod directory;
 mod disk;
 mod git;
 mod layout;
 mod leftovers;
 mod mirror;
+mod objects;
 mod overlay;
+mod patch;
 mod process_group;
+mod quote;
+mod references;
 mod source;
 mod survey;
 mod worktree;
@@ -40,11 +45,10 @@ pub(crate) use bounds::bound_git;
 pub use changes::WorktreeChanges;
 pub use checkout::Checkout;
 pub use commit::{Credit, KEPT_DAYS, RepositoryHandle};
-pub(crate) use disk::{
-    failure, make_directory, off_the_runtime, open_regular, remove_any, remove_tree, write_new,
-};
+pub(crate) use directory::Directory;
+pub(crate) use disk::{failure, make_directory, off_the_runtime, open_regular, remove_tree};
 use git::{Git, GitError};
-use layout::Origin;
+use layout::{Origin, repository_settings};
 use leftovers::WorkspaceLock;
 use mirror::Mirrors;
 pub use overlay::{LaidOver, Overlay, lay_over};
@@ -104,39 +108,75 @@ impl Workspaces {
     /// [`ErrorKind::Repository`] or [`ErrorKind::Workspace`].
     pub async fn prepare(&self, task: &Task, attempt: AttemptId) -> Result<Worktree, TaskFailure> {
         let (name, base) = (&task.message.repository, task.message.base.as_ref());
-        let unreadable = |error: GitError| {
-            TaskFailure::new(ErrorKind::Repository, format!("repository {name}: {error}"))
-        };
-        let (repository, candidates) = if source::is_url(name) {
-            let mirror = self.mirrors.fetch(name).await.map_err(unreadable)?;
-            let candidates = match base {
-                Some(base) => remote_candidates(base),
-                None => self
-                    .mirrors
-                    .default_branch(&mirror, name)
-                    .await
-                    .map_err(unreadable)?
-                    .into_iter()
-                    .collect(),
-            };
-            (mirror, candidates)
-        } else {
-            let git_dir = source::local_git_dir(name, &self.config.roots)?;
-            (
-                git_dir,
-                vec![base.map_or_else(|| "HEAD".to_owned(), ToString::to_string)],
-            )
-        };
-        let base = self.resolve(&repository, name, base, &candidates).await?;
+        let source = self.source(name, base).await?;
+        let (base, found_as) = self.resolve(&source, name, base).await?;
+        let repository = source.git_dir.clone();
         self.tidy(&repository).await;
-        let dir = self.lock.attempts.join(attempt.to_string());
+        let unreadable = |error| unreadable(name, error);
+        let settings = repository_settings(&self.git, &repository)
+            .await
+            .map_err(unreadable)?;
         let origin = Origin {
             git: self.git.clone(),
+            branches: self.branches(&source, &found_as).await,
+            settings,
             repository,
             base,
             author: self.config.clone(),
         };
+        if origin.settings.is_partial {
+            refuse_incomplete(name, &origin).await?;
+        }
+        let dir = self.lock.attempts.join(attempt.to_string());
         Worktree::make(dir, attempt, origin).await
+    }
+
+    /// Finds the repository. Fetches it if a URL names it.
+    async fn source(
+        &self,
+        name: &Repository,
+        base: Option<&GitRef>,
+    ) -> Result<Source, TaskFailure> {
+        if !source::is_url(name) {
+            let local = source::local_repository(name, &self.config.roots)?;
+            return Ok(Source {
+                git_dir: local.git_dir,
+                head: local.head,
+                candidates: vec![base.map_or_else(|| "HEAD".to_owned(), ToString::to_string)],
+            });
+        }
+        let unreadable = |error| unreadable(name, error);
+        let mirror = self.mirrors.fetch(name).await.map_err(unreadable)?;
+        let candidates = match base {
+            Some(base) => remote_candidates(base),
+            None => {
+                let branch = self.mirrors.default_branch(&mirror, name);
+                branch.await.map_err(unreadable)?.into_iter().collect()
+            }
+        };
+        Ok(Source {
+            head: mirror.clone(),
+            git_dir: mirror,
+            candidates,
+        })
+    }
+
+    /// The branches that the base was read from, as the agent is to see them.
+    async fn branches(&self, source: &Source, found_as: &str) -> Vec<String> {
+        if let Some(branch) = found_as.strip_prefix(mirror::BRANCHES) {
+            return vec![format!("refs/heads/{branch}"), found_as.to_owned()];
+        }
+        let args = ["rev-parse", "--symbolic-full-name", found_as];
+        // A commit id has no name.
+        let named = self.git.at(&source.head).line(&args).await;
+        let named = named.unwrap_or_default();
+        let is_branch = |name: &&str| name.starts_with("refs/heads/");
+        named
+            .lines()
+            .filter(is_branch)
+            .take(1)
+            .map(str::to_owned)
+            .collect()
     }
 
     /// The repository of a task whose worktree is gone, for setting its branch.
@@ -147,7 +187,7 @@ impl Workspaces {
         let git_dir = if source::is_url(name) {
             self.mirrors.git_dir(name)
         } else {
-            source::local_git_dir(name, &self.config.roots)?
+            source::local_repository(name, &self.config.roots)?.git_dir
         };
         Ok(RepositoryHandle {
             git: self.git.clone(),
@@ -160,20 +200,23 @@ impl Workspaces {
         if source::is_url(one) || source::is_url(other) {
             return source::plain_url(one) == source::plain_url(other);
         }
-        let git_dir = |name| source::local_git_dir(name, &self.config.roots).ok();
+        let git_dir = |name| {
+            let found = source::local_repository(name, &self.config.roots);
+            found.ok().map(|repository| repository.git_dir)
+        };
         one == other || git_dir(one).is_some_and(|dir| git_dir(other) == Some(dir))
     }
 
     /// The full id of the first candidate that names a commit.
+    /// The full id of the first candidate that names a commit, and the candidate.
     async fn resolve(
         &self,
-        repository: &std::path::Path,
+        source: &Source,
         name: &Repository,
         base: Option<&GitRef>,
-        candidates: &[String],
-    ) -> Result<String, TaskFailure> {
+    ) -> Result<(String, String), TaskFailure> {
         let mut problem = None;
-        for candidate in candidates {
+        for candidate in &source.candidates {
             let revision = format!("{candidate}^{{commit}}");
             let args = [
                 "rev-parse",
@@ -182,8 +225,8 @@ impl Workspaces {
                 "--end-of-options",
                 &revision,
             ];
-            match self.git.at(repository).line(&args).await {
-                Ok(commit) => return Ok(commit),
+            match self.git.at(&source.head).line(&args).await {
+                Ok(commit) => return Ok((commit, candidate.clone())),
                 // With `--quiet`, status 1 means a missing ref.
                 Err(GitError::Failed { status, .. }) if status.code() == Some(1) => {}
                 Err(error) => problem = Some(error.to_string()),
@@ -217,11 +260,47 @@ impl Workspaces {
     }
 }
 
+/// The place that a base is read from.
+struct Source {
+    /// The git directory with objects and branches.
+    git_dir: PathBuf,
+    /// The git directory with HEAD.
+    head: PathBuf,
+    /// The names to try for the base.
+    candidates: Vec<String>,
+}
+
+fn unreadable(name: &Repository, error: GitError) -> TaskFailure {
+    TaskFailure::new(ErrorKind::Repository, format!("repository {name}: {error}"))
+}
+
+/// Refuses a base whose files are not all here. Git would fetch them with the repository's own
+/// settings, which the worker does not use.
+async fn refuse_incomplete(name: &Repository, origin: &Origin) -> Result<(), TaskFailure> {
+    let args = ["rev-list", "--objects", "--no-walk", "--missing=print"];
+    let args: Vec<&str> = args.into_iter().chain([origin.base.as_str()]).collect();
+    let repository = origin.git.at(&origin.repository);
+    let listed = repository.run(&args).await;
+    let listed = listed.map_err(|error| unreadable(name, error))?;
+    let lines = listed.split(|byte| *byte == b'\n');
+    match lines.filter(|line| line.starts_with(b"?")).count() {
+        0 => Ok(()),
+        missing => Err(TaskFailure::new(
+            ErrorKind::Repository,
+            format!(
+                "repository {name}: it is a partial clone that lacks {missing} objects of {base}: run `git checkout {base}` \
+                 there once, or use a full clone",
+                base = origin.base
+            ),
+        )),
+    }
+}
+
 /// The refs to try for a base: a branch of the remote, then a tag, then anything else (a commit
 /// id).
 fn remote_candidates(base: &GitRef) -> Vec<String> {
     vec![
-        format!("refs/remotes/origin/{base}"),
+        format!("{}{base}", mirror::BRANCHES),
         format!("refs/tags/{base}"),
         base.to_string(),
     ]

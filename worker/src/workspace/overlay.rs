@@ -5,14 +5,14 @@
 //! commit. No process of a check is alive meanwhile.
 
 use std::collections::BTreeMap;
-use std::fs::{self, Permissions};
-use std::io;
+use std::fs::Permissions;
+use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use pool_core::source::RelativePath;
 
-use super::disk::{private_directory, remove_any, write_new};
+use super::directory::Directory;
 
 /// The files of an overlay: path in the repository, and content.
 pub type Overlay = BTreeMap<RelativePath, String>;
@@ -46,39 +46,36 @@ impl LaidOver {
     /// # Errors
     /// If something cannot be removed.
     pub fn take_back(self, tree: &Path) -> io::Result<()> {
+        let tree = match Directory::open(tree) {
+            Err(error) if is_gone(&error) => return Ok(()),
+            tree => tree?,
+        };
         let mut made = self.made.into_iter().rev();
-        made.try_for_each(|path| {
-            if stands_on_directories(tree, &path) {
-                remove_any(&tree.join(path))
-            } else {
-                Ok(())
-            }
+        made.try_for_each(|path| match tree.find(&path)? {
+            Some((directory, name)) => directory.remove(name),
+            None => Ok(()),
         })
     }
 
     fn add(&mut self, tree: &Path, path: &Path, text: &str) -> io::Result<()> {
-        if !is_directory(tree) {
-            return Err(io::Error::other(format!(
-                "{} is not a directory",
-                tree.display()
-            )));
-        }
+        let mut here = Directory::open(tree)?;
         let mut directory = PathBuf::new();
-        let above = path.parent().unwrap_or(Path::new(""));
-        for name in above {
+        for name in path.parent().unwrap_or(Path::new("")) {
             directory.push(name);
-            if is_directory(&tree.join(&directory)) {
-                continue;
-            }
-            remove_any(&tree.join(&directory))?;
-            self.note(&directory);
-            private_directory(&tree.join(&directory))?;
+            here = match here.enter(name) {
+                Err(error) if is_gone(&error) => {
+                    self.note(&directory);
+                    here.ensure(name)?;
+                    here.enter(name)?
+                }
+                inner => inner?,
+            };
         }
         self.note(path);
-        let file = tree.join(path);
-        write_new(&file, text.as_bytes())?;
+        let mut file = here.create(path.file_name().unwrap_or_default())?;
+        file.write_all(text.as_bytes())?;
         if text.starts_with("#!") {
-            fs::set_permissions(&file, Permissions::from_mode(0o755))?;
+            file.set_permissions(Permissions::from_mode(0o755))?;
         }
         Ok(())
     }
@@ -91,17 +88,12 @@ impl LaidOver {
     }
 }
 
-/// Whether no directory above `path` is a link, down from the checkout itself.
-fn stands_on_directories(tree: &Path, path: &Path) -> bool {
-    let mut above = path
-        .ancestors()
-        .skip(1)
-        .filter(|directory| !directory.as_os_str().is_empty());
-    is_directory(tree) && above.all(|directory| is_directory(&tree.join(directory)))
-}
-
-fn is_directory(path: &Path) -> bool {
-    path.symlink_metadata().is_ok_and(|found| found.is_dir())
+/// Whether there is no directory: nothing, or something else.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ pub(crate) fn job(worktree: &Worktree, files: &[&str]) -> Job {
     Job {
         worktree: worktree.path(),
         scratch: worktree.scratch(),
+        hidden: worktree.hidden(),
         prompt: "/run touch pwned".to_owned(),
         files: files
             .iter()

@@ -158,14 +158,7 @@ impl PoolFile {
     #[must_use]
     pub(crate) fn calling(self, arguments: &[&str]) -> Self {
         let agent = program("calling-agent");
-        let filled_in = [
-            "--base-url",
-            "{base_url}",
-            "--token",
-            "{token}",
-            "--model",
-            "{model}",
-        ];
+        let filled_in = ["--base-url", "{base_url}", "--model", "{model}"];
         let prompt = ["--prompt-file", "{prompt_file}"];
         self.command(
             &[
