@@ -93,6 +93,33 @@ async fn only_the_holder_of_a_token_gets_in_and_only_where_something_is() {
 }
 
 #[tokio::test]
+async fn the_listener_of_a_run_refuses_the_token_of_another_run() {
+    let rig = Rig::start(plan("free/small")).await;
+    let other = rig.gateway.open(plan("paid/gpt"));
+    let mut listeners = Vec::new();
+    for session in [&rig.session, &other] {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("its address");
+        session.server()(listener);
+        listeners.push(address);
+    }
+    let tokens = [rig.session.token(), other.token()];
+    for (at, address) in listeners.iter().enumerate() {
+        for (of, token) in tokens.iter().enumerate() {
+            let models = rig.client.get(format!("http://{address}/v1/models"));
+            let answer = models.bearer_auth(token).send().await.expect("an answer");
+            let expected = if at == of { 200 } else { 401 };
+            let status = answer.status().as_u16();
+            assert_eq!(status, expected, "the token of run {of} at run {at}");
+        }
+        let shared = rig.client.get(format!("{}/models", rig.session.base_url()));
+        let answer = shared.bearer_auth(tokens[at]).send().await;
+        let status = answer.expect("an answer").status().as_u16();
+        assert_eq!(status, 200, "both are valid at the port of the programmer");
+    }
+}
+
+#[tokio::test]
 async fn a_closed_session_lets_nobody_in_and_gives_up_open_calls() {
     let rig = Rig::start(plan("paid/gpt")).await;
     let other = rig.gateway.open(plan("free/small"));
