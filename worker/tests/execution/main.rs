@@ -16,4 +16,5 @@ mod sandbox;
 mod signals;
 mod silence;
 mod support;
+mod toolchains;
 mod workspace;
