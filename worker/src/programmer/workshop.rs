@@ -11,7 +11,7 @@ use pool_core::pool::{self, Pool};
 
 use super::progress::OutputReporter;
 use crate::agent::{self, CodingAgent};
-use crate::sandbox::SandboxLauncher;
+use crate::sandbox::{SandboxLauncher, trust};
 use crate::workspace::Workspaces;
 
 /// Shared by the programmers of a process: keys, worktrees, the sandbox.
@@ -46,6 +46,7 @@ impl Workshop {
                 pool.workspace.dir.display()
             )
         })?;
+        let workspaces = workspaces.guarding(trust::guarded(&pool).places);
         Ok(Self {
             upstreams,
             workspaces,

@@ -7,6 +7,7 @@
 //! [`ErrorKind::ChangeRefused`] if a change cannot be kept, [`ErrorKind::Workspace`] if something
 //! fails here.
 
+mod alternates;
 mod bounds;
 mod changes;
 mod checkout;
@@ -25,7 +26,7 @@ mod worktree;
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use pool_core::id::AttemptId;
@@ -35,6 +36,9 @@ use pool_core::source::{GitRef, Repository};
 use pool_core::task::Task;
 use pool_telemetry::clock::{new_id, wall_clock};
 
+use crate::sandbox::trust::{named_by, real};
+
+use alternates::{ObjectPlaces, object_directories};
 pub(crate) use bounds::bound_git;
 pub use changes::WorktreeChanges;
 pub use checkout::Checkout;
@@ -57,6 +61,8 @@ pub struct Workspaces {
     lock: WorkspaceLock,
     /// Repositories in which this process has already removed the refs of old attempts.
     tidied: Mutex<HashSet<PathBuf>>,
+    /// Places that agents must not see, even if a repository names them.
+    guarded: Vec<PathBuf>,
 }
 
 impl Workspaces {
@@ -80,6 +86,9 @@ impl Workspaces {
         path: OsString,
         env: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> io::Result<Self> {
+        let env: Vec<(OsString, OsString)> = env.into_iter().collect();
+        let mut guarded = named_by(env.clone());
+        guarded.push(config.dir.clone());
         let git = Git::new(path, env);
         let lock = WorkspaceLock::begin(&config.dir, &new_id::<AttemptId>().to_string())?;
         let mirrors = Mirrors::new(
@@ -93,7 +102,15 @@ impl Workspaces {
             mirrors,
             lock,
             tidied: Mutex::default(),
+            guarded,
         })
+    }
+
+    /// Keeps more places from agents.
+    #[must_use]
+    pub(crate) fn guarding(mut self, places: Vec<PathBuf>) -> Self {
+        self.guarded.extend(places);
+        self
     }
 
     /// Makes the worktree of an attempt, at the task's base commit.
@@ -125,16 +142,32 @@ impl Workspaces {
                 vec![base.map_or_else(|| "HEAD".to_owned(), ToString::to_string)],
             )
         };
+        let objects = self.objects(&repository, name)?;
         let base = self.resolve(&repository, name, base, &candidates).await?;
         self.tidy(&repository).await;
         let dir = self.lock.attempts.join(attempt.to_string());
         let origin = Origin {
             git: self.git.clone(),
             repository,
+            objects,
             base,
             author: self.config.clone(),
         };
         Worktree::make(dir, attempt, origin).await
+    }
+
+    /// The directories with a repository's objects, which agents and checks see.
+    fn objects(&self, repository: &Path, name: &Repository) -> Result<Vec<PathBuf>, TaskFailure> {
+        let mut open: Vec<PathBuf> = self.config.roots.iter().map(|root| real(root)).collect();
+        open.push(real(repository));
+        let guarded = self.guarded.iter().map(|place| real(place)).collect();
+        let places = ObjectPlaces { open, guarded };
+        object_directories(&repository.join("objects"), &places).map_err(|problem| {
+            TaskFailure::new(
+                ErrorKind::Repository,
+                format!("repository {name}: {problem}"),
+            )
+        })
     }
 
     /// The repository of a task whose worktree is gone, for setting its branch.
@@ -156,7 +189,7 @@ impl Workspaces {
     /// The full id of the first candidate that names a commit.
     async fn resolve(
         &self,
-        repository: &std::path::Path,
+        repository: &Path,
         name: &Repository,
         base: Option<&GitRef>,
         candidates: &[String],
@@ -190,7 +223,7 @@ impl Workspaces {
     }
 
     /// Removes old refs, once per process and repository.
-    async fn tidy(&self, repository: &std::path::Path) {
+    async fn tidy(&self, repository: &Path) {
         let first = self
             .tidied
             .lock()

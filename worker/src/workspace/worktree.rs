@@ -22,9 +22,7 @@ use super::disk::{
     empty_directory, failure, off_the_runtime, private_directory, remove_any, remove_tree,
 };
 use super::git::{GitCommand, GitError, path_of};
-use super::layout::{
-    Origin, object_directories, repository_settings, write_git_dir, write_own_repository,
-};
+use super::layout::{Origin, repository_settings, write_git_dir, write_own_repository};
 
 /// The worktree of one attempt. Remove it with [`Worktree::remove`]; dropping it does the same in
 /// the background.
@@ -68,7 +66,7 @@ impl Worktree {
 
     /// The directories with the repository's objects, which a checkout reads.
     pub fn objects(&self) -> Vec<PathBuf> {
-        object_directories(&self.origin.repository.join("objects"))
+        self.origin.objects.clone()
     }
 
     /// The base commit.

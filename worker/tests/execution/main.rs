@@ -2,6 +2,7 @@
 
 mod agents;
 mod aider;
+mod alternates;
 mod attempts;
 mod blocking;
 mod check_tree;
