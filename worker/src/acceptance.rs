@@ -171,7 +171,7 @@ impl CheckEnvironment<'_> {
             access: CommandAccess {
                 read: self.read.clone(),
                 write: vec![self.scratch.to_owned()],
-                gateway: None,
+                ..CommandAccess::default()
             },
         }
     }

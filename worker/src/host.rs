@@ -34,6 +34,7 @@ use crate::programmer::telemetry::watch_gate;
 use crate::programmer::workshop::Workshop;
 use crate::programmer::{EndSignals, ProgrammerRunner, progress};
 use crate::sandbox::SandboxLauncher;
+use crate::sandbox::access::SettledLevel;
 
 /// The time between two searches for free ids.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -60,6 +61,8 @@ pub struct HostOptions {
     pub name: Option<String>,
     /// The listener for `--listen`.
     pub listener: Option<TcpListener>,
+    /// The level of the sandbox that the self-test has proven.
+    pub sandbox: SettledLevel,
 }
 
 /// Runs programmers until `ending` is over.
@@ -72,7 +75,11 @@ pub async fn run(
     shown: HostOptions,
     ending: EndSignals,
 ) -> anyhow::Result<()> {
-    let HostOptions { name, listener } = shown;
+    let HostOptions {
+        name,
+        listener,
+        sandbox,
+    } = shown;
     let mut services = Services::new("worker");
     let (metrics, upkeep) =
         install_metrics("worker", env!("CARGO_PKG_VERSION")).context("failed to set up metrics")?;
@@ -103,7 +110,7 @@ pub async fn run(
     };
     let workshop = Arc::new(Workshop::open(
         Arc::clone(&pool),
-        SandboxLauncher::new(&pool),
+        SandboxLauncher::new(&pool, &sandbox),
     )?);
     let (gates, watching) = watch_gates(process.clone(), Arc::clone(&pool), others, &programmers);
     services.start("gates", watching);

@@ -187,7 +187,7 @@ fn main() -> ExitCode {
         .map_err(Into::into)
         .and_then(|()| runtime(&pool, &choice));
     let worked = worked.and_then(|runtime| {
-        let running = run(pool, &settled, choice, args.name, args.listen);
+        let running = run(pool, settled, choice, args.name, args.listen);
         let worked = runtime.block_on(running);
         // File work that hangs in the kernel must not delay the end of the process.
         runtime.shutdown_background();
@@ -234,12 +234,12 @@ fn try_sandbox(args: SandboxArgs) -> Result<ExitCode, String> {
         return Ok(print(format!("{settled}\n").as_bytes()));
     }
     pool.sandbox.level = settled.level;
-    trial::run(&pool, &args.directory, args.command).map_err(|error| format!("{error:#}"))
+    trial::run(&pool, &settled, &args.directory, args.command).map_err(|error| format!("{error:#}"))
 }
 
 async fn run(
     pool: Pool,
-    settled: &SettledLevel,
+    settled: SettledLevel,
     choice: Choice,
     name: Option<String>,
     listen: Option<SocketAddr>,
@@ -255,6 +255,12 @@ async fn run(
     } else {
         tracing::warn!("sandbox: {settled}");
     }
+    if nix::unistd::geteuid().is_root() {
+        tracing::warn!(
+            "the worker runs as root, so a gap in the sandbox opens the whole machine; start it as a \
+             user of its own"
+        );
+    }
     let ending = EndSignals::default();
     worker::signals::keep_ignored_signals_here();
     end_on_signals(ending.clone())?;
@@ -266,7 +272,12 @@ async fn run(
                 .with_context(|| format!("failed to listen on {listen} (--listen)"))?,
         ),
     };
-    host::run(pool, choice, HostOptions { name, listener }, ending).await
+    let options = HostOptions {
+        name,
+        listener,
+        sandbox: settled,
+    };
+    host::run(pool, choice, options, ending).await
 }
 
 /// Writes to stdout. A reader that has gone away is not an error.

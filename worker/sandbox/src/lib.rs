@@ -17,6 +17,7 @@
 mod enter;
 mod filter;
 mod init;
+pub mod installations;
 mod launch;
 mod message;
 mod namespaces;
@@ -30,6 +31,7 @@ mod spawn;
 mod system;
 pub mod toolchains;
 mod view;
+pub mod walk;
 mod watch;
 
 use std::ffi::{OsStr, OsString};

@@ -163,13 +163,15 @@ impl Job {
 
     fn command(&self, argv: Vec<OsString>, mut env: Vec<(OsString, OsString)>) -> SandboxCommand {
         bound_git(&mut env, &self.worktree);
+        let mut access = self.access.clone();
+        access.programs.extend(argv.first().map(PathBuf::from));
         SandboxCommand {
             argv,
             cwd: self.worktree.clone(),
             env,
             timeout: self.timeout,
             silence: Some(self.no_output_timeout),
-            access: self.access.clone(),
+            access,
         }
     }
 

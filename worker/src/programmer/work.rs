@@ -279,6 +279,7 @@ impl Work<'_> {
                 port: session.port(),
                 serve: Arc::new(session.server()),
             }),
+            ..CommandAccess::default()
         };
         Job {
             worktree: self.worktree.path(),

@@ -12,7 +12,7 @@ use pool_core::pool::{self, Pool};
 use super::progress::OutputReporter;
 use crate::agent::{self, CodingAgent};
 use crate::baselines::Baselines;
-use crate::sandbox::SandboxLauncher;
+use crate::sandbox::{SandboxLauncher, trust};
 use crate::workspace::Workspaces;
 
 /// Shared by the programmers of a process: keys, worktrees, the sandbox.
@@ -48,6 +48,7 @@ impl Workshop {
                 pool.workspace.dir.display()
             )
         })?;
+        let workspaces = workspaces.guarding(trust::guarded(&pool).places);
         Ok(Self {
             upstreams,
             workspaces,

@@ -28,6 +28,7 @@ mod processes;
 mod report;
 mod run;
 pub mod trial;
+pub(crate) mod trust;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -36,14 +37,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_sandbox::toolchains::{self, ThisMachine};
-use agent_sandbox::{Plan, SetupError};
-use pool_core::pool::{self, LastEvent, Pool};
+use agent_sandbox::{Layers, Level, Plan, SetupError, landlock_abi};
+use pool_core::pool::{self, LastEvent, Pool, SandboxLevel};
 use tokio_util::sync::CancellationToken;
 
 pub use access::{CommandAccess, GatewayServer};
 pub use output::CommandOutput;
 
-use access::Confinement;
+use access::{Confinement, SettledLevel};
+use trust::Guarded;
 
 /// How long after SIGTERM the remaining processes get SIGKILL.
 pub const GRACE: Duration = Duration::from_secs(5);
@@ -67,20 +69,36 @@ pub struct SandboxLauncher {
 
 impl SandboxLauncher {
     /// The running worker itself is the helper. `/proc/self/exe` stays right if the file is
-    /// replaced.
-    pub fn new(pool: &Pool) -> Self {
-        let guarded = access::guarded(pool);
-        Self::build(&pool.sandbox, &guarded, PathBuf::from("/proc/self/exe"))
+    /// replaced. `settled` has the layers that the self-test has proven.
+    pub fn new(pool: &Pool, settled: &SettledLevel) -> Self {
+        let layers = settled.proven.map(|proven| proven.layers);
+        let helper = PathBuf::from("/proc/self/exe");
+        Self::build(&pool.sandbox, layers, trust::guarded(pool), helper)
     }
 
-    /// Another worker executable is the helper; for tests.
+    /// Another worker executable is the helper, and the layers are all that this kernel has; for
+    /// tests.
     pub fn with_helper(limits: &pool::Sandbox, helper: PathBuf) -> Self {
-        Self::build(limits, &[], helper)
+        let level = match limits.level {
+            SandboxLevel::Auto | SandboxLevel::Strict => Some(Level::Strict),
+            SandboxLevel::Files => Some(Level::Files),
+            SandboxLevel::Off => None,
+        };
+        let layers = level.map(|level| Layers {
+            own_network: access::own_network(limits),
+            ..Layers::all(level, landlock_abi())
+        });
+        Self::build(limits, layers, Guarded::default(), helper)
     }
 
-    fn build(limits: &pool::Sandbox, guarded: &[PathBuf], helper: PathBuf) -> Self {
+    fn build(
+        limits: &pool::Sandbox,
+        layers: Option<Layers>,
+        guarded: Guarded,
+        helper: PathBuf,
+    ) -> Self {
         let found = toolchains::find(&ThisMachine);
-        let confinement = Confinement::new(limits, guarded, &found);
+        let confinement = layers.map(|layers| Confinement::new(limits, layers, guarded, &found));
         Self {
             helper,
             limits: limits.clone(),
@@ -236,8 +254,11 @@ pub enum LaunchError {
         helper: PathBuf,
         source: std::io::Error,
     },
-    #[error("{0}")]
+    #[error("{0}; {remedy}", remedy = .0.remedy())]
     Sandbox(SetupError),
-    #[error("the sandbox helper ended without a report ({0})")]
+    #[error(
+        "the sandbox helper ended without a report ({0}); see in the log of the kernel (`dmesg`) \
+         whether memory ran out"
+    )]
     NoReport(String),
 }

@@ -7,10 +7,12 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use pool_core::pool::Pool;
 use tokio_util::sync::CancellationToken;
 
+use super::access::SettledLevel;
+use super::trust::{guarded, shows};
 use super::{Exit, SandboxLauncher, Watch};
 use crate::acceptance::CheckEnvironment;
 use crate::workspace::{make_directory, remove_tree};
@@ -18,14 +20,26 @@ use crate::workspace::{make_directory, remove_tree};
 /// Runs the command in `directory` and prints its output. Its home is empty and temporary.
 ///
 /// # Errors
-/// If the command does not start.
-pub fn run(pool: &Pool, directory: &Path, command: Vec<OsString>) -> anyhow::Result<ExitCode> {
+/// If the command does not start, or the directory holds what programs must not see.
+pub fn run(
+    pool: &Pool,
+    settled: &SettledLevel,
+    directory: &Path,
+    command: Vec<OsString>,
+) -> anyhow::Result<ExitCode> {
     let worktree = directory
         .canonicalize()
         .with_context(|| format!("{} is no directory", directory.display()))?;
+    if let Some(shown) = shows(&worktree, &guarded(pool).places) {
+        bail!(
+            "--in {}: the command could read and change {}; name a repository",
+            directory.display(),
+            shown.display()
+        );
+    }
     let scratch = std::env::temp_dir().join(format!("worker-sandbox-{}", std::process::id()));
     make_directory(&scratch).context("cannot make a temporary home")?;
-    let sandbox = SandboxLauncher::new(pool);
+    let sandbox = SandboxLauncher::new(pool, settled);
     let place = CheckEnvironment {
         worktree: &worktree,
         scratch: &scratch,

@@ -17,6 +17,8 @@ pub(super) struct Origin {
     pub(super) git: Git,
     /// The git directory of the repository or mirror.
     pub(super) repository: PathBuf,
+    /// The directories with its objects.
+    pub(super) objects: Vec<PathBuf>,
     /// The full id of the base commit.
     pub(super) base: String,
     /// The full names of the branches that the base was read from, if it was.
@@ -79,28 +81,6 @@ pub(super) fn write_git_dir(git_dir: &Path, origin: &Origin) -> io::Result<()> {
     let settings = &origin.settings.lines;
     fs::write(git_dir.join("config"), format!("{settings}{identity}"))?;
     copy_regular(&origin.repository.join("shallow"), &git_dir.join("shallow"))
-}
-
-/// A directory of objects and all that it borrows objects from: clones share them with a repository
-/// beside them.
-pub(super) fn object_directories(objects: &Path) -> Vec<PathBuf> {
-    /// Git follows this number of steps.
-    const MOST: usize = 5;
-    let mut found = vec![objects.to_owned()];
-    let mut next = 0;
-    for _ in 0..MOST {
-        let end = found.len();
-        for directory in found.get(next..end).unwrap_or_default().to_vec() {
-            let listed = fs::read_to_string(directory.join("info/alternates")).unwrap_or_default();
-            let paths = listed
-                .lines()
-                .filter(|line| !line.starts_with('#') && !line.is_empty());
-            found.extend(paths.map(|path| directory.join(path)));
-        }
-        next = end;
-    }
-    found.dedup();
-    found
 }
 
 /// Gives a checkout a temporary repository at its base commit. `index` is its index, and it can

@@ -7,6 +7,7 @@
 //! [`ErrorKind::ChangeRefused`] if a change cannot be kept, [`ErrorKind::Workspace`] if something
 //! fails here.
 
+mod alternates;
 mod bounds;
 mod changes;
 mod checkout;
@@ -31,7 +32,7 @@ mod worktree;
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use pool_core::id::AttemptId;
@@ -41,6 +42,9 @@ use pool_core::source::{GitRef, Repository};
 use pool_core::task::Task;
 use pool_telemetry::clock::{new_id, wall_clock};
 
+use crate::sandbox::trust::{named_by, real};
+
+use alternates::{ObjectPlaces, object_directories};
 pub(crate) use bounds::bound_git;
 pub use changes::WorktreeChanges;
 pub use checkout::Checkout;
@@ -63,6 +67,8 @@ pub struct Workspaces {
     lock: WorkspaceLock,
     /// Repositories in which this process has already removed the refs of old attempts.
     tidied: Mutex<HashSet<PathBuf>>,
+    /// Places that agents must not see, even if a repository names them.
+    guarded: Vec<PathBuf>,
 }
 
 impl Workspaces {
@@ -86,6 +92,9 @@ impl Workspaces {
         path: OsString,
         env: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> io::Result<Self> {
+        let env: Vec<(OsString, OsString)> = env.into_iter().collect();
+        let mut guarded = named_by(env.clone());
+        guarded.push(config.dir.clone());
         let git = Git::new(path, env);
         let lock = WorkspaceLock::begin(&config.dir, &new_id::<AttemptId>().to_string())?;
         let mirrors = Mirrors::new(
@@ -99,7 +108,15 @@ impl Workspaces {
             mirrors,
             lock,
             tidied: Mutex::default(),
+            guarded,
         })
+    }
+
+    /// Keeps more places from agents.
+    #[must_use]
+    pub(crate) fn guarding(mut self, places: Vec<PathBuf>) -> Self {
+        self.guarded.extend(places);
+        self
     }
 
     /// Makes the worktree of an attempt, at the task's base commit.
@@ -109,8 +126,9 @@ impl Workspaces {
     pub async fn prepare(&self, task: &Task, attempt: AttemptId) -> Result<Worktree, TaskFailure> {
         let (name, base) = (&task.message.repository, task.message.base.as_ref());
         let source = self.source(name, base).await?;
-        let (base, found_as) = self.resolve(&source, name, base).await?;
         let repository = source.git_dir.clone();
+        let objects = self.objects(&repository, name)?;
+        let (base, found_as) = self.resolve(&source, name, base).await?;
         self.tidy(&repository).await;
         let unreadable = |error| unreadable(name, error);
         let settings = repository_settings(&self.git, &repository)
@@ -121,6 +139,7 @@ impl Workspaces {
             branches: self.branches(&source, &found_as).await,
             settings,
             repository,
+            objects,
             base,
             author: self.config.clone(),
         };
@@ -179,6 +198,20 @@ impl Workspaces {
             .collect()
     }
 
+    /// The directories with a repository's objects, which agents and checks see.
+    fn objects(&self, repository: &Path, name: &Repository) -> Result<Vec<PathBuf>, TaskFailure> {
+        let mut open: Vec<PathBuf> = self.config.roots.iter().map(|root| real(root)).collect();
+        open.push(real(repository));
+        let guarded = self.guarded.iter().map(|place| real(place)).collect();
+        let places = ObjectPlaces { open, guarded };
+        object_directories(&repository.join("objects"), &places).map_err(|problem| {
+            TaskFailure::new(
+                ErrorKind::Repository,
+                format!("repository {name}: {problem}"),
+            )
+        })
+    }
+
     /// The repository of a task whose worktree is gone, for setting its branch.
     ///
     /// # Errors
@@ -207,7 +240,6 @@ impl Workspaces {
         one == other || git_dir(one).is_some_and(|dir| git_dir(other) == Some(dir))
     }
 
-    /// The full id of the first candidate that names a commit.
     /// The full id of the first candidate that names a commit, and the candidate.
     async fn resolve(
         &self,
@@ -244,7 +276,7 @@ impl Workspaces {
     }
 
     /// Removes old refs, once per process and repository.
-    async fn tidy(&self, repository: &std::path::Path) {
+    async fn tidy(&self, repository: &Path) {
         let first = self
             .tidied
             .lock()

@@ -24,7 +24,7 @@ use super::commit::{Credit, RepositoryHandle};
 use super::directory::Directory;
 use super::disk::{failure, off_the_runtime, private_directory, remove_tree};
 use super::git::{GitCommand, GitError, path_of};
-use super::layout::{Origin, object_directories, write_git_dir, write_own_repository};
+use super::layout::{Origin, write_git_dir, write_own_repository};
 use super::references::packed_refs;
 
 /// The worktree of one attempt. Remove it with [`Worktree::remove`]; dropping it does the same in
@@ -79,7 +79,7 @@ impl Worktree {
 
     /// The directories with objects, which a checkout reads.
     pub fn objects(&self) -> Vec<PathBuf> {
-        let mut directories = object_directories(&self.origin.repository.join("objects"));
+        let mut directories = self.origin.objects.clone();
         directories.push(self.own_objects());
         directories
     }

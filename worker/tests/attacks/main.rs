@@ -25,7 +25,8 @@ const PYTHON: &str = "/usr/bin/python3";
 const USER: u32 = 2001;
 
 /// Attacks that succeed for root only, without any layer.
-const NEED_ROOT: [&str; 5] = [
+const NEED_ROOT: [&str; 6] = [
+    "change_the_mode_of_a_device",
     "read_the_password_hashes",
     "open_a_packet_socket",
     "change_a_setting_of_the_kernel",
@@ -33,7 +34,8 @@ const NEED_ROOT: [&str; 5] = [
     "make_a_device",
 ];
 /// Attacks that `files` does not stop: Landlock knows neither of them.
-const OPEN_IN_FILES: [&str; 4] = [
+const OPEN_IN_FILES: [&str; 5] = [
+    "change_the_mode_of_a_device",
     "change_the_mode_of_a_file_outside",
     "see_whether_a_file_outside_exists",
     "change_the_priority_of_a_process",
@@ -64,7 +66,11 @@ struct World {
 
 impl World {
     fn new(user: u32) -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
+        Self::below(&std::env::temp_dir(), user)
+    }
+
+    fn below(parent: &Path, user: u32) -> Self {
+        let dir = tempfile::tempdir_in(parent).expect("a directory");
         // Otherwise an ordinary user could not read the worker's executable or the scripts.
         for (name, source) in [
             ("worker", PathBuf::from(env!("CARGO_BIN_EXE_worker"))),
@@ -220,6 +226,9 @@ fn secret() -> String {
 
 /// Gives a directory and everything in it to a user.
 fn give(path: &Path, user: u32) {
+    if path.is_symlink() {
+        return;
+    }
     if getuid().is_root() {
         chown(path, Some(user), Some(user)).expect("a new owner");
     }
@@ -353,6 +362,115 @@ fn every_layer_that_is_left_out_lets_an_attack_succeed() {
                 outcome,
                 Outcome::Succeeded,
                 "{name} as {user} in {level} without {what}: {said}"
+            );
+        }
+    }
+}
+
+/// Reads the victim's key, and writes into the worktree.
+const READ_KEY: &str = "import json, os
+world = json.loads(os.environ['WORLD'])
+open('written', 'w').write('x')
+print('has the key' if world['secret'] in open(world['key']).read() else 'has another file')";
+
+/// The levels that this kernel has.
+fn levels() -> Vec<Level> {
+    if landlock_abi() < 2 {
+        eprintln!(
+            "level files is skipped: this kernel has Landlock {}",
+            landlock_abi()
+        );
+        return vec![Level::Strict];
+    }
+    vec![Level::Strict, Level::Files]
+}
+
+#[test]
+fn a_worktree_below_a_directory_of_the_system_can_be_used_and_nothing_beside_it() {
+    if !getuid().is_root() {
+        eprintln!("skipped: only root can write to /opt and /etc");
+        return;
+    }
+    for parent in ["/opt", "/etc"] {
+        for (user, level) in users()
+            .into_iter()
+            .flat_map(|user| levels().into_iter().map(move |level| (user, level)))
+        {
+            let world = World::below(Path::new(parent), user);
+            let plan = Plan {
+                hide: vec![world.dir.path().to_owned()],
+                ..world.plan(layers(level))
+            };
+            world.allowed_things_work(&plan);
+            let (outcome, said) = world.attack(None, "read_the_tree_of_another_attempt");
+            assert_eq!(outcome, Outcome::Succeeded, "without layers: {said}");
+            for name in [
+                "read_the_tree_of_another_attempt",
+                "read_a_key_in_the_home_directory",
+            ] {
+                let (outcome, said) = world.attack(Some(&plan), name);
+                let level = level.name();
+                assert_eq!(
+                    outcome,
+                    Outcome::Failed,
+                    "{name} in {parent}, {level}: {said}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_link_that_an_agent_has_left_in_a_shared_directory_shows_nothing() {
+    for user in users() {
+        for level in levels() {
+            let world = World::new(user);
+            let at = |name: &str| world.dir.path().join(name);
+            std::fs::create_dir(at("cache")).expect("a directory");
+            give(&at("cache"), user);
+            for link in ["operators", "cache/agents"] {
+                std::os::unix::fs::symlink(at("home"), at(link)).expect("a link");
+            }
+            for (read, write, shows_key) in [
+                (vec!["operators"], vec!["cache"], true),
+                (vec!["cache/agents"], vec!["cache"], false),
+                (vec!["cache/agents/.ssh"], vec!["cache"], false),
+                (vec![], vec!["cache", "cache/agents"], false),
+            ] {
+                let mut plan = world.plan(layers(level));
+                plan.read.extend(read.iter().map(|name| at(name)));
+                plan.write.extend(write.iter().map(|name| at(name)));
+                let (report, printed) = world.run(Some(&plan), &[PYTHON, "-c", READ_KEY]);
+                let level = level.name();
+                assert_eq!(
+                    printed.contains("has the key"),
+                    shows_key,
+                    "{read:?} {write:?} in {level} as {user}: {report} {printed}"
+                );
+                assert!(world.tree().join("written").exists(), "it ran: {printed}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_link_beside_a_hidden_file_shows_nothing_in_files() {
+    for user in users() {
+        for level in levels() {
+            let world = World::new(user);
+            let shared = world.dir.path().join("shared");
+            std::fs::create_dir(&shared).expect("a directory");
+            std::fs::write(shared.join("secret"), "").expect("a file");
+            std::os::unix::fs::symlink("../home", shared.join("link")).expect("a link");
+            give(&shared, user);
+            let mut plan = world.plan(layers(level));
+            plan.read.push(shared.clone());
+            plan.hide.push(shared.join("secret"));
+            let (report, printed) = world.run(Some(&plan), &[PYTHON, "-c", READ_KEY]);
+            assert!(
+                !printed.contains("has the key") && world.tree().join("written").exists(),
+                "{} as {user}: {report} {printed}",
+                level.name()
             );
         }
     }

@@ -40,7 +40,7 @@ pub(crate) fn job(worktree: &Worktree, files: &[&str]) -> Job {
         access: CommandAccess {
             read: worktree.objects(),
             write: vec![worktree.scratch()],
-            gateway: None,
+            ..CommandAccess::default()
         },
     }
 }

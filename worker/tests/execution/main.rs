@@ -2,6 +2,7 @@
 
 mod agents;
 mod aider;
+mod alternates;
 mod attempts;
 mod blocking;
 mod check_tree;
@@ -22,4 +23,5 @@ mod signals;
 mod silence;
 mod sources;
 mod support;
+mod toolchains;
 mod workspace;
