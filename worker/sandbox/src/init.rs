@@ -89,10 +89,14 @@ impl Init {
                 Ok(true) => {}
                 Ok(false) | Err(_) => std::process::exit(0),
             }
-            let mut heard = [
-                PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.stage.messages.as_fd(), PollFlags::POLLIN),
-            ];
+            let sources = || {
+                [
+                    PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+                    PollFd::new(self.stage.messages.as_fd(), PollFlags::POLLIN),
+                ]
+            };
+            let urgent = || poll(&mut sources(), PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
+            let mut heard = sources();
             let pause = match watch {
                 Some(_) => PollTimeout::try_from(LOOK_EVERY).unwrap_or(PollTimeout::MAX),
                 None => PollTimeout::NONE,
@@ -105,7 +109,7 @@ impl Init {
             while let Ok(Some(_)) = self.signals.read_signal() {}
             if let Some(limit) = watch
                 .as_mut()
-                .and_then(|watch| watch.exceeded(processes::of_namespace))
+                .and_then(|watch| watch.exceeded(processes::of_namespace, urgent))
             {
                 self.stage.report(&StageMessage::Ended {
                     status: None,

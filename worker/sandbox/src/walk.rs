@@ -56,17 +56,21 @@ impl Places {
         Self { disk, memory }
     }
 
-    pub(crate) fn usage(&self, processes: &[Pid]) -> FileUsage {
+    /// None: something else has become more urgent.
+    pub(crate) fn usage(&self, processes: &[Pid], urgent: &dyn Fn() -> bool) -> Option<FileUsage> {
         let mut seen = Seen::default();
-        let mut sum = |places: &[PathBuf]| places.iter().map(|path| below(path, &mut seen)).sum();
+        let mut sum = |places: &[PathBuf]| {
+            let bytes = places.iter().map(|path| below(path, &mut seen, urgent));
+            bytes.sum::<Option<u64>>()
+        };
         let mut usage = FileUsage {
-            disk: sum(&self.disk),
-            memory: sum(&self.memory),
+            disk: sum(&self.disk)?,
+            memory: sum(&self.memory)?,
         };
         for pid in processes {
             usage.add_nameless(*pid, &mut seen);
         }
-        usage
+        Some(usage)
     }
 }
 
@@ -103,25 +107,32 @@ impl Seen {
     }
 }
 
-/// Bytes below a directory, on its own file system. Links are not followed.
-fn below(directory: &Path, seen: &mut Seen) -> u64 {
+/// Bytes below a directory, on its own file system. Links are not followed. None: the walk was given
+/// up.
+fn below(directory: &Path, seen: &mut Seen, urgent: &dyn Fn() -> bool) -> Option<u64> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let Ok(root) = openat(CWD, directory, flags, Mode::empty()) else {
-        return 0;
+        return Some(0);
     };
-    let Ok(stat) = fstat(&root) else { return 0 };
+    let Ok(stat) = fstat(&root) else {
+        return Some(0);
+    };
     let mut walk = Walk {
         device: stat.st_dev,
         seen,
+        urgent,
+        given_up: false,
         sum: 0,
     };
     walk.all(Rc::new(root), 0);
-    walk.sum
+    (!walk.given_up).then_some(walk.sum)
 }
 
 struct Walk<'a> {
     device: u64,
     seen: &'a mut Seen,
+    urgent: &'a dyn Fn() -> bool,
+    given_up: bool,
     sum: u64,
 }
 
@@ -146,6 +157,10 @@ impl Walk<'_> {
             path: b".".to_vec(),
         }];
         while let Some(next) = open.pop() {
+            self.given_up |= (self.urgent)();
+            if self.given_up {
+                return;
+            }
             let directory = next.open(OFlags::RDONLY);
             match directory.and_then(|directory| self.read(&next, &directory, &mut open)) {
                 Err(Errno::ACCESS) => self.read_unreadable(&next, nested, &mut open),

@@ -33,6 +33,8 @@ pub struct LimitWatch {
     files: u64,
     next_usage: Duration,
     next_walk: Duration,
+    /// The last walk was given up. The next one is not, so that a run cannot prevent them all.
+    given_up: bool,
 }
 
 impl LimitWatch {
@@ -42,11 +44,12 @@ impl LimitWatch {
         if limits == RunLimits::default() {
             return None;
         }
-        let places = Places::new(write, temporary);
-        let before = match limits.disk_bytes {
-            0 => 0,
-            _ => places.usage(&[]).disk,
+        let write = match limits.disk_bytes {
+            0 => &[],
+            _ => write,
         };
+        let places = Places::new(write, temporary);
+        let before = places.usage(&[], &|| false).unwrap_or_default().disk;
         Some(Self {
             limits,
             places,
@@ -55,19 +58,29 @@ impl LimitWatch {
             files: 0,
             next_usage: Duration::ZERO,
             next_walk: Duration::ZERO,
+            given_up: false,
         })
     }
 
-    /// The limit that is exceeded now. `processes` lists the processes of the run.
-    pub fn exceeded(&mut self, processes: impl Fn() -> Vec<Pid>) -> Option<Exceeded> {
+    /// The limit that is exceeded now. `processes` are those of the run. A walk over many files takes
+    /// long, and is given up when something is `urgent`.
+    pub fn exceeded(
+        &mut self,
+        processes: impl Fn() -> Vec<Pid>,
+        urgent: impl Fn() -> bool,
+    ) -> Option<Exceeded> {
         let begin = now();
         let all = processes();
         // Without their threads, because only that is quick enough for every look.
         self.usage.processes = all.len() as u64;
         if begin >= self.next_walk {
-            let files = self.places.usage(&all);
-            self.files = files.memory;
-            self.usage.disk = files.disk.saturating_sub(self.before);
+            let must_end = self.given_up;
+            let files = self.places.usage(&all, &|| !must_end && urgent());
+            self.given_up = files.is_none();
+            if let Some(files) = files {
+                self.files = files.memory;
+                self.usage.disk = files.disk.saturating_sub(self.before);
+            }
             self.next_walk = next(begin, WALK_LEAST);
         }
         if begin >= self.next_usage {

@@ -336,7 +336,14 @@ impl Family {
                 self.limit = self.limit.or_else(|| self.limiter.refused());
                 return Ok(());
             }
-            if let Some(exceeded) = self.limiter.exceeded() {
+            let urgent = || {
+                let mut heard = [
+                    PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+                    PollFd::new(self.line.as_fd(), PollFlags::POLLIN),
+                ];
+                poll(&mut heard, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+            };
+            if let Some(exceeded) = self.limiter.exceeded(urgent) {
                 self.limit = Some(exceeded);
                 self.ended = Some((None, Some(Signal::SIGKILL as i32)));
                 return Ok(());

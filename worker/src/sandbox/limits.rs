@@ -103,10 +103,10 @@ impl Limiter {
         }
     }
 
-    pub(super) fn exceeded(&mut self) -> Option<Exceeded> {
+    pub(super) fn exceeded(&mut self, urgent: impl Fn() -> bool) -> Option<Exceeded> {
         let refused = self.refused();
         let watch = self.watch.as_mut();
-        refused.or_else(|| watch?.exceeded(descendants))
+        refused.or_else(|| watch?.exceeded(descendants, urgent))
     }
 
     /// What the kernel has refused to the run.
