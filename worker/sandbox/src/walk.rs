@@ -162,10 +162,10 @@ impl Walk<'_> {
                 return;
             }
             let directory = next.open(OFlags::RDONLY);
-            match directory.and_then(|directory| self.read(&next, &directory, &mut open)) {
-                Err(Errno::ACCESS) => self.read_unreadable(&next, nested, &mut open),
-                // Or it has gone.
-                Ok(()) | Err(_) => {}
+            let read = directory.and_then(|directory| self.read(&next, &directory, &mut open));
+            // After any other error it has gone.
+            if read == Err(Errno::ACCESS) {
+                self.read_unreadable(&next, nested, &mut open);
             }
         }
     }

@@ -303,9 +303,10 @@ impl ProgrammerRunner {
         if let Some(error) = &mut outcome.result.error
             && before > 0
         {
-            let lacks = match kind {
-                ErrorKind::Sandbox => "sandbox",
-                _ => "LLM",
+            let lacks = if kind == ErrorKind::Sandbox {
+                "sandbox"
+            } else {
+                "LLM"
             };
             error.message = format!(
                 "the task was handed back {before} times (`max_hand_backs`) and there is still no {lacks} for it: {}",
