@@ -75,7 +75,7 @@ fn a_thousand_runs_are_quick_and_leave_nothing() {
                 .collect();
             took.sort();
             let load = fs::read_to_string("/proc/loadavg").expect("the load");
-            println!(
+            eprintln!(
                 "user {user}, {}: {runs} runs, median {:?}, 95th percentile {:?}, least {:?}, load {}",
                 level.map_or("off", Level::name),
                 took[runs / 2],
