@@ -6,8 +6,9 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use agent_sandbox::Exceeded;
 use pool_core::pool;
-use pool_core::result::{CheckReport, TaskFailure};
+use pool_core::result::{CheckReport, ErrorKind, TaskFailure};
 use pool_core::task::AcceptanceCheck;
 
 use crate::agent::absolute_path_entries;
@@ -26,8 +27,17 @@ const OUTPUT_TAIL_BYTES: usize = 4096;
 pub struct Checked {
     pub reports: Vec<CheckReport>,
     pub duration: Duration,
+    /// The first check that used more than a run may.
+    pub exceeded: Option<CheckLimit>,
     /// The run was cancelled, so checks are missing.
     pub cancelled: bool,
+}
+
+/// A check that was ended because it used more than a run may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckLimit {
+    pub check: String,
+    pub exceeded: Exceeded,
 }
 
 impl Checked {
@@ -85,6 +95,12 @@ pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
                 report.tries = number;
                 report.duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
                 checked.reports.push(report);
+                if let (None, Ok(Exit::Limit(exceeded))) =
+                    (&checked.exceeded, finished.map(|finished| finished.exit))
+                {
+                    let check = check.name.clone();
+                    checked.exceeded = Some(CheckLimit { check, exceeded });
+                }
                 break;
             }
         }
@@ -142,7 +158,10 @@ impl CheckEnvironment<'_> {
             .await
             .map_err(|error| failure("cannot remove the overlay of a check", error))?;
         match finished {
-            Err(LaunchError::Sandbox(refused)) => Err(failure("the checks did not start", refused)),
+            Err(LaunchError::Sandbox(refused)) => {
+                let message = format!("the checks did not start: {refused}");
+                Err(TaskFailure::new(ErrorKind::Sandbox, message))
+            }
             finished => Ok(finished),
         }
     }
@@ -199,6 +218,7 @@ fn report(
                     return report;
                 }
                 Exit::TimedOut => format!("ended after {} s", timeout.as_secs()),
+                Exit::Limit(exceeded) => format!("it {exceeded}"),
                 Exit::Signal(_) | Exit::Silent | Exit::Done | Exit::Cancelled => {
                     finished.exit.to_string()
                 }

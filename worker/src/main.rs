@@ -20,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use worker::host::{self, Choice, HostOptions};
 use worker::programmer::EndSignals;
 use worker::sandbox::access::{SettledLevel, settle};
-use worker::sandbox::trial;
+use worker::sandbox::{LimitsBy, cgroup, trial};
 
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -222,6 +222,14 @@ fn load_pool(file: &Path) -> Result<Pool, String> {
     load(file, &Env::of_process()).map_err(|mistakes| mistakes.to_string())
 }
 
+/// What enforces the limits of whole runs.
+fn limits() -> String {
+    match cgroup::delegation() {
+        Ok(_) => LimitsBy::Cgroup.name().to_owned(),
+        Err(why) => format!("{} ({why})", LimitsBy::Watched.name()),
+    }
+}
+
 /// `worker sandbox`: prints the level, or runs a command with it.
 fn try_sandbox(args: SandboxArgs) -> Result<ExitCode, String> {
     let mut pool = load_pool(&args.pool)?;
@@ -231,7 +239,9 @@ fn try_sandbox(args: SandboxArgs) -> Result<ExitCode, String> {
     }
     let settled = settle(&pool).map_err(|error| error.to_string())?;
     if args.command.is_empty() {
-        return Ok(print(format!("{settled}\n").as_bytes()));
+        return Ok(print(
+            format!("{settled}\nlimits: {}\n", limits()).as_bytes(),
+        ));
     }
     pool.sandbox.level = settled.level;
     trial::run(&pool, &settled, &args.directory, args.command).map_err(|error| format!("{error:#}"))
@@ -250,10 +260,11 @@ async fn run(
         LogFormat::Text
     };
     init_logs(std::env::var("RUST_LOG").ok().as_deref(), format);
+    let limits = limits();
     if settled.is_full() {
-        tracing::info!("sandbox: {settled}");
+        tracing::info!("sandbox: {settled}; limits: {limits}");
     } else {
-        tracing::warn!("sandbox: {settled}");
+        tracing::warn!("sandbox: {settled}; limits: {limits}");
     }
     if nix::unistd::geteuid().is_root() {
         tracing::warn!(

@@ -270,6 +270,7 @@ fn everything_that_can_keep_a_programmer_is_told_with_its_detail() {
         (ShutReason::Log, Availability::Log),
         (ShutReason::Held, Availability::Held),
         (ShutReason::Broker, Availability::Broker),
+        (ShutReason::Sandbox, Availability::Sandbox),
         (ShutReason::Draining, Availability::Draining),
     ];
     for (reason, state) in shut {
@@ -357,6 +358,7 @@ fn everything_that_can_keep_a_programmer_is_told_with_its_detail() {
     ]
     .concat()
     .into_iter()
+    .chain([Availability::Sandbox])
     .collect();
     assert_eq!(seen, all, "no state is left out");
 }

@@ -48,7 +48,8 @@ impl Gate {
                     | ShutReason::Clock
                     | ShutReason::Log
                     | ShutReason::Held
-                    | ShutReason::Broker,
+                    | ShutReason::Broker
+                    | ShutReason::Sandbox,
                 ..
             } => false,
         }
@@ -72,6 +73,8 @@ crate::words!(
         Held = "held",
         /// The broker cannot be reached.
         Broker = "broker",
+        /// The sandbox for agents and checks cannot be set up.
+        Sandbox = "sandbox",
         /// The breakers of all its LLMs are open.
         Breaker = "breaker",
         /// A task may cost more than what is left of the day's budget.
@@ -83,7 +86,9 @@ impl ShutReason {
     /// Whether something is wrong with the process. False when an operator, a breaker or the budget has shut the gate.
     pub fn is_trouble(self) -> bool {
         match self {
-            Self::Config | Self::Clock | Self::Log | Self::Held | Self::Broker => true,
+            Self::Config | Self::Clock | Self::Log | Self::Held | Self::Broker | Self::Sandbox => {
+                true
+            }
             Self::Draining | Self::Paused | Self::Breaker | Self::Budget => false,
         }
     }

@@ -12,6 +12,8 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::exceeded::Exceeded;
+
 /// The longest message. The texts of messages are short.
 const LONGEST: usize = 16 * 1024;
 
@@ -32,7 +34,7 @@ pub enum StageMessage {
         status: Option<i32>,
         signal: Option<i32>,
         /// The limit of the run that ended it.
-        limit: Option<String>,
+        limit: Option<Exceeded>,
     },
 }
 

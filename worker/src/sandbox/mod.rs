@@ -20,11 +20,13 @@
 //! the crate `agent_sandbox`. [`access`] decides what a program may see and reach.
 
 pub mod access;
+pub mod cgroup;
 pub mod exec;
+mod health;
 mod last_event;
 mod life;
+mod limits;
 mod output;
-mod processes;
 mod report;
 mod run;
 pub mod trial;
@@ -37,14 +39,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_sandbox::toolchains::{self, ThisMachine};
-use agent_sandbox::{Layers, Level, Plan, SetupError, landlock_abi};
+use agent_sandbox::{Exceeded, Layers, Level, Plan, RunLimits, SetupError, landlock_abi};
 use pool_core::pool::{self, LastEvent, Pool, SandboxLevel};
 use tokio_util::sync::CancellationToken;
 
 pub use access::{CommandAccess, GatewayServer};
+pub use cgroup::LimitsBy;
+pub use health::{FIRST_WAIT, SandboxHealth};
 pub use output::CommandOutput;
 
 use access::{Confinement, SettledLevel};
+use cgroup::Delegation;
+use limits::HelperOrder;
 use trust::Guarded;
 
 /// How long after SIGTERM the remaining processes get SIGKILL.
@@ -65,6 +71,11 @@ pub struct SandboxLauncher {
     /// None: no kernel layers.
     confinement: Option<Confinement>,
     variables: Vec<(OsString, OsString)>,
+    /// None: the limits of whole runs are watched.
+    groups: Option<&'static Delegation>,
+    /// How many runs the user of this process may have at once.
+    runs: u64,
+    health: SandboxHealth,
 }
 
 impl SandboxLauncher {
@@ -73,7 +84,11 @@ impl SandboxLauncher {
     pub fn new(pool: &Pool, settled: &SettledLevel) -> Self {
         let layers = settled.proven.map(|proven| proven.layers);
         let helper = PathBuf::from("/proc/self/exe");
-        Self::build(&pool.sandbox, layers, trust::guarded(pool), helper)
+        Self {
+            groups: cgroup::delegation().ok(),
+            runs: pool.programmers.len() as u64,
+            ..Self::build(&pool.sandbox, layers, trust::guarded(pool), helper)
+        }
     }
 
     /// Another worker executable is the helper, and the layers are all that this kernel has; for
@@ -104,7 +119,14 @@ impl SandboxLauncher {
             limits: limits.clone(),
             variables: access::variables(limits, confinement.as_ref(), found),
             confinement,
+            groups: None,
+            runs: 1,
+            health: SandboxHealth::default(),
         }
+    }
+
+    pub fn health(&self) -> &SandboxHealth {
+        &self.health
     }
 
     /// The variables of every program. They were found when the worker started, as the files that
@@ -125,6 +147,39 @@ impl SandboxLauncher {
         Some(self.confinement.as_ref()?.plan(command))
     }
 
+    /// What the helper needs to know about this command.
+    fn order(&self, command: &SandboxCommand) -> HelperOrder {
+        let limits = RunLimits {
+            memory_bytes: self.limits.max_total_memory_bytes,
+            processes: self.limits.max_processes,
+            disk_bytes: self.limits.max_disk_bytes,
+        };
+        let plan = self.plan(command);
+        let mut write = vec![command.cwd.clone()];
+        write.extend(command.access.write.iter().cloned());
+        HelperOrder {
+            write: plan.as_ref().map_or(write, |plan| plan.write.clone()),
+            plan,
+            limits,
+            group: self.groups.map(|groups| groups.next_run(limits)),
+        }
+    }
+
+    /// How many processes the user may have, or in `strict` the run; 0: unlimited. It is more than
+    /// `max_processes`, so that a run is ended with that cause before the kernel refuses one.
+    fn user_processes(&self, order: &HelperOrder) -> u64 {
+        const MORE: u64 = 64;
+        if order.group.is_some() || self.limits.max_processes == 0 {
+            return 0;
+        }
+        let strict = order
+            .plan
+            .as_ref()
+            .is_some_and(|plan| plan.layers.level == Level::Strict);
+        let runs = if strict { 1 } else { self.runs };
+        self.limits.max_processes.saturating_mul(runs) + MORE
+    }
+
     /// Runs a command until it ends in any way. None of its processes is alive afterwards.
     ///
     /// Dropping the future ends the command as well, but without waiting. To be sure that it is
@@ -137,7 +192,11 @@ impl SandboxLauncher {
         command: SandboxCommand,
         watch: &Watch,
     ) -> Result<Finished, LaunchError> {
-        run::run(self, command, watch).await
+        let finished = run::run(self, command, watch).await;
+        if let Err(error @ LaunchError::Sandbox(_)) = &finished {
+            self.health.broke(error.to_string());
+        }
+        finished
     }
 }
 
@@ -218,6 +277,8 @@ pub enum Exit {
     Silent,
     /// The command had printed its last event and did not exit.
     Done,
+    /// The run used more than it may.
+    Limit(Exceeded),
     Cancelled,
 }
 
@@ -229,6 +290,7 @@ impl fmt::Display for Exit {
             Self::TimedOut => f.write_str("ran out of time"),
             Self::Silent => f.write_str("printed nothing for too long"),
             Self::Done => f.write_str("had finished and did not exit"),
+            Self::Limit(exceeded) => write!(f, "{exceeded}"),
             Self::Cancelled => f.write_str("was cancelled"),
         }
     }

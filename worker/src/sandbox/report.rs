@@ -1,6 +1,6 @@
 //! The helper's messages to the worker over the line: JSON objects, one on each line.
 
-use agent_sandbox::SetupError;
+use agent_sandbox::{Exceeded, SetupError};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,9 +16,9 @@ pub(super) enum HelperReport {
         signal: Option<i32>,
         /// The number of processes that outlived the program.
         stragglers: usize,
-        /// The limit of the run that ended it, in words.
+        /// The limit of the run that ended it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        limit: Option<String>,
+        limit: Option<Exceeded>,
     },
     /// The program never ran; the text says why.
     Failed(String),

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::time::Duration;
 
+use agent_sandbox::processes::{session_of, signal_all};
 use agent_sandbox::receive_bytes;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -15,9 +16,9 @@ use tokio::net::{UnixStream, unix};
 use tokio::process::Child;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
+use super::cgroup::RunGroup;
 use super::last_event::Finder;
 use super::life::ProcessorSample;
-use super::processes::{session_of, signal_all};
 use super::report::HelperReport;
 use super::{
     CommandOutput, Exit, Finished, GRACE, GatewayServer, HELPER_COMMAND, LaunchError,
@@ -35,6 +36,7 @@ struct Started {
     lifeline: unix::OwnedWriteHalf,
     reports: unix::OwnedReadHalf,
     output: pipe::Receiver,
+    group: Option<RunGroup>,
 }
 
 pub(super) async fn run(
@@ -52,6 +54,7 @@ pub(super) async fn run(
         lifeline,
         reports,
         output: mut pipe,
+        group,
     } = started;
     let pid = helper.id();
     let mut output = CommandOutput::new(sandbox.limits.max_output_bytes);
@@ -60,6 +63,10 @@ pub(super) async fn run(
     let report = report.flatten();
     if report.is_none() {
         kill_session(pid);
+        if let Some(group) = group {
+            // Without a report nobody knows whether the helper has removed it.
+            let _ = tokio::task::spawn_blocking(move || group.end()).await;
+        }
     }
     drain(&mut pipe, &mut output, watch).await;
     let status = timeout(HELPER_MARGIN, helper.wait()).await;
@@ -68,7 +75,7 @@ pub(super) async fn run(
         limit: Some(limit), ..
     }) = &report
     {
-        let note = format!("\n[ended by the sandbox: {limit}]\n");
+        let note = format!("\n[ended by the sandbox: it {limit}]\n");
         output.push(note.as_bytes());
         (watch.listen)(note.as_bytes());
     }
@@ -82,6 +89,14 @@ pub(super) async fn run(
         (_, Some(HelperReport::Refused(refused))) => return Err(LaunchError::Sandbox(refused)),
         (Some(stopped), Some(HelperReport::Ended { stragglers, .. })) => (stopped, stragglers),
         (Some(stopped), Some(HelperReport::Listening) | None) => (stopped, 0),
+        (
+            None,
+            Some(HelperReport::Ended {
+                limit: Some(limit),
+                stragglers,
+                ..
+            }),
+        ) => (Exit::Limit(limit), stragglers),
         (
             None,
             Some(HelperReport::Ended {
@@ -122,20 +137,20 @@ fn program(command: &SandboxCommand) -> String {
 fn start(sandbox: &SandboxLauncher, command: &SandboxCommand) -> io::Result<Started> {
     let (line, helper_line) = std::os::unix::net::UnixStream::pair()?;
     line.set_nonblocking(true)?;
-    let plan = match sandbox.plan(command) {
-        Some(plan) => serde_json::to_vec(&plan)?,
-        None => Vec::new(),
-    };
-    // The helper reads it from the socket's buffer, which is much larger than a plan.
-    (&line).write_all(&plan)?;
+    let order = sandbox.order(command);
+    let group = order.group.clone();
+    let user_processes = sandbox.user_processes(&order);
+    let order = serde_json::to_vec(&order)?;
+    // The helper reads it from the socket's buffer, which is much larger than an order.
+    (&line).write_all(&order)?;
     let (reader, writer) = io::pipe()?;
     let limits = &sandbox.limits;
     let helper = tokio::process::Command::new(&sandbox.helper)
         .arg(HELPER_COMMAND)
-        .args(["--plan".to_owned(), plan.len().to_string()])
+        .args(["--order".to_owned(), order.len().to_string()])
         .args(["--as".to_owned(), limits.max_memory_bytes.to_string()])
         .args(["--fsize".to_owned(), limits.max_file_bytes.to_string()])
-        .args(["--nproc".to_owned(), limits.max_processes.to_string()])
+        .args(["--nproc".to_owned(), user_processes.to_string()])
         .args(["--grace-ms".to_owned(), GRACE.as_millis().to_string()])
         .arg("--")
         .args(&command.argv)
@@ -152,6 +167,7 @@ fn start(sandbox: &SandboxLauncher, command: &SandboxCommand) -> io::Result<Star
         lifeline,
         reports,
         output: pipe::Receiver::from_owned_fd(reader.into())?,
+        group,
     })
 }
 

@@ -17,6 +17,7 @@ mod policy;
 mod refusals;
 mod repo;
 mod rig;
+mod run_limits;
 mod sandbox;
 mod secrets;
 mod signals;

@@ -21,7 +21,7 @@ use worker::programmer::workshop::{Attempts, Workshop};
 use worker::sandbox::SandboxLauncher;
 
 use crate::repo::Bench;
-use crate::support::{helper, sandbox};
+use crate::support::{self, helper};
 
 /// An attempt of these tests that takes longer hangs.
 const HANGS: Duration = Duration::from_secs(30);
@@ -45,6 +45,11 @@ impl Rig {
         Self::in_directory(bench, script, defaults, &work).await
     }
 
+    /// The same with another sandbox.
+    pub(crate) async fn in_sandbox(bench: Bench, script: &str, sandbox: SandboxLauncher) -> Self {
+        Self::build(bench, script, json!({}), Some(sandbox)).await
+    }
+
     /// The same with another workspace directory than `work`.
     pub(crate) async fn in_directory(
         bench: Bench,
@@ -61,6 +66,15 @@ impl Rig {
 
     /// The same with these sections in the pool file. `sandbox` is `off` unless it is among them.
     pub(crate) async fn with_sections(bench: Bench, script: &str, sections: Value) -> Self {
+        Self::build(bench, script, sections, None).await
+    }
+
+    async fn build(
+        bench: Bench,
+        script: &str,
+        sections: Value,
+        sandbox: Option<SandboxLauncher>,
+    ) -> Self {
         let work = bench.dir.path().join("work");
         let llm = ScriptedLlm::start(Script::default(), 0)
             .await
@@ -79,11 +93,10 @@ impl Rig {
         let pool = pool_config::parse(&file.to_string(), Path::new("/pool.yaml"))
             .expect("a valid pool file");
         let programmer = pool.programmers[0].clone();
-        let sandbox = if sections.get("sandbox").is_some() {
-            SandboxLauncher::with_helper(&pool.sandbox, helper())
-        } else {
-            sandbox()
-        };
+        let sandbox = sandbox.unwrap_or_else(|| match sections.get("sandbox") {
+            Some(_) => SandboxLauncher::with_helper(&pool.sandbox, helper()),
+            None => support::sandbox(),
+        });
         let workshop = Arc::new(Workshop::open(Arc::new(pool), sandbox).expect("a workshop"));
         let attempts = workshop
             .attempts(programmer, None)
