@@ -12,7 +12,7 @@ use pool_core::task::AcceptanceCheck;
 
 use crate::agent::absolute_path_entries;
 use crate::sandbox::{
-    CommandAccess, Exit, Finished, LaunchError, SandboxCommand, SandboxLauncher, Watch,
+    CommandAccess, Denials, Exit, Finished, LaunchError, SandboxCommand, SandboxLauncher, Watch,
 };
 use crate::workspace::{bound_git, failure, make_directory, off_the_runtime, remove_tree};
 
@@ -24,6 +24,8 @@ const OUTPUT_TAIL_BYTES: usize = 4096;
 pub struct Checked {
     pub reports: Vec<CheckReport>,
     pub duration: Duration,
+    /// The refusals of the sandbox, with hints about the checks that failed.
+    pub denials: Denials,
     /// The run was cancelled, so checks are missing.
     pub cancelled: bool,
 }
@@ -76,6 +78,11 @@ pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
         let finished = place.sandbox.run(command, &watch(&check.name)).await;
         if let Err(LaunchError::Sandbox(refused)) = &finished {
             return Err(failure("the checks did not start", refused));
+        }
+        if let Ok(finished) = &finished {
+            checked
+                .denials
+                .add(&finished.denials, finished.exit != Exit::Status(0));
         }
         let finished = finished.as_ref();
         checked.duration += finished.map_or(Duration::ZERO, |finished| finished.duration);

@@ -114,6 +114,7 @@ impl World {
             gate,
             port: 0,
             worker: "worker h/1".to_owned(),
+            sandbox: None,
         };
         self.heard.seen.insert(id(programmer), seen);
     }

@@ -211,8 +211,16 @@ async fn processes_tell_all_that_is_documented_and_what_they_count_adds_up() {
         json!({"max_daily_spend_usd": "50", "alert_threshold_usd": "40"}),
     );
     let mut pool = Pool::set_up_shared(&file).await;
-    let agent = agent(&pool.path().join("broken-once"));
-    pool.rewrite(&file.command(&agent.iter().map(String::as_str).collect::<Vec<_>>()));
+    let signs = pool.path().join("signs");
+    std::fs::create_dir(&signs).expect("a directory");
+    let agent = agent(&signs.join("broken-once"));
+    // With the layers, so that their metrics exist.
+    let sandbox = json!({"level": "auto", "read": [program("calling-agent")], "write": [signs]});
+    pool.rewrite(
+        &file
+            .with("sandbox", sandbox)
+            .command(&agent.iter().map(String::as_str).collect::<Vec<_>>()),
+    );
     pool.start_dispatcher().await;
     let mut processes = vec![pool.api()];
     pool.start_dispatcher().await;

@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 
 use crate::launch::{SandboxStage, refuse};
 use crate::message::{AtStep as _, SetupError, SetupStep, StageMessage};
+use crate::network::{self, NetworkAttempts};
 use crate::spawn::{Spawn, spawn};
 use crate::watch::LimitWatch;
 use crate::{filter, rights, rules, show, view};
@@ -107,6 +108,7 @@ impl Init {
             }
             while let Ok(Some(_)) = self.signals.read_signal() {}
             if let Some(limit) = watch.as_mut().and_then(LimitWatch::exceeded) {
+                self.report_network();
                 self.stage.report(&StageMessage::Ended {
                     status: None,
                     signal: Some(Signal::SIGKILL as i32),
@@ -114,6 +116,14 @@ impl Init {
                 });
                 std::process::exit(1)
             }
+        }
+    }
+
+    /// The counters of the machine's own network tell nothing about the run.
+    fn report_network(&self) {
+        let attempts = network::attempts();
+        if self.stage.plan.layers.own_network && attempts != NetworkAttempts::default() {
+            self.stage.report(&StageMessage::NetworkAttempts(attempts));
         }
     }
 
@@ -130,6 +140,7 @@ impl Init {
             };
             if pid == self.program && !*ended {
                 *ended = true;
+                self.report_network();
                 self.stage.report(&StageMessage::Ended {
                     status,
                     signal,

@@ -13,6 +13,7 @@ use agent_sandbox::{Layers, Level, Plan, RunLimits, landlock_abi};
 use pool_core::pool::{self, Pool, SandboxLevel, SandboxNetwork};
 
 use super::SandboxCommand;
+use super::hints::Walls;
 
 /// Package managers that retry for a minute where there is no network.
 const FAIL_FAST: [(&str, &str); 3] = [
@@ -97,7 +98,16 @@ impl Confinement {
         })
     }
 
-    pub(super) fn plan(&self, command: &SandboxCommand) -> Plan {
+    /// The layers of a command, with what they must keep.
+    pub(super) fn walls(&self, command: &SandboxCommand) -> Walls {
+        Walls {
+            plan: self.plan(command),
+            guarded: self.guarded.clone(),
+            home: std::env::var_os("HOME").map(PathBuf::from),
+        }
+    }
+
+    fn plan(&self, command: &SandboxCommand) -> Plan {
         let access = &command.access;
         let path = command.env.iter().find(|(name, _)| name == "PATH");
         let directories: Vec<PathBuf> = path
@@ -208,8 +218,8 @@ pub enum SettleError {
     #[error("{0}")]
     Unavailable(LevelUnavailable),
     #[error(
-        "neither level of the sandbox works on this machine. {strict}. {files}. Or write `sandbox: {{level: \"off\"}}`, if the \
-         worker runs in a virtual machine of its own"
+        "neither level of the sandbox works on this machine:\n- {strict}\n- {files}\nIf the worker runs in a virtual machine of \
+         its own, write `sandbox: {{level: \"off\"}}` in the pool file"
     )]
     Nothing {
         strict: LevelUnavailable,
@@ -232,16 +242,6 @@ pub struct SettledLevel {
     /// None: the level is `off`.
     pub proven: Option<Proven>,
     pub not_stronger: Option<LevelUnavailable>,
-}
-
-impl SettledLevel {
-    /// Whether agents and checks reach nothing but their own files and their gateway.
-    pub fn is_full(&self) -> bool {
-        self.level == SandboxLevel::Strict
-            && self
-                .proven
-                .is_some_and(|proven| proven.own_proc && !proven.layers.opens_network())
-    }
 }
 
 /// Tries the level of the pool file on this machine. `auto` takes the strongest one that works.
@@ -290,30 +290,4 @@ fn refuse_too_much(limits: &pool::Sandbox, guarded: &[PathBuf]) -> Result<(), Se
         }
     }
     Ok(())
-}
-
-impl fmt::Display for SettledLevel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(proven) = &self.proven else {
-            return f.write_str("off: agents and checks have all rights of this user");
-        };
-        let landlock = match proven.layers.landlock {
-            0 => String::new(),
-            abi => format!("Landlock {abi}, "),
-        };
-        match proven.layers.level {
-            Level::Strict => write!(f, "strict (namespaces, {landlock}seccomp)")?,
-            Level::Files => write!(f, "files ({landlock}seccomp)")?,
-        }
-        if proven.layers.opens_network() {
-            f.write_str("; agents and checks use the machine's network")?;
-        }
-        if proven.layers.level == Level::Strict && !proven.own_proc {
-            f.write_str("; names of processes of this container are visible")?;
-        }
-        if let Some(stronger) = &self.not_stronger {
-            write!(f, "; {stronger}")?;
-        }
-        Ok(())
-    }
 }

@@ -20,13 +20,17 @@
 //! the crate `agent_sandbox`. [`access`] decides what a program may see and reach.
 
 pub mod access;
+mod denials;
 pub mod exec;
+mod hints;
 mod last_event;
 mod life;
 mod output;
 mod processes;
 mod report;
 mod run;
+pub mod settled;
+pub(crate) mod telemetry;
 pub mod trial;
 
 use std::ffi::OsString;
@@ -35,15 +39,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_sandbox::SetupError;
 use agent_sandbox::toolchains::{self, ThisMachine};
-use agent_sandbox::{Plan, SetupError};
 use pool_core::pool::{self, LastEvent, Pool};
 use tokio_util::sync::CancellationToken;
 
 pub use access::{CommandAccess, GatewayServer};
+pub use hints::Denials;
 pub use output::CommandOutput;
 
 use access::Confinement;
+use hints::Walls;
+use telemetry::{LayersSetUp, SetupFailed};
 
 /// How long after SIGTERM the remaining processes get SIGKILL.
 pub const GRACE: Duration = Duration::from_secs(5);
@@ -95,9 +102,9 @@ impl SandboxLauncher {
         &self.variables
     }
 
-    /// The rights that the kernel layers leave to this command; None: there are none.
-    fn plan(&self, command: &SandboxCommand) -> Option<Plan> {
-        Some(self.confinement.as_ref()?.plan(command))
+    /// The kernel layers of this command; None: there are none.
+    fn walls(&self, command: &SandboxCommand) -> Option<Walls> {
+        Some(self.confinement.as_ref()?.walls(command))
     }
 
     /// Runs a command until it ends in any way. None of its processes is alive afterwards.
@@ -112,7 +119,15 @@ impl SandboxLauncher {
         command: SandboxCommand,
         watch: &Watch,
     ) -> Result<Finished, LaunchError> {
-        run::run(self, command, watch).await
+        let ran = run::run(self, command, watch).await;
+        match &ran {
+            Ok(Finished {
+                setup: Some(took), ..
+            }) => LayersSetUp { took: *took }.emit(),
+            Err(LaunchError::Sandbox(refused)) => SetupFailed { refused }.emit(),
+            Ok(_) | Err(_) => {}
+        }
+        ran
     }
 }
 
@@ -217,6 +232,10 @@ pub struct Finished {
     pub duration: Duration,
     /// The number of processes that outlived the program and were killed.
     pub stragglers: usize,
+    /// How long the kernel layers took until the program ran; None: there are none.
+    pub setup: Option<Duration>,
+    /// The refusals of the kernel layers.
+    pub denials: Denials,
 }
 
 /// Why a command never ran.

@@ -43,7 +43,12 @@ pub fn run(pool: &Pool, directory: &Path, command: Vec<OsString>) -> anyhow::Res
         .build()?;
     let finished = runtime.block_on(sandbox.run(command, &watch));
     remove_tree(&scratch).context("cannot remove the temporary home")?;
-    Ok(match finished?.exit {
+    let finished = finished?;
+    let failed = finished.exit != Exit::Status(0);
+    for hint in finished.denials.report(failed).hints {
+        eprintln!("hint: {hint}");
+    }
+    Ok(match finished.exit {
         Exit::Status(status) => ExitCode::from(u8::try_from(status).unwrap_or(1)),
         exit @ (Exit::Signal(_) | Exit::TimedOut | Exit::Silent | Exit::Done | Exit::Cancelled) => {
             eprintln!("the command {exit}");

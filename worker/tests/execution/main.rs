@@ -7,6 +7,7 @@ mod blocking;
 mod check_tree;
 mod checks;
 mod codex_claude;
+mod denials;
 mod git_bounds;
 mod outage_aider;
 mod refusals;
