@@ -6,8 +6,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use agent_sandbox::Exceeded;
 use pool_core::pool;
-use pool_core::result::{CheckReport, TaskFailure};
+use pool_core::result::{CheckReport, ErrorKind, TaskFailure};
 use pool_core::task::AcceptanceCheck;
 
 use crate::agent::absolute_path_entries;
@@ -26,8 +27,17 @@ pub struct Checked {
     pub duration: Duration,
     /// The refusals of the sandbox, with hints about the checks that failed.
     pub denials: Denials,
+    /// The first check that used more than a run may.
+    pub exceeded: Option<CheckLimit>,
     /// The run was cancelled, so checks are missing.
     pub cancelled: bool,
+}
+
+/// A check that was ended because it used more than a run may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckLimit {
+    pub check: String,
+    pub exceeded: Exceeded,
 }
 
 impl Checked {
@@ -77,7 +87,8 @@ pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
         let command = place.command(argv, timeout);
         let finished = place.sandbox.run(command, &watch(&check.name)).await;
         if let Err(LaunchError::Sandbox(refused)) = &finished {
-            return Err(failure("the checks did not start", refused));
+            let message = format!("the checks did not start: {refused}");
+            return Err(TaskFailure::new(ErrorKind::Sandbox, message));
         }
         if let Ok(finished) = &finished {
             checked
@@ -89,6 +100,12 @@ pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
         checked.cancelled |= finished.is_ok_and(|finished| finished.exit == Exit::Cancelled);
         if checked.cancelled {
             break;
+        }
+        if let (None, Ok(Exit::Limit(exceeded))) =
+            (&checked.exceeded, finished.map(|finished| finished.exit))
+        {
+            let check = check.name.clone();
+            checked.exceeded = Some(CheckLimit { check, exceeded });
         }
         checked.reports.push(report(check, timeout, finished));
     }
@@ -161,6 +178,7 @@ fn report(
                     return report;
                 }
                 Exit::TimedOut => format!("ended after {} s", timeout.as_secs()),
+                Exit::Limit(exceeded) => format!("it {exceeded}"),
                 Exit::Signal(_) | Exit::Silent | Exit::Done | Exit::Cancelled => {
                     finished.exit.to_string()
                 }

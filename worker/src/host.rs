@@ -35,8 +35,9 @@ use crate::programmer::gate::{GateState, PeerPresence, is_held_elsewhere, watch_
 use crate::programmer::telemetry::watch_gate;
 use crate::programmer::workshop::Workshop;
 use crate::programmer::{EndSignals, ProgrammerRunner, progress};
-use crate::sandbox::SandboxLauncher;
+use crate::sandbox::access::settle;
 use crate::sandbox::telemetry::{ConnectionsRefused, SandboxInForce};
+use crate::sandbox::{FIRST_WAIT, SandboxHealth, SandboxLauncher};
 
 /// The time between two searches for free ids.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -115,11 +116,20 @@ pub async fn run(
         ended = services.first_end() => return Err(ended.into()),
         () = ending.drain.cancelled() => return Ok(()),
     };
-    let workshop = Arc::new(Workshop::open(
+    let launcher = SandboxLauncher::new(&pool);
+    let health = launcher.health().clone();
+    let workshop = Arc::new(Workshop::open(Arc::clone(&pool), launcher)?);
+    services.start(
+        "sandbox_test",
+        test_sandbox(health.clone(), Arc::clone(&pool)),
+    );
+    let (gates, watching) = watch_gates(
+        process.clone(),
         Arc::clone(&pool),
-        SandboxLauncher::new(&pool),
-    )?);
-    let (gates, watching) = watch_gates(process.clone(), Arc::clone(&pool), others, &programmers);
+        others,
+        health,
+        &programmers,
+    );
     services.start("gates", watching);
     let (progress, sending) = progress::Sender::new(process.publisher.clone(), shutdown.clone());
     services.start("live_output", sending);
@@ -140,6 +150,19 @@ pub async fn run(
     shutdown.cancel();
     process.consume.close().await;
     worked
+}
+
+/// Runs the self-test of the sandbox whenever a run could not set it up.
+async fn test_sandbox(health: SandboxHealth, pool: Arc<Pool>) {
+    let test = || {
+        let pool = Arc::clone(&pool);
+        let test = move || settle(&pool).map(drop).map_err(|error| error.to_string());
+        tokio::task::spawn_blocking(test).map(|tested| match tested {
+            Ok(tested) => tested,
+            Err(error) => Err(format!("the self-test of the sandbox failed: {error}")),
+        })
+    };
+    health.keep_testing(FIRST_WAIT, test).await;
 }
 
 /// Chooses the programmers. For `Any` it waits until enough ids are free.

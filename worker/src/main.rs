@@ -21,7 +21,7 @@ use worker::host::{self, Choice, HostOptions};
 use worker::programmer::EndSignals;
 use worker::sandbox::access::settle;
 use worker::sandbox::settled::SettledSandbox;
-use worker::sandbox::trial;
+use worker::sandbox::{LimitsBy, cgroup, trial};
 
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -226,9 +226,22 @@ fn load_pool(file: &Path) -> Result<Pool, String> {
 fn settle_sandbox(pool: &mut Pool) -> Result<SettledSandbox, String> {
     let begin = tokio::time::Instant::now();
     let level = settle(pool).map_err(|error| error.to_string())?;
-    let settled = SettledSandbox::new(&pool.sandbox, &level, begin.elapsed());
+    let settled = SettledSandbox::new(
+        &pool.sandbox,
+        &level,
+        LimitsBy::of_this_process(),
+        begin.elapsed(),
+    );
     pool.sandbox.level = level.level;
     Ok(settled)
+}
+
+/// The mechanism that holds the limits of whole runs.
+fn limits() -> String {
+    match cgroup::delegation() {
+        Ok(_) => LimitsBy::Cgroup.name().to_owned(),
+        Err(why) => format!("{} ({why})", LimitsBy::Watched.name()),
+    }
 }
 
 /// `worker sandbox`: prints the level, or runs a command with it.
@@ -240,7 +253,8 @@ fn try_sandbox(args: SandboxArgs) -> Result<ExitCode, String> {
     }
     let settled = settle_sandbox(&mut pool)?;
     if args.command.is_empty() {
-        return Ok(print(format!("{settled}\n").as_bytes()));
+        let text = format!("{settled}\nlimits: {}\n", limits());
+        return Ok(print(text.as_bytes()));
     }
     trial::run(&pool, &args.directory, args.command).map_err(|error| format!("{error:#}"))
 }

@@ -271,6 +271,7 @@ fn everything_that_can_keep_a_programmer_is_told_with_its_detail() {
         (ShutReason::Log, Availability::Log),
         (ShutReason::Held, Availability::Held),
         (ShutReason::Broker, Availability::Broker),
+        (ShutReason::Sandbox, Availability::Sandbox),
         (ShutReason::Draining, Availability::Draining),
     ];
     for (reason, state) in shut {
@@ -351,6 +352,7 @@ fn everything_that_can_keep_a_programmer_is_told_with_its_detail() {
         [
             Availability::Held,
             Availability::Broker,
+            Availability::Sandbox,
             Availability::Down,
             Availability::Unheard,
             Availability::Idle,

@@ -49,7 +49,8 @@ impl Gate {
                     | ShutReason::Clock
                     | ShutReason::Log
                     | ShutReason::Held
-                    | ShutReason::Broker,
+                    | ShutReason::Broker
+                    | ShutReason::Sandbox,
                 ..
             } => false,
         }
@@ -73,6 +74,8 @@ crate::words!(
         Held = "held",
         /// The broker cannot be reached.
         Broker = "broker",
+        /// The sandbox for agents and checks cannot be set up.
+        Sandbox = "sandbox",
         /// The breakers of all its LLMs are open.
         Breaker = "breaker",
         /// A task may cost more than what is left of the day's budget.
@@ -84,7 +87,9 @@ impl ShutReason {
     /// Whether something is wrong with the process. False when an operator, a breaker or the budget has shut the gate.
     pub fn is_trouble(self) -> bool {
         match self {
-            Self::Config | Self::Clock | Self::Log | Self::Held | Self::Broker => true,
+            Self::Config | Self::Clock | Self::Log | Self::Held | Self::Broker | Self::Sandbox => {
+                true
+            }
             Self::Draining | Self::Paused | Self::Breaker | Self::Budget => false,
         }
     }
@@ -157,7 +162,7 @@ mod tests {
     #[test]
     fn a_heartbeat_counts_without_a_sandbox_or_with_an_unknown_one() {
         let known = json!({
-            "level": "files", "wanted": "auto", "landlock": 4, "proc": "shared", "limits": "process", "network": "gateway"
+            "level": "files", "wanted": "auto", "landlock": 4, "proc": "shared", "limits": "watched", "network": "gateway"
         });
         let mut newer = known.clone();
         newer["limits"] = json!("a word of tomorrow");

@@ -59,6 +59,11 @@ crate::words!(
         AgentCrashed = "agent_crashed",
         /// The agent exited with another status than 0.
         AgentFailed = "agent_failed",
+        /// The agent or a check used more memory, processes or disk than a run may. The message names the key that raises
+        /// the limit.
+        Limit = "limit",
+        /// The sandbox could not be set up, and the task was handed back too often because of that.
+        Sandbox = "sandbox",
         /// The provider refused the call because of a rate limit.
         LlmRateLimited = "llm_rate_limited",
         /// The LLM gave no whole answer in time.
@@ -114,6 +119,8 @@ impl ErrorKind {
             | Self::ChangeRefused
             | Self::AgentConfig
             | Self::AgentTimeout
+            | Self::Limit
+            | Self::Sandbox
             | Self::LlmRateLimited
             | Self::LlmTimeout
             | Self::LlmUnavailable

@@ -30,8 +30,6 @@ crate::words!(
         Cgroup = "cgroup",
         /// The sandbox looks at a run as a whole several times a second.
         Watched = "watched",
-        /// Each process has limits; a run as a whole has none.
-        Process = "process",
     }
 );
 
@@ -80,9 +78,6 @@ impl SandboxStatus {
         if self.network == SandboxNetwork::Host {
             open.push("the machine's network can be reached");
         }
-        if self.limits == LimitedBy::Process {
-            open.push("limits hold for each process, not for a run as a whole");
-        }
         open
     }
 
@@ -125,7 +120,6 @@ impl fmt::Display for SandboxStatus {
         match self.limits {
             LimitedBy::Cgroup => f.write_str("; limits by cgroup)"),
             LimitedBy::Watched => f.write_str("; limits watched)"),
-            LimitedBy::Process => f.write_str("; limits of each process)"),
         }
     }
 }

@@ -2,7 +2,6 @@
 //! other layers, and starts the program. When it ends, the kernel kills everything inside.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
@@ -18,16 +17,17 @@ use crate::message::{AtStep as _, SetupError, SetupStep, StageMessage};
 use crate::network::{self, NetworkAttempts};
 use crate::spawn::{Spawn, spawn};
 use crate::watch::LimitWatch;
-use crate::{filter, rights, rules, show, view};
+use crate::{filter, processes, rights, rules, show, view};
 
-/// If memory runs out, the kernel ends the program before the worker.
-const OOM_SCORE: &str = "800";
+/// Directories that lie in memory.
+const TEMPORARY: [&str; 2] = ["/tmp", "/dev/shm"];
 /// The time between two looks at what the run uses. A look takes a fraction of a millisecond.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 pub(crate) fn main(argv: &[OsString]) -> ! {
     let stage = SandboxStage::begin().unwrap_or_else(|refused| refuse(None, refused));
     let signals = confine(&stage).unwrap_or_else(|refused| refuse(Some(&stage), refused));
+    let watch = LimitWatch::new(stage.plan.limits, &stage.plan.write, &TEMPORARY);
     let program = argv.first().map(OsString::as_os_str);
     let started = spawn(Spawn {
         program: program.unwrap_or(OsStr::new("")),
@@ -43,7 +43,7 @@ pub(crate) fn main(argv: &[OsString]) -> ! {
                 signals,
                 program,
             }
-            .wait_for_all()
+            .wait_for_all(watch)
         }
         Err(error) => {
             stage.report(&StageMessage::NotStarted(error.to_string()));
@@ -64,9 +64,7 @@ fn confine(stage: &SandboxStage) -> Result<SignalFd, SetupError> {
     let shown = show::entries(plan);
     view::enter(plan, &shown)?;
     std::env::set_current_dir(&plan.directory).at(SetupStep::View)?;
-    // The kernel may refuse that, and then the usual score applies.
-    let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
-    rights::drop_capabilities().at(SetupStep::Rights)?;
+    rights::keep_reading().at(SetupStep::Rights)?;
     rights::hide_process().at(SetupStep::Rights)?;
     if plan.layers.landlock > 0 {
         rules::restrict(plan, &shown).at(SetupStep::Landlock)?;
@@ -85,8 +83,7 @@ struct Init {
 
 impl Init {
     /// Waits until no process is left, the launcher has gone, or a limit is exceeded.
-    fn wait_for_all(self) -> ! {
-        let mut watch = LimitWatch::new(&self.stage.plan);
+    fn wait_for_all(self, mut watch: Option<LimitWatch>) -> ! {
         let mut ended = false;
         loop {
             match self.reap(&mut ended) {
@@ -107,7 +104,10 @@ impl Init {
                 std::process::exit(1)
             }
             while let Ok(Some(_)) = self.signals.read_signal() {}
-            if let Some(limit) = watch.as_mut().and_then(LimitWatch::exceeded) {
+            if let Some(limit) = watch
+                .as_mut()
+                .and_then(|watch| watch.exceeded(processes::of_namespace))
+            {
                 self.report_network();
                 self.stage.report(&StageMessage::Ended {
                     status: None,

@@ -12,6 +12,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::exceeded::Exceeded;
 use crate::network::NetworkAttempts;
 
 /// The longest message. The texts of messages are short.
@@ -36,7 +37,7 @@ pub enum StageMessage {
         status: Option<i32>,
         signal: Option<i32>,
         /// The limit of the run that ended it.
-        limit: Option<String>,
+        limit: Option<Exceeded>,
     },
 }
 

@@ -196,8 +196,7 @@ fn set(env: &mut Vec<(OsString, OsString)>, name: impl AsRef<OsStr>, value: impl
 
 fn launch_failure(error: &LaunchError) -> TaskFailure {
     let kind = match error {
-        // The machine's fault, and another machine may do better.
-        LaunchError::Sandbox(_) => ErrorKind::Workspace,
+        LaunchError::Sandbox(_) => ErrorKind::Sandbox,
         LaunchError::Program { .. } | LaunchError::Helper { .. } | LaunchError::NoReport(_) => {
             ErrorKind::AgentConfig
         }

@@ -27,7 +27,7 @@ const REMOVAL: Duration = Duration::from_secs(10);
 /// How an attempt ended.
 pub enum AttemptEnd {
     Outcome(Box<AttemptOutcome>),
-    /// No LLM was left for the task. It goes back to its queue.
+    /// No LLM was left for the task, or there was no sandbox. It goes back to its queue.
     HandBack(Box<HandBack>),
     /// The attempt was cancelled. Its usage still counts.
     Stopped {
@@ -35,11 +35,11 @@ pub enum AttemptEnd {
     },
 }
 
-/// An attempt for which no LLM was left.
+/// An attempt for which no LLM was left, or no sandbox.
 pub struct HandBack {
-    /// For people: which LLM was out, and why.
+    /// For people: which LLM was out, or what the sandbox lacked, and why.
     pub why: String,
-    /// The error kind of the last LLM's failure.
+    /// The error kind of the last LLM's failure, or [`ErrorKind::Sandbox`].
     pub kind: ErrorKind,
     /// The usage and findings of the attempt, as a failed outcome. It is used when the task has
     /// been handed back too often.

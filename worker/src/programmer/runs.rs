@@ -60,7 +60,8 @@ pub(super) enum NextRun {
     Again {
         first_llm: usize,
     },
-    /// No LLM was available: return the task to its queue. The attempt does not count.
+    /// No LLM was available, or there was no sandbox: return the task to its queue. The attempt does
+    /// not count.
     HandBack(TaskFailure),
     Fail(TaskFailure),
 }
@@ -78,6 +79,9 @@ pub(super) fn next_run(history: &[Run], bounds: AttemptBounds) -> NextRun {
         },
         RunEnd::CheckFailed { failure, .. } => NextRun::Fail(failure.clone()),
         RunEnd::NoLlmLeft(failure) => NextRun::HandBack(failure.clone()),
+        RunEnd::Failed(failure) if failure.kind == ErrorKind::Sandbox => {
+            NextRun::HandBack(failure.clone())
+        }
         RunEnd::Failed(failure) if more && is_useless_answer(failure.kind) => {
             match next_llm(history, failure, bounds) {
                 Some(first_llm) => NextRun::Again { first_llm },
@@ -107,6 +111,8 @@ fn is_useless_answer(kind: ErrorKind) -> bool {
         | ErrorKind::AgentSilent
         | ErrorKind::AgentCrashed
         | ErrorKind::AgentFailed
+        | ErrorKind::Limit
+        | ErrorKind::Sandbox
         | ErrorKind::LlmRateLimited
         | ErrorKind::LlmTimeout
         | ErrorKind::LlmUnavailable

@@ -239,6 +239,8 @@ fn every_other_failure_ends_the_attempt() {
         ErrorKind::AgentSilent,
         ErrorKind::AgentCrashed,
         ErrorKind::AgentFailed,
+        ErrorKind::Limit,
+        ErrorKind::Sandbox,
         ErrorKind::LlmRateLimited,
         ErrorKind::LlmTimeout,
         ErrorKind::LlmUnavailable,

@@ -129,6 +129,8 @@ mod tests {
             ErrorKind::AcceptanceFailed,
             ErrorKind::LlmAuth,
             ErrorKind::TokenLimit,
+            ErrorKind::Limit,
+            ErrorKind::Sandbox,
         ] {
             assert_eq!(cause(&failed(kind), 1, 3), None, "{kind:?} is not retried");
         }

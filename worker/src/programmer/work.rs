@@ -16,7 +16,7 @@ use super::progress::OutputStream;
 use super::runs::{AttemptBounds, NextRun, Run, RunEnd, next_run, repair_prompt};
 use super::telemetry::RunEnded;
 use super::workshop::Attempts;
-use crate::acceptance::{CheckEnvironment, run_checks};
+use crate::acceptance::{CheckEnvironment, CheckLimit, run_checks};
 use crate::agent::{AgentRun, Edit, Job, judge, no_llm_left, silent};
 use crate::sandbox::telemetry::ConnectionsRefused;
 use crate::sandbox::{CommandAccess, Denials, Exit, GatewayServer, LastWords, Watch};
@@ -369,7 +369,7 @@ impl Work<'_> {
         findings.timings.acceptance_ms += millis(checked.duration);
         self.note(&checked.denials, findings);
         let failed = checked.failed().map(|report| report.name.clone());
-        let cut_short = checked.cancelled;
+        let (cut_short, over) = (checked.cancelled, checked.exceeded);
         findings.checks = checked.reports;
         if cut_short {
             return Err(cancelled());
@@ -377,11 +377,18 @@ impl Work<'_> {
         let Some(name) = failed else {
             return Ok(RunEnd::Passed);
         };
-        Ok(RunEnd::CheckFailed {
-            failure: TaskFailure::new(
+        let failure = match over {
+            Some(CheckLimit { check, exceeded }) => {
+                let message = format!("the acceptance check {check:?} {exceeded}");
+                TaskFailure::new(ErrorKind::Limit, message)
+            }
+            None => TaskFailure::new(
                 ErrorKind::AcceptanceFailed,
                 format!("the acceptance check {name:?} failed"),
             ),
+        };
+        Ok(RunEnd::CheckFailed {
+            failure,
             repair: repair_prompt(&self.task.message.instruction, checks, &findings.checks),
         })
     }

@@ -20,13 +20,15 @@
 //! the crate `agent_sandbox`. [`access`] decides what a program may see and reach.
 
 pub mod access;
+pub mod cgroup;
 mod denials;
 pub mod exec;
+mod health;
 mod hints;
 mod last_event;
 mod life;
+mod limits;
 mod output;
-mod processes;
 mod report;
 mod run;
 pub mod settled;
@@ -41,16 +43,21 @@ use std::time::Duration;
 
 use agent_sandbox::SetupError;
 use agent_sandbox::toolchains::{self, ThisMachine};
+use agent_sandbox::{Exceeded, Level, Plan, RunLimits};
 use pool_core::pool::{self, LastEvent, Pool};
 use tokio_util::sync::CancellationToken;
 
 pub use access::{CommandAccess, GatewayServer};
+pub use cgroup::LimitsBy;
+pub use health::{FIRST_WAIT, SandboxHealth};
 pub use hints::Denials;
 pub use output::CommandOutput;
 
 use access::Confinement;
+use cgroup::Delegation;
 use hints::Walls;
-use telemetry::{LayersSetUp, SetupFailed};
+use limits::HelperOrder;
+use telemetry::{LayersSetUp, LimitExceeded, SetupFailed};
 
 /// How long after SIGTERM the remaining processes get SIGKILL.
 pub const GRACE: Duration = Duration::from_secs(5);
@@ -70,6 +77,11 @@ pub struct SandboxLauncher {
     /// None: no kernel layers.
     confinement: Option<Confinement>,
     variables: Vec<(OsString, OsString)>,
+    /// None: the limits of whole runs are watched.
+    groups: Option<&'static Delegation>,
+    /// How many runs the user of this process may have at once.
+    runs: u64,
+    health: SandboxHealth,
 }
 
 impl SandboxLauncher {
@@ -77,7 +89,12 @@ impl SandboxLauncher {
     /// replaced.
     pub fn new(pool: &Pool) -> Self {
         let guarded = access::guarded(pool);
-        Self::build(&pool.sandbox, &guarded, PathBuf::from("/proc/self/exe"))
+        let launcher = Self::build(&pool.sandbox, &guarded, PathBuf::from("/proc/self/exe"));
+        Self {
+            groups: cgroup::delegation().ok(),
+            runs: pool.programmers.len() as u64,
+            ..launcher
+        }
     }
 
     /// Another worker executable is the helper; for tests.
@@ -93,7 +110,14 @@ impl SandboxLauncher {
             limits: limits.clone(),
             variables: access::variables(limits, confinement.as_ref(), found),
             confinement,
+            groups: None,
+            runs: 1,
+            health: SandboxHealth::default(),
         }
+    }
+
+    pub fn health(&self) -> &SandboxHealth {
+        &self.health
     }
 
     /// The variables of every program. They were found when the worker started, as the files that
@@ -105,6 +129,38 @@ impl SandboxLauncher {
     /// The kernel layers of this command; None: there are none.
     fn walls(&self, command: &SandboxCommand) -> Option<Walls> {
         Some(self.confinement.as_ref()?.walls(command))
+    }
+
+    /// What the helper needs to know about this command.
+    fn order(&self, command: &SandboxCommand, plan: Option<Plan>) -> HelperOrder {
+        let limits = RunLimits {
+            memory_bytes: self.limits.max_total_memory_bytes,
+            processes: self.limits.max_processes,
+            disk_bytes: self.limits.max_disk_bytes,
+        };
+        let mut write = vec![command.cwd.clone()];
+        write.extend(command.access.write.iter().cloned());
+        HelperOrder {
+            write: plan.as_ref().map_or(write, |plan| plan.write.clone()),
+            plan,
+            limits,
+            group: self.groups.map(|groups| groups.next_run(limits)),
+        }
+    }
+
+    /// How many processes the user may have, or in `strict` the run; 0: unlimited. It is more than
+    /// `max_processes`, so that a run is ended with that cause before the kernel refuses one.
+    fn user_processes(&self, order: &HelperOrder) -> u64 {
+        const MORE: u64 = 64;
+        if order.group.is_some() || self.limits.max_processes == 0 {
+            return 0;
+        }
+        let strict = order
+            .plan
+            .as_ref()
+            .is_some_and(|plan| plan.layers.level == Level::Strict);
+        let runs = if strict { 1 } else { self.runs };
+        self.limits.max_processes.saturating_mul(runs) + MORE
     }
 
     /// Runs a command until it ends in any way. None of its processes is alive afterwards.
@@ -119,15 +175,23 @@ impl SandboxLauncher {
         command: SandboxCommand,
         watch: &Watch,
     ) -> Result<Finished, LaunchError> {
-        let ran = run::run(self, command, watch).await;
-        match &ran {
-            Ok(Finished {
-                setup: Some(took), ..
-            }) => LayersSetUp { took: *took }.emit(),
-            Err(LaunchError::Sandbox(refused)) => SetupFailed { refused }.emit(),
-            Ok(_) | Err(_) => {}
+        let finished = run::run(self, command, watch).await;
+        match &finished {
+            Ok(finished) => {
+                if let Some(took) = finished.setup {
+                    LayersSetUp { took }.emit();
+                }
+                if let Exit::Limit(Exceeded { limit, .. }) = finished.exit {
+                    LimitExceeded { limit }.emit();
+                }
+            }
+            Err(error @ LaunchError::Sandbox(refused)) => {
+                SetupFailed { refused }.emit();
+                self.health.broke(error.to_string());
+            }
+            Err(_) => {}
         }
-        ran
+        finished
     }
 }
 
@@ -208,6 +272,8 @@ pub enum Exit {
     Silent,
     /// The command had printed its last event and did not exit.
     Done,
+    /// The run used more than it may.
+    Limit(Exceeded),
     Cancelled,
 }
 
@@ -219,6 +285,7 @@ impl fmt::Display for Exit {
             Self::TimedOut => f.write_str("ran out of time"),
             Self::Silent => f.write_str("printed nothing for too long"),
             Self::Done => f.write_str("had finished and did not exit"),
+            Self::Limit(exceeded) => write!(f, "{exceeded}"),
             Self::Cancelled => f.write_str("was cancelled"),
         }
     }

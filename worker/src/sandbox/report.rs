@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use agent_sandbox::{NetworkAttempts, SetupError};
+use agent_sandbox::{Exceeded, NetworkAttempts, SetupError};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,9 +18,9 @@ pub(super) enum HelperReport {
         signal: Option<i32>,
         /// The number of processes that outlived the program.
         stragglers: usize,
-        /// The limit of the run that ended it, in words.
+        /// The limit of the run that ended it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        limit: Option<String>,
+        limit: Option<Exceeded>,
         /// How long the kernel layers took until the program ran; None: there are none.
         setup: Option<Duration>,
         /// The connections that the run tried in vain.

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::time::Duration;
 
+use agent_sandbox::processes::{session_of, signal_all};
 use agent_sandbox::{Plan, receive_bytes};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -16,10 +17,10 @@ use tokio::net::{UnixStream, unix};
 use tokio::process::Child;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
+use super::cgroup::RunGroup;
 use super::hints;
 use super::last_event::Finder;
 use super::life::ProcessorSample;
-use super::processes::{session_of, signal_all};
 use super::report::HelperReport;
 use super::{
     CommandOutput, Denials, Exit, Finished, GRACE, GatewayServer, HELPER_COMMAND, LaunchError,
@@ -37,6 +38,7 @@ struct Started {
     lifeline: unix::OwnedWriteHalf,
     reports: unix::OwnedReadHalf,
     output: pipe::Receiver,
+    group: Option<RunGroup>,
 }
 
 pub(super) async fn run(
@@ -46,7 +48,7 @@ pub(super) async fn run(
 ) -> Result<Finished, LaunchError> {
     let begin = Instant::now();
     let walls = sandbox.walls(&command);
-    let plan = walls.as_ref().map(|walls| &walls.plan);
+    let plan = walls.as_ref().map(|walls| walls.plan.clone());
     let started = start(sandbox, &command, plan).map_err(|source| LaunchError::Helper {
         helper: sandbox.helper.clone(),
         source,
@@ -56,6 +58,7 @@ pub(super) async fn run(
         lifeline,
         reports,
         output: mut pipe,
+        group,
     } = started;
     let pid = helper.id();
     let mut output = CommandOutput::new(sandbox.limits.max_output_bytes);
@@ -64,6 +67,10 @@ pub(super) async fn run(
     let report = report.flatten();
     if report.is_none() {
         kill_session(pid);
+        if let Some(group) = group {
+            // Without a report nobody knows whether the helper has removed it.
+            let _ = tokio::task::spawn_blocking(move || group.end()).await;
+        }
     }
     drain(&mut pipe, &mut output, watch).await;
     let status = timeout(HELPER_MARGIN, helper.wait()).await;
@@ -72,7 +79,7 @@ pub(super) async fn run(
         limit: Some(limit), ..
     }) = &report
     {
-        let note = format!("\n[ended by the sandbox: {limit}]\n");
+        let note = format!("\n[ended by the sandbox: it {limit}]\n");
         output.push(note.as_bytes());
         (watch.listen)(note.as_bytes());
     }
@@ -87,6 +94,14 @@ pub(super) async fn run(
         (_, Some(HelperReport::Refused(refused))) => return Err(LaunchError::Sandbox(refused)),
         (Some(stopped), Some(HelperReport::Ended { stragglers, .. })) => (stopped, stragglers),
         (Some(stopped), Some(HelperReport::Listening) | None) => (stopped, 0),
+        (
+            None,
+            Some(HelperReport::Ended {
+                limit: Some(limit),
+                stragglers,
+                ..
+            }),
+        ) => (Exit::Limit(limit), stragglers),
         (
             None,
             Some(HelperReport::Ended {
@@ -152,24 +167,24 @@ fn program(command: &SandboxCommand) -> String {
 fn start(
     sandbox: &SandboxLauncher,
     command: &SandboxCommand,
-    plan: Option<&Plan>,
+    plan: Option<Plan>,
 ) -> io::Result<Started> {
     let (line, helper_line) = std::os::unix::net::UnixStream::pair()?;
     line.set_nonblocking(true)?;
-    let plan = match plan {
-        Some(plan) => serde_json::to_vec(plan)?,
-        None => Vec::new(),
-    };
-    // The helper reads it from the socket's buffer, which is much larger than a plan.
-    (&line).write_all(&plan)?;
+    let order = sandbox.order(command, plan);
+    let group = order.group.clone();
+    let user_processes = sandbox.user_processes(&order);
+    let order = serde_json::to_vec(&order)?;
+    // The helper reads it from the socket's buffer, which is much larger than an order.
+    (&line).write_all(&order)?;
     let (reader, writer) = io::pipe()?;
     let limits = &sandbox.limits;
     let helper = tokio::process::Command::new(&sandbox.helper)
         .arg(HELPER_COMMAND)
-        .args(["--plan".to_owned(), plan.len().to_string()])
+        .args(["--order".to_owned(), order.len().to_string()])
         .args(["--as".to_owned(), limits.max_memory_bytes.to_string()])
         .args(["--fsize".to_owned(), limits.max_file_bytes.to_string()])
-        .args(["--nproc".to_owned(), limits.max_processes.to_string()])
+        .args(["--nproc".to_owned(), user_processes.to_string()])
         .args(["--grace-ms".to_owned(), GRACE.as_millis().to_string()])
         .arg("--")
         .args(&command.argv)
@@ -186,6 +201,7 @@ fn start(
         lifeline,
         reports,
         output: pipe::Receiver::from_owned_fd(reader.into())?,
+        group,
     })
 }
 

@@ -7,6 +7,7 @@ use pool_core::pool::{self, SandboxLevel, SandboxNetwork};
 use pool_core::sandbox::{LimitedBy, SandboxStatus, VisibleProcesses};
 
 use super::access::SettledLevel;
+use super::cgroup::LimitsBy;
 
 /// The sandbox of a worker, and why it is not a stronger one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +28,12 @@ struct Remedied {
 
 impl SettledSandbox {
     /// `wanted` is the section of the pool file, and `took` the duration of the self-test.
-    pub fn new(wanted: &pool::Sandbox, settled: &SettledLevel, took: Duration) -> Self {
+    pub fn new(
+        wanted: &pool::Sandbox,
+        settled: &SettledLevel,
+        limits: LimitsBy,
+        took: Duration,
+    ) -> Self {
         let SettledLevel {
             level,
             proven,
@@ -44,7 +50,10 @@ impl SettledSandbox {
             } else {
                 VisibleProcesses::Shared
             },
-            limits: limited_by(*level),
+            limits: match limits {
+                LimitsBy::Cgroup => LimitedBy::Cgroup,
+                LimitsBy::Watched => LimitedBy::Watched,
+            },
             network: match level {
                 SandboxLevel::Off => SandboxNetwork::Host,
                 SandboxLevel::Auto | SandboxLevel::Strict | SandboxLevel::Files => wanted.network,
@@ -88,13 +97,6 @@ impl SettledSandbox {
             lines.push(format!("to change that: {remedy}"));
         }
         lines
-    }
-}
-
-fn limited_by(level: SandboxLevel) -> LimitedBy {
-    match level {
-        SandboxLevel::Auto | SandboxLevel::Strict => LimitedBy::Watched,
-        SandboxLevel::Files | SandboxLevel::Off => LimitedBy::Process,
     }
 }
 
@@ -165,7 +167,8 @@ mod tests {
             proven,
             not_stronger: refused,
         };
-        SettledSandbox::new(&pool.sandbox, &settled, Duration::from_millis(31))
+        let took = Duration::from_millis(31);
+        SettledSandbox::new(&pool.sandbox, &settled, LimitsBy::Watched, took)
     }
 
     #[test]
@@ -184,7 +187,7 @@ mod tests {
         for (settled, first, parts) in [
             (
                 settled("{level: auto}", Some((Level::Files, 4)), true),
-                "files (Landlock 4, seccomp; limits of each process), tested in 31 ms",
+                "files (Landlock 4, seccomp; limits watched), tested in 31 ms",
                 [
                     "why not stronger: AppArmor forbids it",
                     "stays open: the names, sizes",

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use agent_sandbox::{SetupError, SetupStep};
+use agent_sandbox::{RunLimit, SetupError, SetupStep};
 use pool_core::id::ProgrammerId;
 use pool_core::result::NetworkAttempts;
 use pool_core::sandbox::SandboxStatus;
 use pool_telemetry::catalog::{
-    SANDBOX_FAILURES, SANDBOX_INFO, SANDBOX_REFUSED_CONNECTIONS, SANDBOX_SETUP,
+    SANDBOX_FAILURES, SANDBOX_INFO, SANDBOX_LIMIT, SANDBOX_REFUSED_CONNECTIONS, SANDBOX_SETUP,
 };
 
 /// The sandbox of this process, for good.
@@ -26,6 +26,9 @@ impl SandboxInForce<'_> {
         SANDBOX_INFO.set_flag([level.as_str(), proc.as_str(), limits.as_str()], true);
         for step in SetupStep::ALL {
             SANDBOX_FAILURES.add([step.word()], 0);
+        }
+        for limit in RunLimit::ALL {
+            SANDBOX_LIMIT.add([limit.name()], 0);
         }
     }
 }
@@ -51,6 +54,19 @@ impl SetupFailed<'_> {
     pub(super) fn emit(&self) {
         SANDBOX_FAILURES.add([self.refused.step.word()], 1);
         tracing::debug!(refused = %self.refused, "the sandbox of a program could not be set up");
+    }
+}
+
+/// A run was ended because it used more than it may.
+pub(super) struct LimitExceeded {
+    pub(super) limit: RunLimit,
+}
+
+impl LimitExceeded {
+    pub(super) fn emit(&self) {
+        let limit = self.limit.name();
+        SANDBOX_LIMIT.add([limit], 1);
+        tracing::debug!(limit, "a run exceeded its limit");
     }
 }
 

@@ -50,7 +50,12 @@ pub fn run(pool: &Pool, directory: &Path, command: Vec<OsString>) -> anyhow::Res
     }
     Ok(match finished.exit {
         Exit::Status(status) => ExitCode::from(u8::try_from(status).unwrap_or(1)),
-        exit @ (Exit::Signal(_) | Exit::TimedOut | Exit::Silent | Exit::Done | Exit::Cancelled) => {
+        exit @ (Exit::Signal(_)
+        | Exit::TimedOut
+        | Exit::Silent
+        | Exit::Done
+        | Exit::Limit(_)
+        | Exit::Cancelled) => {
             eprintln!("the command {exit}");
             ExitCode::FAILURE
         }

@@ -13,6 +13,7 @@ mod outage_aider;
 mod refusals;
 mod repo;
 mod rig;
+mod run_limits;
 mod sandbox;
 mod signals;
 mod silence;

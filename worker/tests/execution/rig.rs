@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use worker::programmer::attempt::AttemptEnd;
 use worker::programmer::claim::{Claimed, read};
 use worker::programmer::workshop::{Attempts, Workshop};
+use worker::sandbox::SandboxLauncher;
 
 use crate::repo::Bench;
 use crate::support::sandbox;
@@ -44,12 +45,28 @@ impl Rig {
         Self::in_directory(bench, script, defaults, &work).await
     }
 
+    /// The same with another sandbox.
+    pub(crate) async fn in_sandbox(bench: Bench, script: &str, sandbox: SandboxLauncher) -> Self {
+        let work = bench.dir.path().join("work");
+        Self::build(bench, script, json!({}), &work, sandbox).await
+    }
+
     /// The same with another workspace directory than `work`.
     pub(crate) async fn in_directory(
         bench: Bench,
         script: &str,
         defaults: Value,
         work: &Path,
+    ) -> Self {
+        Self::build(bench, script, defaults, work, sandbox()).await
+    }
+
+    async fn build(
+        bench: Bench,
+        script: &str,
+        defaults: Value,
+        work: &Path,
+        sandbox: SandboxLauncher,
     ) -> Self {
         let llm = ScriptedLlm::start(Script::default(), 0)
             .await
@@ -66,7 +83,7 @@ impl Rig {
         let pool = pool_config::parse(&file.to_string(), Path::new("/pool.yaml"))
             .expect("a valid pool file");
         let programmer = pool.programmers[0].clone();
-        let workshop = Arc::new(Workshop::open(Arc::new(pool), sandbox()).expect("a workshop"));
+        let workshop = Arc::new(Workshop::open(Arc::new(pool), sandbox).expect("a workshop"));
         let attempts = workshop
             .attempts(programmer, None)
             .await
