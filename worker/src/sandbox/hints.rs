@@ -109,12 +109,27 @@ fn of_network(attempts: NetworkAttempts) -> Option<String> {
         names,
         local_ports,
     } = attempts;
-    if addresses > 0 || names > 0 {
+    let failed: Vec<String> = [
+        (
+            addresses,
+            "connection to another machine",
+            "connections to other machines",
+        ),
+        (
+            names,
+            "question to a name server",
+            "questions to name servers",
+        ),
+    ]
+    .into_iter()
+    .filter(|(count, ..)| *count > 0)
+    .map(|(count, one, many)| counted(count, one, many))
+    .collect();
+    if !failed.is_empty() {
         return Some(format!(
-            "agents and checks have no network: {} to other machines and {} to name servers failed; `sandbox.network: host` in the \
-             pool file opens the machine's network to them",
-            counted(addresses, "connection", "connections"),
-            counted(names, "question", "questions")
+            "agents and checks have no network, and {} failed; `sandbox.network: host` in the pool file opens the machine's network \
+             to them",
+            failed.join(" and ")
         ));
     }
     (local_ports > 0).then(|| {
@@ -193,8 +208,10 @@ impl Walls {
             .iter()
             .any(|guarded| path.starts_with(guarded) && Some(guarded) != self.home.as_ref());
         let kept = NEVER_SHARED.iter().any(|never| path.starts_with(never));
+        // `/mnt` and the like: much too much.
+        let whole = path.components().count() <= 2;
         let secret = path.components().any(|part| is_secret(part.as_os_str()));
-        !(holds_guarded || in_guarded || kept || secret)
+        !(holds_guarded || in_guarded || kept || whole || secret)
     }
 }
 
@@ -328,6 +345,7 @@ mod tests {
             "cat: ~/.ssh/id_rsa: No such file or directory",
             "cat: ~/conf/api.key: No such file or directory",
             "cat: /: Permission denied",
+            "mount: /mnt: permission denied.",
             "dial unix /run/docker.sock: connect: no such file or directory",
             "cat: /dev/sda: Permission denied",
             "touch: cannot touch '/usr/lib/x': Read-only file system",
@@ -358,7 +376,8 @@ mod tests {
         };
         let told = of_network(attempts(1, 4, 1)).unwrap_or_default();
         assert!(
-            told.contains("1 connection to other") && told.contains("network: host"),
+            told.contains("1 connection to another machine and 4 questions")
+                && told.contains("network: host"),
             "{told}"
         );
         let told = of_network(attempts(0, 0, 3)).unwrap_or_default();
