@@ -20,8 +20,13 @@ async fn two_levels() -> Pool {
     for (id, level) in LEVELS {
         pool.rewrite(&file.clone().set("sandbox.level", json!(level)));
         pool.start_worker(&["--programmers", id]);
+        // The worker has read its file by then.
+        pool.status_where("the programmer is idle", |status| {
+            let mut programmers = status.programmers().iter();
+            programmers.any(|one| one["id"] == id && one["state"] == "idle")
+        })
+        .await;
     }
-    pool.all_consume().await;
     pool
 }
 
