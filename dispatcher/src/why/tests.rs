@@ -355,7 +355,6 @@ fn everything_that_can_keep_a_programmer_is_told_with_its_detail() {
             Availability::Sandbox,
             Availability::Down,
             Availability::Unheard,
-            Availability::Idle,
         ],
     ]
     .concat()
