@@ -43,7 +43,7 @@ fn check_failed(llm: usize) -> Run {
 }
 
 #[test]
-fn what_passed_is_done_and_an_outage_hands_back() {
+fn what_passed_is_done_and_an_outage_or_a_missing_sandbox_hands_back() {
     assert_eq!(
         next_run(&[run(0, Some(0), RunEnd::Passed)], TWO),
         NextRun::Done,
@@ -61,6 +61,13 @@ fn what_passed_is_done_and_an_outage_hands_back() {
             next_run(&history, TWO),
             NextRun::HandBack(left.clone()),
             "whatever came before: {before:?}"
+        );
+        let mut history = before;
+        history.push(failed(0, ErrorKind::Sandbox));
+        assert_eq!(
+            next_run(&history, TWO),
+            NextRun::HandBack(failure(ErrorKind::Sandbox)),
+            "a machine without a sandbox says nothing about the task"
         );
     }
 }
@@ -240,7 +247,6 @@ fn every_other_failure_ends_the_attempt() {
         ErrorKind::AgentCrashed,
         ErrorKind::AgentFailed,
         ErrorKind::Limit,
-        ErrorKind::Sandbox,
         ErrorKind::LlmRateLimited,
         ErrorKind::LlmTimeout,
         ErrorKind::LlmUnavailable,
