@@ -108,9 +108,7 @@ fn end_of(output: &str) -> &str {
 fn refusal(line: &str) -> Option<Refusal> {
     let line = line.to_ascii_lowercase();
     let says = |words: &&str| contains_word(&line, words);
-    let known = WORDS
-        .iter()
-        .find(|(_, words)| words.iter().any(|word| says(word)));
+    let known = WORDS.iter().find(|(_, words)| words.iter().any(&says));
     known.map(|(how, _)| *how)
 }
 
