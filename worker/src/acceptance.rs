@@ -13,7 +13,7 @@ use pool_core::task::AcceptanceCheck;
 
 use crate::agent::absolute_path_entries;
 use crate::sandbox::{
-    CommandAccess, Exit, Finished, LaunchError, SandboxCommand, SandboxLauncher, Watch,
+    CommandAccess, Denials, Exit, Finished, LaunchError, SandboxCommand, SandboxLauncher, Watch,
 };
 use crate::workspace::{
     bound_git, failure, lay_over, make_directory, off_the_runtime, remove_tree,
@@ -27,6 +27,8 @@ const OUTPUT_TAIL_BYTES: usize = 4096;
 pub struct Checked {
     pub reports: Vec<CheckReport>,
     pub duration: Duration,
+    /// The refusals of the sandbox, with hints about the checks that failed.
+    pub denials: Denials,
     /// The first check that used more than a run may.
     pub exceeded: Option<CheckLimit>,
     /// The run was cancelled, so checks are missing.
@@ -89,6 +91,10 @@ pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
                 checked.cancelled = true;
                 checked.duration += took;
                 return Ok(checked);
+            }
+            if let Ok(finished) = finished {
+                let failed = finished.exit != Exit::Status(0);
+                checked.denials.add(&finished.denials, failed);
             }
             let mut report = report(check, timeout, finished);
             if report.exit_status == Some(0) || number == check.tries {

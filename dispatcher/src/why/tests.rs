@@ -114,6 +114,7 @@ impl World {
             gate,
             port: 0,
             worker: "worker h/1".to_owned(),
+            sandbox: None,
         };
         self.heard.seen.insert(id(programmer), seen);
     }
@@ -353,12 +354,11 @@ fn everything_that_can_keep_a_programmer_is_told_with_its_detail() {
             Availability::Broker,
             Availability::Down,
             Availability::Unheard,
-            Availability::Idle,
+            Availability::Sandbox,
         ],
     ]
     .concat()
     .into_iter()
-    .chain([Availability::Sandbox])
     .collect();
     assert_eq!(seen, all, "no state is left out");
 }

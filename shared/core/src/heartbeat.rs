@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::EmitterId;
 use crate::id::{LlmName, ProgrammerId, TaskId};
+use crate::sandbox::{self, SandboxStatus};
 use crate::time::Timestamp;
 
 /// Whether a programmer may take a task now.
@@ -120,6 +121,13 @@ pub struct Heartbeat {
     pub at_ms: u64,
     /// The programmers that the process holds.
     pub programmers: Vec<ProgrammerBeat>,
+    /// The sandbox of its agents and checks; absent for dispatchers and older workers.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "sandbox::if_known"
+    )]
+    pub sandbox: Option<SandboxStatus>,
     /// The process has just started: the others send a heartbeat at once, so that it can compare its clock.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub asks: bool,
@@ -138,8 +146,38 @@ impl Heartbeat {
             version,
             at_ms: at.0,
             programmers: Vec::new(),
+            sandbox: None,
             asks,
             ends: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_heartbeat_counts_without_a_sandbox_or_with_an_unknown_one() {
+        let known = json!({
+            "level": "files", "wanted": "auto", "landlock": 4, "proc": "shared", "limits": "watched", "network": "gateway"
+        });
+        let mut newer = known.clone();
+        newer["limits"] = json!("a word of tomorrow");
+        for (sandbox, read) in [(None, false), (Some(newer), false), (Some(known), true)] {
+            let mut beat = json!(Heartbeat::greeting(
+                EmitterId::from_u128(1),
+                "worker h/1",
+                Timestamp(1),
+                false
+            ));
+            if let Some(sandbox) = &sandbox {
+                beat["sandbox"] = sandbox.clone();
+            }
+            let beat: Heartbeat = serde_json::from_value(beat).expect("a heartbeat");
+            assert_eq!(beat.sandbox.is_some(), read, "{sandbox:?}");
         }
     }
 }

@@ -23,6 +23,7 @@ pub mod progress;
 pub mod result;
 pub mod routing;
 pub mod rules;
+pub mod sandbox;
 mod secret;
 pub mod source;
 pub mod state;

@@ -347,31 +347,31 @@ pub struct Workspace {
     pub fetch_timeout: Duration,
 }
 
-/// How far agents and checks are locked in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[schemars(inline)]
-pub enum SandboxLevel {
-    /// The strongest level that works on the worker's machine: `strict` or else `files`.
-    Auto,
-    /// Namespaces: the agent sees its worktree and what it needs to run, and reaches only its gateway.
-    Strict,
-    /// Landlock: files as with `strict`, but without a network, processes and a `/tmp` of its own.
-    Files,
-    /// No kernel sandbox: limits, time-outs and a cleared environment only.
-    Off,
-}
+crate::words!(
+    /// How far agents and checks are locked in.
+    #[schemars(inline)]
+    pub enum SandboxLevel {
+        /// The strongest level that works on the worker's machine: `strict` or else `files`.
+        Auto = "auto",
+        /// Namespaces: the agent sees its worktree and what it needs to run, and reaches only its gateway.
+        Strict = "strict",
+        /// Landlock: files as with `strict`, but without a network, processes and a `/tmp` of its own.
+        Files = "files",
+        /// No kernel sandbox: limits, time-outs and a cleared environment only.
+        Off = "off",
+    }
+);
 
-/// The network of agents and checks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[schemars(inline)]
-pub enum SandboxNetwork {
-    /// The gateway of the agent's LLMs, and nothing else.
-    Gateway,
-    /// The network of the worker's machine.
-    Host,
-}
+crate::words!(
+    /// The network of agents and checks.
+    #[schemars(inline)]
+    pub enum SandboxNetwork {
+        /// The gateway of the agent's LLMs, and nothing else.
+        Gateway = "gateway",
+        /// The network of the worker's machine.
+        Host = "host",
+    }
+);
 
 /// Section `sandbox`.
 #[derive(Debug, Clone)]

@@ -2,11 +2,13 @@
 //! it on to the submitter's reply queue.
 
 mod fit;
+mod sandbox;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use fit::{MAX_RESULT_BYTES, lower_limit};
+pub use sandbox::{NetworkAttempts, SandboxReport};
 
 use crate::id::{AttemptId, LlmName, ProgrammerId, TaskId};
 use crate::money::MicroUsd;
@@ -385,6 +387,9 @@ pub struct ResultMessage {
     /// Why the task did not succeed; absent when it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<TaskFailure>,
+    /// The refusals of the sandbox; absent if there were none.
+    #[serde(default, skip_serializing_if = "SandboxReport::is_nothing")]
+    pub sandbox: SandboxReport,
     /// The last lines that the agent printed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub log_tail: String,
@@ -432,6 +437,7 @@ impl ResultMessage {
             usage: Usage::default(),
             timings: Timings::default(),
             error: Some(error),
+            sandbox: SandboxReport::default(),
             log_tail: String::new(),
             texts_truncated: false,
             task: None,

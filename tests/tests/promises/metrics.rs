@@ -204,7 +204,14 @@ async fn processes_tell_all_that_is_documented_and_what_they_count_adds_up() {
     );
     let mut pool = Pool::set_up_shared(&file).await;
     let agent = agent(&pool.signs().join("broken-once"));
-    pool.rewrite(&file.command(&agent.iter().map(String::as_str).collect::<Vec<_>>()));
+    // With the layers, so that their metrics exist.
+    let calling = program("calling-agent");
+    let sandbox = json!({"level": "auto", "read": [calling], "write": ["../signs"]});
+    pool.rewrite(
+        &file
+            .with("sandbox", sandbox)
+            .command(&agent.iter().map(String::as_str).collect::<Vec<_>>()),
+    );
     pool.start_dispatcher().await;
     let mut processes = vec![pool.api()];
     pool.start_dispatcher().await;

@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 
 use crate::launch::{SandboxStage, refuse};
 use crate::message::{AtStep as _, SetupError, SetupStep, StageMessage};
+use crate::network::{self, NetworkAttempts};
 use crate::spawn::{Spawn, spawn};
 use crate::watch::LimitWatch;
 use crate::{filter, processes, rights, rules, show, view};
@@ -111,6 +112,7 @@ impl Init {
                 .as_mut()
                 .and_then(|watch| watch.exceeded(processes::of_namespace, urgent))
             {
+                self.report_network();
                 self.stage.report(&StageMessage::Ended {
                     status: None,
                     signal: Some(Signal::SIGKILL as i32),
@@ -118,6 +120,14 @@ impl Init {
                 });
                 std::process::exit(1)
             }
+        }
+    }
+
+    /// The counters of the machine's own network tell nothing about the run.
+    fn report_network(&self) {
+        let attempts = network::attempts();
+        if self.stage.plan.layers.own_network && attempts != NetworkAttempts::default() {
+            self.stage.report(&StageMessage::NetworkAttempts(attempts));
         }
     }
 
@@ -134,6 +144,7 @@ impl Init {
             };
             if pid == self.program && !*ended {
                 *ended = true;
+                self.report_network();
                 self.stage.report(&StageMessage::Ended {
                     status,
                     signal,

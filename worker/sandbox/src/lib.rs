@@ -43,6 +43,7 @@ use std::ffi::{OsStr, OsString};
 pub use exceeded::{Exceeded, RunLimit};
 pub use launch::{Launched, launch};
 pub use message::{SetupError, SetupStep, StageMessage, receive, receive_bytes, send_bytes};
+pub use network::NetworkAttempts;
 pub use plan::{Layers, Level, Plan, RunLimits};
 pub use rights::hide_process;
 pub use rules::landlock_abi;

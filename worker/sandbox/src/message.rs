@@ -13,6 +13,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use crate::exceeded::Exceeded;
+use crate::network::NetworkAttempts;
 
 /// The longest message. The texts of messages are short.
 const LONGEST: usize = 16 * 1024;
@@ -29,6 +30,8 @@ pub enum StageMessage {
     Refused(SetupError),
     /// The layers are in place, but the program could not be started.
     NotStarted(String),
+    /// The connections that the run tried in vain. It comes before [`Self::Ended`], if there was anything.
+    NetworkAttempts(NetworkAttempts),
     /// The program ended. Other processes of the run may still be alive.
     Ended {
         status: Option<i32>,
@@ -82,6 +85,34 @@ pub enum SetupStep {
     Rights,
     Landlock,
     Seccomp,
+}
+
+impl SetupStep {
+    /// In the order of a set-up.
+    pub const ALL: [Self; 8] = [
+        Self::Plan,
+        Self::Namespaces,
+        Self::Network,
+        Self::View,
+        Self::Proc,
+        Self::Rights,
+        Self::Landlock,
+        Self::Seccomp,
+    ];
+
+    /// The word in metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Plan => "plan",
+            Self::Namespaces => "namespaces",
+            Self::Network => "network",
+            Self::View => "view",
+            Self::Proc => "proc",
+            Self::Rights => "rights",
+            Self::Landlock => "landlock",
+            Self::Seccomp => "seccomp",
+        }
+    }
 }
 
 impl std::fmt::Display for SetupStep {

@@ -256,8 +256,14 @@ impl Running {
         let Some(launched) = &self.0 else {
             return Ok(None);
         };
-        wait_for(&launched.messages)?;
-        receive(&launched.messages)
+        loop {
+            wait_for(&launched.messages)?;
+            match receive(&launched.messages)? {
+                // The program tried a port that is not in its network.
+                Some((StageMessage::NetworkAttempts(_), _)) => {}
+                other => return Ok(other),
+            }
+        }
     }
 
     /// Waits until the program runs. Returns the gateway's listener if it was made inside.
@@ -298,7 +304,10 @@ fn failure(message: StageMessage) -> ProbeFailure {
         StageMessage::NotStarted(problem) => {
             format!("the program of the self-test did not start: {problem}")
         }
-        StageMessage::Listening | StageMessage::Started | StageMessage::Ended { .. } => {
+        StageMessage::Listening
+        | StageMessage::Started
+        | StageMessage::NetworkAttempts(_)
+        | StageMessage::Ended { .. } => {
             format!("the self-test ended in an unexpected way: {message:?}")
         }
     };

@@ -8,7 +8,7 @@ use pool_core::money::MicroUsd;
 use proptest::prelude::*;
 
 use super::*;
-use crate::sandbox::CommandOutput;
+use crate::sandbox::{CommandOutput, Denials};
 use llm_gateway::class::{Cap, Cut};
 use llm_gateway::permits::{Unavailable, UnavailableReason};
 
@@ -32,6 +32,7 @@ fn run(exit: Exit, evidence: AgentEvidence) -> AgentRun {
         output: CommandOutput::new(0),
         evidence,
         duration: Duration::from_secs(7),
+        denials: Denials::default(),
     }
 }
 

@@ -23,8 +23,8 @@ use pool_core::result::{ErrorKind, TaskFailure};
 use pool_core::source::RelativePath;
 
 use crate::sandbox::{
-    CommandAccess, CommandOutput, Exit, Finished, LaunchError, SandboxCommand, SandboxLauncher,
-    Watch,
+    CommandAccess, CommandOutput, Denials, Exit, Finished, LaunchError, SandboxCommand,
+    SandboxLauncher, Watch,
 };
 use crate::workspace::{Directory, bound_git, failure, off_the_runtime};
 
@@ -76,6 +76,8 @@ pub struct AgentRun {
     pub output: CommandOutput,
     pub evidence: AgentEvidence,
     pub duration: Duration,
+    /// The refusals of the sandbox.
+    pub denials: Denials,
 }
 
 impl AgentRun {
@@ -85,6 +87,7 @@ impl AgentRun {
             output: finished.output,
             evidence,
             duration: finished.duration,
+            denials: finished.denials,
         }
     }
 }

@@ -6,7 +6,7 @@ use futures_util::future::{BoxFuture, FutureExt, ready};
 use pool_core::result::TaskFailure;
 
 use super::{AgentEvidence, AgentRun, CodingAgent, Job};
-use crate::sandbox::{CommandOutput, Exit, SandboxLauncher, Watch};
+use crate::sandbox::{CommandOutput, Denials, Exit, SandboxLauncher, Watch};
 
 pub(super) struct Noop;
 
@@ -23,6 +23,7 @@ impl CodingAgent for Noop {
             output,
             evidence: AgentEvidence::None,
             duration,
+            denials: Denials::default(),
         }))
         .boxed()
     }

@@ -233,6 +233,11 @@ impl Attempts {
             acceptance: findings.checks,
             usage,
             timings: findings.timings,
+            sandbox: findings.denials.report(
+                error
+                    .as_ref()
+                    .is_some_and(|error| may_be_refused(error.kind)),
+            ),
             error,
             log_tail: findings.log_tail,
             texts_truncated: false,
@@ -248,6 +253,21 @@ impl Attempts {
             }),
         }
     }
+}
+
+/// Whether the sandbox may be the cause of such a failure, because a program of the task did not do its work.
+fn may_be_refused(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::AgentConfig
+            | ErrorKind::AgentTimeout
+            | ErrorKind::AgentSilent
+            | ErrorKind::AgentCrashed
+            | ErrorKind::AgentFailed
+            | ErrorKind::NoChange
+            | ErrorKind::AcceptanceFailed
+            | ErrorKind::TaskTimeout
+    )
 }
 
 fn out_of_time(limit: Duration) -> TaskFailure {

@@ -19,7 +19,8 @@ use super::telemetry::RunEnded;
 use super::workshop::Attempts;
 use crate::acceptance::{CheckEnvironment, CheckLimit, Checked, run_checks};
 use crate::agent::{AgentRun, Edit, Job, judge, no_llm_left, silent};
-use crate::sandbox::{CommandAccess, Exit, GatewayServer, LastWords, Watch};
+use crate::sandbox::telemetry::ConnectionsRefused;
+use crate::sandbox::{CommandAccess, Denials, Exit, GatewayServer, LastWords, Watch};
 use crate::workspace::{Credit, KEPT_DAYS, RepositoryHandle, Worktree, WorktreeChanges};
 use llm_gateway::class::CallClass;
 use llm_gateway::permits::Permits;
@@ -45,6 +46,8 @@ pub(super) struct Findings {
     /// The changes in the worktree. `checks` are the reports on them.
     pub(super) changes: WorktreeChanges,
     pub(super) checks: Vec<CheckReport>,
+    /// The refusals of the sandbox in all runs, with hints about the last one.
+    pub(super) denials: Denials,
     pub(super) commit: Option<KeptCommit>,
 }
 
@@ -198,6 +201,10 @@ impl Work<'_> {
         // This comes first: the money is spent, however the run is judged.
         findings.calls.extend(record.calls.iter().cloned());
         findings.timings.llm_ms = millis(llm_time(&findings.calls));
+        findings.denials.hints.clear();
+        if let Ok(run) = &ran {
+            self.note(&run.denials, findings);
+        }
         let end = match ran {
             Ok(run) => self.end_of(&run, &record, &assignment.kept, findings).await,
             Err(failure) => Err(failure),
@@ -382,6 +389,7 @@ impl Work<'_> {
         }
         let checked = self.run_checks(checks).await?;
         findings.timings.acceptance_ms += millis(checked.duration);
+        self.note(&checked.denials, findings);
         let failed = checked.failed().map(|report| report.name.clone());
         let (cut_short, over) = (checked.cancelled, checked.exceeded);
         findings.checks = checked.reports;
@@ -427,6 +435,15 @@ impl Work<'_> {
         let checked = run_checks(checks, &workshop.pool.acceptance, &place, renew, watch).await;
         self.step(self.worktree.drop_checkout(&checkout)).await?;
         checked
+    }
+
+    fn note(&self, denials: &Denials, findings: &mut Findings) {
+        findings.denials.add(denials, true);
+        ConnectionsRefused {
+            programmer: &self.attempts.programmer.id,
+            attempts: denials.network,
+        }
+        .emit();
     }
 
     /// Observes the agent, or a check.

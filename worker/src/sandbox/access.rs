@@ -15,6 +15,7 @@ use agent_sandbox::{Layers, Level, Plan, RunLimits};
 use pool_core::pool::{self, Pool, SandboxLevel, SandboxNetwork};
 
 use super::SandboxCommand;
+use super::hints::Walls;
 use super::trust::{Guarded, all_real, can_be_hidden, guarded, real, refuse_too_much};
 
 /// Package managers that retry for a minute where there is no network.
@@ -105,7 +106,16 @@ impl Confinement {
         self.layers.level == Level::Strict && self.layers.own_network
     }
 
-    pub(super) fn plan(&self, command: &SandboxCommand) -> Plan {
+    /// The layers of a command, with what they must keep.
+    pub(super) fn walls(&self, command: &SandboxCommand) -> Walls {
+        Walls {
+            plan: self.plan(command),
+            guarded: self.trust.guarded.clone(),
+            home: std::env::var_os("HOME").map(PathBuf::from),
+        }
+    }
+
+    fn plan(&self, command: &SandboxCommand) -> Plan {
         let access = &command.access;
         let shown = self.programs(command);
         let mut read = self.read.clone();
@@ -198,8 +208,8 @@ pub enum SettleError {
     #[error("{0}")]
     Unavailable(LevelUnavailable),
     #[error(
-        "neither level of the sandbox works on this machine. {strict}. {files}. Or write `sandbox: {{level: \"off\"}}`, if the \
-         worker runs in a virtual machine of its own"
+        "neither level of the sandbox works on this machine:\n- {strict}\n- {files}\nIf the worker runs in a virtual machine of \
+         its own, write `sandbox: {{level: \"off\"}}` in the pool file"
     )]
     Nothing {
         strict: LevelUnavailable,
@@ -223,16 +233,6 @@ pub struct SettledLevel {
     /// None: the level is `off`.
     pub proven: Option<Proven>,
     pub not_stronger: Option<LevelUnavailable>,
-}
-
-impl SettledLevel {
-    /// Whether agents and checks reach nothing but their own files and their gateway.
-    pub fn is_full(&self) -> bool {
-        self.level == SandboxLevel::Strict
-            && self
-                .proven
-                .is_some_and(|proven| proven.own_proc && !proven.layers.opens_network())
-    }
 }
 
 /// Tries the level of the pool file on this machine, with a worktree in its workspace directory.
@@ -296,32 +296,6 @@ fn patiently(
 )]
 fn pause(tries: u32) {
     std::thread::sleep(Duration::from_millis(250) * tries);
-}
-
-impl fmt::Display for SettledLevel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(proven) = &self.proven else {
-            return f.write_str("off: agents and checks have all rights of this user");
-        };
-        let landlock = match proven.layers.landlock {
-            0 => String::new(),
-            abi => format!("Landlock {abi}, "),
-        };
-        match proven.layers.level {
-            Level::Strict => write!(f, "strict (namespaces, {landlock}seccomp)")?,
-            Level::Files => write!(f, "files ({landlock}seccomp)")?,
-        }
-        if proven.layers.opens_network() {
-            f.write_str("; agents and checks use the machine's network")?;
-        }
-        if proven.layers.level == Level::Strict && !proven.own_proc {
-            f.write_str("; names of processes of this container are visible")?;
-        }
-        if let Some(stronger) = &self.not_stronger {
-            write!(f, "; {stronger}")?;
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

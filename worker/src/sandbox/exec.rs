@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use agent_sandbox::processes::{descendants, others_than_stages, signal_all};
 use agent_sandbox::{
-    Exceeded, Launched, Level, Plan, SetupError, Spawn, StageMessage, hide_process, launch,
-    receive, send_bytes, spawn,
+    Exceeded, Launched, Level, NetworkAttempts, Plan, SetupError, Spawn, StageMessage,
+    hide_process, launch, receive, send_bytes, spawn,
 };
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -173,6 +173,8 @@ impl HelperArguments {
             signal,
             stragglers,
             limit: family.limit,
+            setup: family.setup,
+            network: family.network,
         })
     }
 
@@ -230,6 +232,10 @@ struct Family {
     /// The limit of the run that was exceeded.
     limit: Option<Exceeded>,
     limiter: Limiter,
+    /// How long the layers took until the program ran.
+    setup: Option<Duration>,
+    /// The connections that the run tried in vain.
+    network: NetworkAttempts,
     /// The program's exit status or signal, once it has ended.
     ended: Option<(Option<i32>, Option<i32>)>,
 }
@@ -257,6 +263,8 @@ impl Family {
             stages: None,
             limit: None,
             limiter,
+            setup: None,
+            network: NetworkAttempts::default(),
             ended: None,
         })
     }
@@ -274,6 +282,7 @@ impl Family {
             self.program = Some(started.map_err(ExecError::Start)?);
             return self.limiter.started().map_err(ExecError::Start);
         };
+        let begin = Instant::now();
         let Launched { pid, messages } =
             launch(plan, argv, std::env::vars_os().collect()).map_err(ExecError::Start)?;
         self.program = Some(pid);
@@ -287,9 +296,16 @@ impl Family {
                     return Err(ExecError::Refused(refused));
                 }
                 Some((StageMessage::NotStarted(why), _)) => return Err(ExecError::NotStarted(why)),
-                Some((StageMessage::Started | StageMessage::Ended { .. }, _)) | None => break,
+                Some((
+                    StageMessage::Started
+                    | StageMessage::NetworkAttempts(_)
+                    | StageMessage::Ended { .. },
+                    _,
+                ))
+                | None => break,
             }
         }
+        self.setup = Some(begin.elapsed());
         // A stage that hangs in the kernel must not hold this process up.
         set_socket_timeout(&messages, Timeout::Recv, Some(KILL_LIMIT))
             .map_err(|error| ExecError::Start(error.into()))?;
@@ -321,6 +337,7 @@ impl Family {
                 self.ended = Some((status, signal));
                 self.limit = limit;
             }
+            Some(Ok(Some((StageMessage::NetworkAttempts(attempts), _)))) => self.network = attempts,
             // The end of the stages shows in `reap`.
             Some(Ok(None) | Err(_)) => self.stages = None,
             Some(Ok(Some(_))) | None => {}

@@ -21,14 +21,18 @@
 
 pub mod access;
 pub mod cgroup;
+mod denials;
 pub mod exec;
 mod health;
+mod hints;
 mod last_event;
 mod life;
 mod limits;
 mod output;
 mod report;
 mod run;
+pub mod settled;
+pub(crate) mod telemetry;
 pub mod trial;
 pub(crate) mod trust;
 
@@ -38,19 +42,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_sandbox::SetupError;
 use agent_sandbox::toolchains::{self, ThisMachine};
-use agent_sandbox::{Exceeded, Layers, Level, Plan, RunLimits, SetupError, landlock_abi};
+use agent_sandbox::{Exceeded, Layers, Level, Plan, RunLimits, landlock_abi};
 use pool_core::pool::{self, LastEvent, Pool, SandboxLevel};
 use tokio_util::sync::CancellationToken;
 
 pub use access::{CommandAccess, GatewayServer};
 pub use cgroup::LimitsBy;
 pub use health::{FIRST_WAIT, SandboxHealth};
+pub use hints::Denials;
 pub use output::CommandOutput;
 
-use access::{Confinement, SettledLevel};
+use access::Confinement;
 use cgroup::Delegation;
+use hints::Walls;
 use limits::HelperOrder;
+use telemetry::{LayersSetUp, LimitExceeded, SetupFailed};
 use trust::Guarded;
 
 /// How long after SIGTERM the remaining processes get SIGKILL.
@@ -80,9 +88,8 @@ pub struct SandboxLauncher {
 
 impl SandboxLauncher {
     /// The running worker itself is the helper. `/proc/self/exe` stays right if the file is
-    /// replaced. `settled` has the layers that the self-test has proven.
-    pub fn new(pool: &Pool, settled: &SettledLevel) -> Self {
-        let layers = settled.proven.map(|proven| proven.layers);
+    /// replaced. `layers` are those that the self-test has proven.
+    pub fn new(pool: &Pool, layers: Option<Layers>) -> Self {
         let helper = PathBuf::from("/proc/self/exe");
         Self {
             groups: cgroup::delegation().ok(),
@@ -142,19 +149,18 @@ impl SandboxLauncher {
             .is_some_and(Confinement::gives_own_network)
     }
 
-    /// The rights that the kernel layers leave to this command; None: there are none.
-    fn plan(&self, command: &SandboxCommand) -> Option<Plan> {
-        Some(self.confinement.as_ref()?.plan(command))
+    /// The kernel layers of this command; None: there are none.
+    fn walls(&self, command: &SandboxCommand) -> Option<Walls> {
+        Some(self.confinement.as_ref()?.walls(command))
     }
 
     /// What the helper needs to know about this command.
-    fn order(&self, command: &SandboxCommand) -> HelperOrder {
+    fn order(&self, command: &SandboxCommand, plan: Option<Plan>) -> HelperOrder {
         let limits = RunLimits {
             memory_bytes: self.limits.max_total_memory_bytes,
             processes: self.limits.max_processes,
             disk_bytes: self.limits.max_disk_bytes,
         };
-        let plan = self.plan(command);
         let mut write = vec![command.cwd.clone()];
         write.extend(command.access.write.iter().cloned());
         HelperOrder {
@@ -193,8 +199,20 @@ impl SandboxLauncher {
         watch: &Watch,
     ) -> Result<Finished, LaunchError> {
         let finished = run::run(self, command, watch).await;
-        if let Err(error @ LaunchError::Sandbox(_)) = &finished {
-            self.health.broke(error.to_string());
+        match &finished {
+            Ok(finished) => {
+                if let Some(took) = finished.setup {
+                    LayersSetUp { took }.emit();
+                }
+                if let Exit::Limit(Exceeded { limit, .. }) = finished.exit {
+                    LimitExceeded { limit }.emit();
+                }
+            }
+            Err(error @ LaunchError::Sandbox(refused)) => {
+                SetupFailed { refused }.emit();
+                self.health.broke(error.to_string());
+            }
+            Err(_) => {}
         }
         finished
     }
@@ -304,6 +322,10 @@ pub struct Finished {
     pub duration: Duration,
     /// The number of processes that outlived the program and were killed.
     pub stragglers: usize,
+    /// How long the kernel layers took until the program ran; None: there are none.
+    pub setup: Option<Duration>,
+    /// The refusals of the kernel layers.
+    pub denials: Denials,
 }
 
 /// Why a command never ran.

@@ -1,6 +1,8 @@
 //! The helper's messages to the worker over the line: JSON objects, one on each line.
 
-use agent_sandbox::{Exceeded, SetupError};
+use std::time::Duration;
+
+use agent_sandbox::{Exceeded, NetworkAttempts, SetupError};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +21,10 @@ pub(super) enum HelperReport {
         /// The limit of the run that ended it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         limit: Option<Exceeded>,
+        /// How long the kernel layers took until the program ran; None: there are none.
+        setup: Option<Duration>,
+        /// The connections that the run tried in vain.
+        network: NetworkAttempts,
     },
     /// The program never ran; the text says why.
     Failed(String),

@@ -7,9 +7,10 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use agent_sandbox::processes::{session_of, signal_all};
-use agent_sandbox::receive_bytes;
+use agent_sandbox::{Plan, receive_bytes};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use pool_core::result::NetworkAttempts;
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::unix::pipe;
 use tokio::net::{UnixStream, unix};
@@ -17,11 +18,12 @@ use tokio::process::Child;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::cgroup::RunGroup;
+use super::hints;
 use super::last_event::Finder;
 use super::life::ProcessorSample;
 use super::report::HelperReport;
 use super::{
-    CommandOutput, Exit, Finished, GRACE, GatewayServer, HELPER_COMMAND, LaunchError,
+    CommandOutput, Denials, Exit, Finished, GRACE, GatewayServer, HELPER_COMMAND, LaunchError,
     SandboxCommand, SandboxLauncher, Watch,
 };
 
@@ -45,7 +47,9 @@ pub(super) async fn run(
     watch: &Watch,
 ) -> Result<Finished, LaunchError> {
     let begin = Instant::now();
-    let started = start(sandbox, &command).map_err(|source| LaunchError::Helper {
+    let walls = sandbox.walls(&command);
+    let plan = walls.as_ref().map(|walls| walls.plan.clone());
+    let started = start(sandbox, &command, plan).map_err(|source| LaunchError::Helper {
         helper: sandbox.helper.clone(),
         source,
     })?;
@@ -79,6 +83,7 @@ pub(super) async fn run(
         output.push(note.as_bytes());
         (watch.listen)(note.as_bytes());
     }
+    let (setup, network) = traces(report.as_ref());
     let (exit, stragglers) = match (stopped, report) {
         (_, Some(HelperReport::Failed(problem))) => {
             return Err(LaunchError::Program {
@@ -118,12 +123,37 @@ pub(super) async fn run(
             return Err(LaunchError::NoReport(format!("{status:?}")));
         }
     };
+    let duration = begin.elapsed();
+    let hints = match walls {
+        Some(walls) => hints::look(walls, exit, &output).await,
+        None => Vec::new(),
+    };
     Ok(Finished {
         exit,
         output,
-        duration: begin.elapsed(),
+        duration,
         stragglers,
+        setup,
+        denials: Denials { network, hints },
     })
+}
+
+/// How long the layers took, and what the run tried to reach.
+fn traces(report: Option<&HelperReport>) -> (Option<Duration>, NetworkAttempts) {
+    let Some(HelperReport::Ended { setup, network, .. }) = report else {
+        return (None, NetworkAttempts::default());
+    };
+    let agent_sandbox::NetworkAttempts {
+        addresses,
+        names,
+        local_ports,
+    } = *network;
+    let network = NetworkAttempts {
+        addresses,
+        names,
+        local_ports,
+    };
+    (*setup, network)
 }
 
 fn program(command: &SandboxCommand) -> String {
@@ -134,10 +164,14 @@ fn program(command: &SandboxCommand) -> String {
         .unwrap_or_default()
 }
 
-fn start(sandbox: &SandboxLauncher, command: &SandboxCommand) -> io::Result<Started> {
+fn start(
+    sandbox: &SandboxLauncher,
+    command: &SandboxCommand,
+    plan: Option<Plan>,
+) -> io::Result<Started> {
     let (line, helper_line) = std::os::unix::net::UnixStream::pair()?;
     line.set_nonblocking(true)?;
-    let order = sandbox.order(command);
+    let order = sandbox.order(command, plan);
     let group = order.group.clone();
     let user_processes = sandbox.user_processes(&order);
     let order = serde_json::to_vec(&order)?;

@@ -7,11 +7,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use agent_sandbox::Layers;
 use anyhow::{Context as _, bail};
 use pool_core::pool::Pool;
 use tokio_util::sync::CancellationToken;
 
-use super::access::SettledLevel;
 use super::trust::{guarded, shows};
 use super::{Exit, SandboxLauncher, Watch};
 use crate::acceptance::CheckEnvironment;
@@ -23,7 +23,7 @@ use crate::workspace::{make_directory, remove_tree};
 /// If the command does not start, or the directory holds what programs must not see.
 pub fn run(
     pool: &Pool,
-    settled: &SettledLevel,
+    layers: Option<Layers>,
     directory: &Path,
     command: Vec<OsString>,
 ) -> anyhow::Result<ExitCode> {
@@ -39,7 +39,7 @@ pub fn run(
     }
     let scratch = std::env::temp_dir().join(format!("worker-sandbox-{}", std::process::id()));
     make_directory(&scratch).context("cannot make a temporary home")?;
-    let sandbox = SandboxLauncher::new(pool, settled);
+    let sandbox = SandboxLauncher::new(pool, layers);
     let place = CheckEnvironment {
         worktree: &worktree,
         scratch: &scratch,
@@ -57,7 +57,12 @@ pub fn run(
         .build()?;
     let finished = runtime.block_on(sandbox.run(command, &watch));
     remove_tree(&scratch).context("cannot remove the temporary home")?;
-    Ok(match finished?.exit {
+    let finished = finished?;
+    let failed = finished.exit != Exit::Status(0);
+    for hint in finished.denials.report(failed).hints {
+        eprintln!("hint: {hint}");
+    }
+    Ok(match finished.exit {
         Exit::Status(status) => ExitCode::from(u8::try_from(status).unwrap_or(1)),
         exit @ (Exit::Signal(_)
         | Exit::TimedOut

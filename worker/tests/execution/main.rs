@@ -8,6 +8,7 @@ mod blocking;
 mod check_tree;
 mod checks;
 mod codex_claude;
+mod denials;
 mod evidence;
 mod false_successes;
 mod git_bounds;

@@ -28,6 +28,7 @@ fn largest() -> ResultMessage {
         .collect();
     result.patch = Some(WORST.repeat(crate::result::MAX_PATCH_BYTES));
     result.log_tail = WORST.repeat(4096);
+    result.sandbox.hints = vec![WORST.repeat(512); 8];
     result.task = TaskMessage::parse(task.as_bytes(), Timestamp(0))
         .ok()
         .map(Box::new);
