@@ -12,7 +12,9 @@ fn found(output: &str) -> Vec<(&str, Refusal)> {
 /// The words are those of the programs.
 #[test]
 fn the_output_of_many_tools_names_the_path_and_how_it_was_refused() {
-    let table: &[(&str, &str, &[(&str, Refusal)])] = &[
+    /// A tool, what it prints, and what it says by that.
+    type Row = (&'static str, &'static str, &'static [(&'static str, Refusal)]);
+    let table: &[Row] = &[
         (
             "coreutils",
             "cat: /home/u/data.txt: No such file or directory\n",

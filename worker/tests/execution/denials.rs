@@ -15,6 +15,7 @@ const SCRIPT: &str = "(exec 3<>/dev/tcp/10.1.2.3/80) 2>/dev/null
     (exec 3<>/dev/udp/127.0.0.1/53; echo where >&3) 2>/dev/null
     cat";
 
+#[expect(clippy::expect_used, reason = "a helper that fails fails the test")]
 async fn run(level: SandboxLevel, network: SandboxNetwork, file: &Path) -> Finished {
     let mut limits = limits();
     (limits.level, limits.network) = (level, network);
