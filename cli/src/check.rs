@@ -134,6 +134,7 @@ fn pool_json(pool: &Pool, routes: &Routes, llms: Option<&[LlmReport]>) -> Value 
         "config_hash": config_hash(pool),
         "programmers": programmers.collect::<Vec<_>>(),
         "routes": routes.collect::<Vec<_>>(),
+        "sandbox": {"level": pool.sandbox.level, "network": pool.sandbox.network},
     });
     if let Some(llms) = llms {
         whole["llms"] = llms.iter().map(llm_json).collect();

@@ -6,7 +6,7 @@ use pool_api::format::{counted, duration, tokens};
 use pool_api::tasks::{Stage, TaskView};
 use pool_api::why::Why;
 use pool_core::id::TaskId;
-use pool_core::result::{ResultMessage, Status, Usage};
+use pool_core::result::{NetworkAttempts, ResultMessage, Status, Usage};
 use pool_core::task::{Limits, Priority, TaskMessage};
 use serde_json::json;
 
@@ -96,7 +96,7 @@ fn text(view: &TaskView) -> String {
     let printed = view
         .result
         .as_ref()
-        .map(|result| checks(result) + &output(result))
+        .map(|result| hints(result) + &checks(result) + &output(result))
         .unwrap_or_default();
     plain(&format!("{}\n{lines}{task}{printed}", view.id))
 }
@@ -140,7 +140,7 @@ fn of_task(task: &TaskMessage) -> [(&'static str, Option<String>); 6] {
     ]
 }
 
-fn of_result(result: &ResultMessage) -> [(&'static str, Option<String>); 8] {
+fn of_result(result: &ResultMessage) -> [(&'static str, Option<String>); 9] {
     let llm = |llm| {
         if result.used_backup {
             format!("{llm} (backup)")
@@ -162,6 +162,7 @@ fn of_result(result: &ResultMessage) -> [(&'static str, Option<String>); 8] {
         ("branch", result.branch.as_ref().map(ToString::to_string)),
         ("commit", result.commit.as_ref().map(ToString::to_string)),
         ("files", Some(files(result))),
+        ("refused", attempts(result)),
         (
             "error",
             result
@@ -198,6 +199,36 @@ fn used(usage: &Usage) -> String {
     )
 }
 
+/// The likely causes of the failure.
+pub(super) fn hints(result: &ResultMessage) -> String {
+    let hint = |hint: &String| format!("hint: {hint}\n");
+    let lines: String = result.sandbox.hints.iter().map(hint).collect();
+    if lines.is_empty() {
+        return lines;
+    }
+    format!("\n{lines}")
+}
+
+/// Connections that the sandbox did not let through.
+fn attempts(result: &ResultMessage) -> Option<String> {
+    let NetworkAttempts {
+        addresses,
+        names,
+        local_ports,
+    } = result.sandbox.network_attempts;
+    let parts = [
+        (addresses, "to other machines"),
+        (names, "questions to name servers"),
+        (local_ports, "to local ports without a server"),
+    ];
+    let parts: Vec<String> = parts
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
 /// The end of the agent's output, for a task that did not succeed.
 fn output(result: &ResultMessage) -> String {
     let tail = result.log_tail.trim_end();
@@ -222,8 +253,12 @@ fn checks(result: &ResultMessage) -> String {
         } else {
             &check.output_tail
         };
+        let tries = match check.tries {
+            1 => String::new(),
+            several => format!(", {several} tries"),
+        };
         format!(
-            "\ncheck {}: {ended}, {}\n{output}",
+            "\ncheck {}: {ended}{tries}, {}\n{output}",
             check.name,
             duration(check.duration_ms)
         )

@@ -11,10 +11,12 @@ use pool_api::pool::{BreakerState, PoolStatus};
 use pool_api::status::{ProgrammerState, ProgrammerStatus};
 use pool_core::heartbeat::ShutReason;
 use pool_core::pause::{Pause, Target};
+use pool_core::sandbox::SandboxStatus;
 use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 use tokio::time::Instant;
 
+use crate::check::ranges;
 use crate::client::Client;
 use crate::output::OutputArgs;
 use crate::table::{Cell, lines, table};
@@ -143,11 +145,12 @@ fn text(status: &PoolStatus) -> String {
         _ => "? messages".to_owned(),
     };
     format!(
-        "{}{}{}{}{} of {} available, {}, {depth} waiting in queues\n{}\n",
+        "{}{}{}{}{}{} of {} available, {}, {depth} waiting in queues\n{}\n",
         first_of_all(status),
         lines(programmers),
         lines(routes),
         breakers(status),
+        sandboxes(status),
         status.available,
         counted(status.pool_size, "programmer", "programmers"),
         counted(status.open_tasks, "open task", "open tasks"),
@@ -245,6 +248,29 @@ fn breakers(status: &PoolStatus) -> String {
         ]);
     }
     lines(rows)
+}
+
+/// A line for all programmers with the same weaker sandbox; nothing about those with the whole one.
+fn sandboxes(status: &PoolStatus) -> String {
+    let mut weaker: Vec<(&SandboxStatus, Vec<String>)> = Vec::new();
+    for programmer in &status.programmers {
+        let Some(sandbox) = programmer.sandbox.as_ref().filter(|one| !one.is_full()) else {
+            continue;
+        };
+        let id = programmer.id.to_string();
+        match weaker.iter_mut().find(|(known, _)| *known == sandbox) {
+            Some((_, ids)) => ids.push(id),
+            None => weaker.push((sandbox, vec![id])),
+        }
+    }
+    let line = |(sandbox, ids): (&SandboxStatus, Vec<String>)| {
+        let why = sandbox
+            .why
+            .as_ref()
+            .map_or(String::new(), |why| format!(": {why}"));
+        format!("sandbox of {}: {sandbox}{why}\n", ranges(ids.into_iter()))
+    };
+    weaker.into_iter().map(line).collect()
 }
 
 #[cfg(test)]

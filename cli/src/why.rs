@@ -3,11 +3,13 @@
 use std::process::ExitCode;
 
 use pool_api::format::clock;
-use pool_api::why::{Availability, ProgrammerWhy, Why};
+use pool_api::tasks::TaskView;
+use pool_api::why::{Availability, ProgrammerWhy, Reason, Why};
 use pool_core::id::TaskId;
 use serde_json::json;
 
 use crate::output::OutputArgs;
+use crate::show::hints;
 use crate::table::{lines, table};
 
 #[derive(Debug, clap::Args)]
@@ -20,12 +22,16 @@ pub(super) struct WhyArgs {
 }
 
 pub(super) async fn run(args: WhyArgs) -> anyhow::Result<ExitCode> {
-    let why: Why = args
-        .output
-        .client()?
-        .get(&format!("/tasks/{}/why", args.id))
-        .await?;
-    args.output.print(&why, text)
+    let client = args.output.client()?;
+    let why: Why = client.get(&format!("/tasks/{}/why", args.id)).await?;
+    let mut result = None;
+    if why.reason == Reason::Finished {
+        let view: TaskView = client.get(&format!("/tasks/{}", args.id)).await?;
+        result = view.result;
+    }
+    args.output.print(&why, |why| {
+        text(why) + &result.as_ref().map(hints).unwrap_or_default()
+    })
 }
 
 fn text(why: &Why) -> String {

@@ -13,6 +13,7 @@ import yaml
 
 ROOT = pathlib.Path(sys.argv[1])
 PATHS = re.compile(r"(?<![\w./$-])((?:scripts|\.ci|examples|config|docs)/[\w./-]*\w)")
+INCLUDES = re.compile(r'include_(?:str|bytes)!\(\s*"([^"]+)"')
 wrong = []
 
 
@@ -54,12 +55,24 @@ def check_workflow(file):
 
 
 def check_image_context():
-    """An image is built from the whole workspace, so .dockerignore must keep each of its packages."""
-    kept = [line[1:] for line in (ROOT / ".dockerignore").read_text().split() if line.startswith("!")]
-    members = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["members"]
-    for member in members:
-        if not any(member == path or member.startswith(f"{path}/") for path in kept):
-            wrong.append(f".dockerignore: keep {member}: without it no image can be built")
+    """An image is built from the whole workspace: .dockerignore must keep each package, and each file that a program includes."""
+    lines = (ROOT / ".dockerignore").read_text().split("\n")
+    kept = [line[1:] for line in lines if line.startswith("!")]
+    needed = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["members"]
+    for member in list(needed):
+        for file in sorted((ROOT / member / "src").rglob("*.rs")):
+            needed += included(file)
+    for path in needed:
+        if not any(path == keep or path.startswith(f"{keep}/") for keep in kept):
+            wrong.append(f".dockerignore: keep {path}: without it no image can be built")
+
+
+def included(file):
+    """The files that this one takes in, except for tests, which no image has."""
+    if file.stem.endswith("tests"):
+        return
+    for name in INCLUDES.findall(file.read_text()):
+        yield os.path.relpath(file.parent / name, ROOT)
 
 
 TOOLCHAIN = re.search(r'channel = "(\d+\.\d+)', (ROOT / "rust-toolchain.toml").read_text())[1]

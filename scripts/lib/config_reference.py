@@ -10,7 +10,7 @@ import sys
 
 # In the order in which a reader needs them; sections that are not in this list come after these.
 ORDER = ["programmers", "pool_size", "capability_routing", "defaults", "providers", "llms", "prices", "agent", "workspace", "sandbox",
-         "acceptance", "broker", "events", "dispatcher", "failover", "cost_optimization", "load_balancing"]
+         "patch", "acceptance", "broker", "events", "dispatcher", "failover", "cost_optimization", "load_balancing"]
 
 HEAD = """\
 <!-- Made by scripts/docs from config/schema/pool.schema.json and scripts/lib/config_reference.py. Do not edit. -->
@@ -40,7 +40,7 @@ All dispatchers and workers of a pool must agree on these keys:
 The file of the dispatcher that started last is in force. A worker with another fingerprint takes no tasks and says so (`config` in `pool status`). A dispatcher with
 another one answers `/ready` with 503.
 
-Everything else may differ: paths, ports, addresses of providers, `agent`, `sandbox`, `acceptance`, `broker`, `events` and the rest of `dispatcher`.
+Everything else may differ: paths, ports, addresses of providers, `agent`, `sandbox`, `patch`, `acceptance`, `broker`, `events` and the rest of `dispatcher`.
 
 Some keys can also be set by [environment variables](environment.md).
 """

@@ -112,6 +112,12 @@ def change_the_mode_of_a_file_outside():
 
 
 @attack
+def change_the_mode_of_a_device():
+    os.chmod("/dev/null", os.stat("/dev/null").st_mode & 0o7777)
+    return True
+
+
+@attack
 def see_whether_a_file_outside_exists():
     os.stat(WORLD["shared"])
     return True

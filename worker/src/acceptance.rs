@@ -2,20 +2,23 @@
 //!
 //! They run code that an agent wrote, so they run in the sandbox, like the agent.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use agent_sandbox::Exceeded;
 use pool_core::pool;
-use pool_core::result::{CheckReport, TaskFailure};
+use pool_core::result::{CheckReport, ErrorKind, TaskFailure};
 use pool_core::task::AcceptanceCheck;
 
 use crate::agent::absolute_path_entries;
 use crate::sandbox::warm::WarmPart;
 use crate::sandbox::{
-    CommandAccess, Exit, Finished, LaunchError, SandboxCommand, SandboxLauncher, Watch,
+    CommandAccess, Denials, Exit, Finished, LaunchError, SandboxCommand, SandboxLauncher, Watch,
 };
-use crate::workspace::{bound_git, failure, make_directory, off_the_runtime, remove_tree};
+use crate::workspace::{
+    bound_git, failure, lay_over, make_directory, off_the_runtime, remove_tree,
+};
 
 /// How much of the end of each check's output is kept.
 const OUTPUT_TAIL_BYTES: usize = 4096;
@@ -25,8 +28,19 @@ const OUTPUT_TAIL_BYTES: usize = 4096;
 pub struct Checked {
     pub reports: Vec<CheckReport>,
     pub duration: Duration,
+    /// The refusals of the sandbox, with hints about the checks that failed.
+    pub denials: Denials,
+    /// The first check that used more than a run may.
+    pub exceeded: Option<CheckLimit>,
     /// The run was cancelled, so checks are missing.
     pub cancelled: bool,
+}
+
+/// A check that was ended because it used more than a run may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckLimit {
+    pub check: String,
+    pub exceeded: Exceeded,
 }
 
 impl Checked {
@@ -47,9 +61,9 @@ impl Checked {
 ///
 /// Checks may write anywhere in the tree. They run in a checkout of their own
 /// (`Worktree::check_out_for_checks`), so they see the commit, and their files do not get into it.
-/// A check runs the agent's code, so each check gets an empty home directory, because programs obey
-/// files there. `renew` restores the checkout between two checks. `watch` is called with the name
-/// of each check when it begins.
+/// A check runs the agent's code, so each try of a check gets an empty home directory, because
+/// programs obey files there. `renew` restores the checkout between two tries. The overlay of a
+/// check is there only while it runs. `watch` is called with the name of each check when it begins.
 ///
 /// # Errors
 /// [`ErrorKind::Workspace`](pool_core::result::ErrorKind::Workspace) if the home directory or the
@@ -62,31 +76,50 @@ pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
     watch: impl Fn(&str) -> Watch,
 ) -> Result<Checked, TaskFailure> {
     let mut checked = Checked::default();
-    for (number, check) in checks.iter().enumerate() {
-        if number > 0 {
-            renew().await?;
-        }
-        let home = place.scratch.to_owned();
-        let empty = move || remove_tree(&home).and_then(|()| make_directory(&home));
-        off_the_runtime(empty)
-            .await
-            .map_err(|error| failure("cannot make a home for the checks", error))?;
+    let mut is_fresh = true;
+    for check in checks {
         let timeout = check.timeout_s.map_or(config.timeout, Duration::from_secs);
-        let argv = check.run.iter().map(OsString::from).collect();
-        let command = place.command(argv, timeout);
-        let finished = place.sandbox.run(command, &watch(&check.name)).await;
-        if let Err(LaunchError::Sandbox(refused)) = &finished {
-            return Err(failure("the checks did not start", refused));
+        let mut took = Duration::ZERO;
+        for number in 1..=check.tries {
+            if !is_fresh {
+                renew().await?;
+            }
+            is_fresh = false;
+            let finished = place.run(check, timeout, &watch(&check.name)).await?;
+            let finished = finished.as_ref();
+            took += finished.map_or(Duration::ZERO, |finished| finished.duration);
+            if finished.is_ok_and(|finished| finished.exit == Exit::Cancelled) {
+                checked.cancelled = true;
+                checked.duration += took;
+                return Ok(checked);
+            }
+            if let Ok(finished) = finished {
+                let failed = finished.exit != Exit::Status(0);
+                checked.denials.add(&finished.denials, failed);
+            }
+            let mut report = report(check, timeout, finished);
+            if report.exit_status == Some(0) || number == check.tries {
+                report.tries = number;
+                report.duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+                checked.reports.push(report);
+                if let (None, Ok(Exit::Limit(exceeded))) =
+                    (&checked.exceeded, finished.map(|finished| finished.exit))
+                {
+                    let check = check.name.clone();
+                    checked.exceeded = Some(CheckLimit { check, exceeded });
+                }
+                break;
+            }
         }
-        let finished = finished.as_ref();
-        checked.duration += finished.map_or(Duration::ZERO, |finished| finished.duration);
-        checked.cancelled |= finished.is_ok_and(|finished| finished.exit == Exit::Cancelled);
-        if checked.cancelled {
-            break;
-        }
-        checked.reports.push(report(check, timeout, finished));
+        checked.duration += took;
     }
     Ok(checked)
+}
+
+/// The `PATH` of checks: that of the worker, unless `sandbox.env` or a toolchain sets another one.
+pub(crate) fn effective_path(path: &OsStr, variables: &[(OsString, OsString)]) -> OsString {
+    let own = variables.iter().rfind(|(name, _)| name == "PATH");
+    own.map_or_else(|| absolute_path_entries(path), |(_, value)| value.clone())
 }
 
 /// The place where checks run.
@@ -104,6 +137,42 @@ pub struct CheckEnvironment<'a> {
 }
 
 impl CheckEnvironment<'_> {
+    /// One try of a check, with an empty home directory and with its overlay. Both are gone
+    /// afterwards.
+    async fn run(
+        &self,
+        check: &AcceptanceCheck,
+        timeout: Duration,
+        watch: &Watch,
+    ) -> Result<Result<Finished, LaunchError>, TaskFailure> {
+        let (home, tree, overlay) = (
+            self.scratch.to_owned(),
+            self.worktree.to_owned(),
+            check.overlay.clone(),
+        );
+        let prepare = move || {
+            remove_tree(&home)?;
+            make_directory(&home)?;
+            lay_over(&tree, &overlay)
+        };
+        let laid = off_the_runtime(prepare)
+            .await
+            .map_err(|error| failure("cannot prepare the place for a check", error))?;
+        let argv = check.run.iter().map(OsString::from).collect();
+        let finished = self.sandbox.run(self.command(argv, timeout), watch).await;
+        let tree = self.worktree.to_owned();
+        off_the_runtime(move || laid.take_back(&tree))
+            .await
+            .map_err(|error| failure("cannot remove the overlay of a check", error))?;
+        match finished {
+            Err(LaunchError::Sandbox(refused)) => {
+                let message = format!("the checks did not start: {refused}");
+                Err(TaskFailure::new(ErrorKind::Sandbox, message))
+            }
+            finished => Ok(finished),
+        }
+    }
+
     /// A command that runs like a check.
     pub(crate) fn command(&self, argv: Vec<OsString>, timeout: Duration) -> SandboxCommand {
         let env = [
@@ -128,7 +197,7 @@ impl CheckEnvironment<'_> {
             access: CommandAccess {
                 read: self.read.clone(),
                 write: vec![self.scratch.to_owned()],
-                gateway: None,
+                ..CommandAccess::default()
             },
             warm: WarmPart::None,
         }
@@ -143,6 +212,7 @@ fn report(
     let mut report = CheckReport {
         name: check.name.clone(),
         exit_status: None,
+        tries: 1,
         duration_ms: 0,
         output_tail: String::new(),
     };
@@ -156,6 +226,7 @@ fn report(
                     return report;
                 }
                 Exit::TimedOut => format!("ended after {} s", timeout.as_secs()),
+                Exit::Limit(exceeded) => format!("it {exceeded}"),
                 Exit::Signal(_) | Exit::Silent | Exit::Done | Exit::Cancelled => {
                     finished.exit.to_string()
                 }

@@ -21,6 +21,7 @@ use pool_core::eligibility::Eligibility;
 use pool_core::heartbeat::Gate;
 use pool_core::id::ProgrammerId;
 use pool_core::pool::{self, Pool};
+use pool_core::sandbox::SandboxStatus;
 use pool_telemetry::clock::wall_clock;
 use serde::Serialize;
 use tokio::net::TcpListener;
@@ -36,6 +37,15 @@ pub struct ProgrammerHealth {
     pub pool: Arc<Pool>,
     pub status: watch::Receiver<Gate>,
     pub metrics: PrometheusHandle,
+    pub sandbox: SandboxStatus,
+}
+
+/// The data for the health of the process.
+#[derive(Clone)]
+pub struct ProcessHealth {
+    pub process: Process,
+    pub hosted: Hosted,
+    pub sandbox: SandboxStatus,
 }
 
 /// Programmers and their gates.
@@ -87,15 +97,14 @@ pub async fn serve(listener: TcpListener, health: ProgrammerHealth) {
 /// Serves the health of a worker's process, whichever programmers it has.
 pub async fn serve_process(
     listener: TcpListener,
-    process: Process,
-    hosted: Hosted,
+    health: ProcessHealth,
     metrics: PrometheusHandle,
 ) {
-    let shutdown = process.shutdown.clone();
+    let shutdown = health.process.shutdown.clone();
     let app = Router::new()
         .route("/health", get(process_alive))
         .route("/ready", get(process_ready))
-        .with_state((process, hosted));
+        .with_state(health);
     serve_app(listener, app, metrics, shutdown).await;
 }
 
@@ -176,6 +185,7 @@ fn answer(health: &ProgrammerHealth, trouble: Option<String>) -> Response {
         gate,
         port: health.port,
         worker: process.name.clone(),
+        sandbox: Some(health.sandbox.clone()),
     };
     let programmer = process.log.read(|fold| {
         let standing = Eligibility {
@@ -196,27 +206,29 @@ fn answer(health: &ProgrammerHealth, trouble: Option<String>) -> Response {
 }
 
 /// 200 while the process follows the event log.
-async fn process_alive(State((process, _)): State<(Process, Hosted)>) -> Response {
+async fn process_alive(State(health): State<ProcessHealth>) -> Response {
+    let process = &health.process;
     let detail = if process.log.is_fresh() {
         process.clock.now().err().map(|off| off.to_string())
     } else {
         Some("the event log cannot be read up to its end; is the broker reachable?".to_owned())
     };
-    process_answer(&process, detail)
+    process_answer(&health, detail)
 }
 
 /// 200 while every programmer of the process can take tasks, as far as the process is concerned.
-async fn process_ready(State((process, hosted)): State<(Process, Hosted)>) -> Response {
-    let detail = trouble_of(&process).or_else(|| hosted.trouble());
-    process_answer(&process, detail)
+async fn process_ready(State(health): State<ProcessHealth>) -> Response {
+    let detail = trouble_of(&health.process).or_else(|| health.hosted.trouble());
+    process_answer(&health, detail)
 }
 
-fn process_answer(process: &Process, detail: Option<String>) -> Response {
+fn process_answer(health: &ProcessHealth, detail: Option<String>) -> Response {
     let status = status_of(detail.as_ref());
     let answer = ProcessAnswer {
-        worker: process.name.clone(),
+        worker: health.process.name.clone(),
         version: env!("CARGO_PKG_VERSION"),
-        broker: process.consume.endpoint().address(),
+        broker: health.process.consume.endpoint().address(),
+        sandbox: health.sandbox.clone(),
         detail,
     };
     (status, Json(answer)).into_response()
@@ -227,6 +239,7 @@ struct ProcessAnswer {
     worker: String,
     version: &'static str,
     broker: String,
+    sandbox: SandboxStatus,
     /// The trouble, in words.
     detail: Option<String>,
 }

@@ -16,6 +16,8 @@ use pool_core::event::{Event, ProgrammerUp};
 use pool_core::heartbeat::{Gate, Heartbeat, ProgrammerBeat, ShutReason};
 use pool_core::id::ProgrammerId;
 use pool_core::pool::{self, Pool};
+use pool_core::result::NetworkAttempts;
+use pool_core::sandbox::SandboxStatus;
 use pool_telemetry::clock::wall_clock;
 use pool_telemetry::install_metrics;
 use tokio::net::TcpListener;
@@ -24,7 +26,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::answers::AnsweredCalls;
-use crate::health::{self, Hosted, ProgrammerHealth};
+use crate::health::{self, Hosted, ProcessHealth, ProgrammerHealth};
 use crate::prober::Prober;
 use crate::programmer::completer::Completer;
 use crate::programmer::conclude::OutcomeWriter;
@@ -33,7 +35,10 @@ use crate::programmer::gate::{GateState, PeerPresence, is_held_elsewhere, watch_
 use crate::programmer::telemetry::watch_gate;
 use crate::programmer::workshop::Workshop;
 use crate::programmer::{EndSignals, ProgrammerRunner, progress};
-use crate::sandbox::SandboxLauncher;
+use crate::sandbox::access::settle;
+use crate::sandbox::settled::SettledSandbox;
+use crate::sandbox::telemetry::{ConnectionsRefused, SandboxInForce};
+use crate::sandbox::{FIRST_WAIT, SandboxHealth, SandboxLauncher};
 
 /// The time between two searches for free ids.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -60,6 +65,8 @@ pub struct HostOptions {
     pub name: Option<String>,
     /// The listener for `--listen`.
     pub listener: Option<TcpListener>,
+    /// The sandbox of its agents and checks.
+    pub sandbox: SettledSandbox,
 }
 
 /// Runs programmers until `ending` is over.
@@ -72,11 +79,21 @@ pub async fn run(
     shown: HostOptions,
     ending: EndSignals,
 ) -> anyhow::Result<()> {
-    let HostOptions { name, listener } = shown;
+    let HostOptions {
+        name,
+        listener,
+        sandbox:
+            SettledSandbox {
+                status: sandbox,
+                layers,
+                ..
+            },
+    } = shown;
     let mut services = Services::new("worker");
     let (metrics, upkeep) =
         install_metrics("worker", env!("CARGO_PKG_VERSION")).context("failed to set up metrics")?;
     services.start("metrics_upkeep", upkeep);
+    SandboxInForce { status: &sandbox }.emit();
     let pool = Arc::new(pool);
     let shutdown = CancellationToken::new();
     let others = PeerPresence::new();
@@ -92,8 +109,12 @@ pub async fn run(
     services.start_all(of_process);
     let hosted = Hosted::default();
     if let Some(listener) = listener {
-        let serving =
-            health::serve_process(listener, process.clone(), hosted.clone(), metrics.clone());
+        let health = ProcessHealth {
+            process: process.clone(),
+            hosted: hosted.clone(),
+            sandbox: sandbox.clone(),
+        };
+        let serving = health::serve_process(listener, health, metrics.clone());
         services.start("health", serving);
     }
     let programmers = tokio::select! {
@@ -101,17 +122,27 @@ pub async fn run(
         ended = services.first_end() => return Err(ended.into()),
         () = ending.drain.cancelled() => return Ok(()),
     };
-    let workshop = Arc::new(Workshop::open(
+    let launcher = SandboxLauncher::new(&pool, layers);
+    let health = launcher.health().clone();
+    let workshop = Arc::new(Workshop::open(Arc::clone(&pool), launcher)?);
+    services.start(
+        "sandbox_test",
+        test_sandbox(health.clone(), Arc::clone(&pool)),
+    );
+    let (gates, watching) = watch_gates(
+        process.clone(),
         Arc::clone(&pool),
-        SandboxLauncher::new(&pool),
-    )?);
-    let (gates, watching) = watch_gates(process.clone(), Arc::clone(&pool), others, &programmers);
+        others,
+        health,
+        &programmers,
+    );
     services.start("gates", watching);
     let (progress, sending) = progress::Sender::new(process.publisher.clone(), shutdown.clone());
     services.start("live_output", sending);
     let host = Host {
         pool,
         process: process.clone(),
+        sandbox,
         workshop,
         metrics,
         gates,
@@ -125,6 +156,19 @@ pub async fn run(
     shutdown.cancel();
     process.consume.close().await;
     worked
+}
+
+/// Runs the self-test of the sandbox whenever a run could not set it up.
+async fn test_sandbox(health: SandboxHealth, pool: Arc<Pool>) {
+    let test = || {
+        let pool = Arc::clone(&pool);
+        let test = move || settle(&pool).map(drop).map_err(|error| error.to_string());
+        tokio::task::spawn_blocking(test).map(|tested| match tested {
+            Ok(tested) => tested,
+            Err(error) => Err(format!("the self-test of the sandbox failed: {error}")),
+        })
+    };
+    health.keep_testing(FIRST_WAIT, test).await;
 }
 
 /// Chooses the programmers. For `Any` it waits until enough ids are free.
@@ -203,6 +247,7 @@ async fn free_ones(process: &Process, pool: &Pool, count: usize) -> Vec<pool::Pr
 struct Host {
     pool: Arc<Pool>,
     process: Process,
+    sandbox: SandboxStatus,
     workshop: Arc<Workshop>,
     metrics: PrometheusHandle,
     gates: BTreeMap<ProgrammerId, watch::Receiver<GateState>>,
@@ -247,6 +292,11 @@ impl Host {
                 llm,
                 status: shown,
             });
+            ConnectionsRefused {
+                programmer: &programmer.id,
+                attempts: NetworkAttempts::default(),
+            }
+            .emit();
             let programmer = self.programmer(programmer, status).await?;
             running.spawn(future::join3(programmer.run(), nudging, watching).map(drop));
         }
@@ -310,6 +360,7 @@ impl Host {
             pool: Arc::clone(&self.pool),
             status,
             metrics: self.metrics.clone(),
+            sandbox: self.sandbox.clone(),
         };
         Ok((port, health::serve(listener, health)))
     }
@@ -394,6 +445,7 @@ impl Host {
         leaving: CancellationToken,
     ) -> impl Future<Output = ()> + Send + use<> {
         let (process, name) = (self.process.id, self.process.name.clone());
+        let sandbox = self.sandbox.clone();
         let beat = move || Heartbeat {
             process,
             name: name.clone(),
@@ -408,6 +460,7 @@ impl Host {
                     current_llm: programmer.llm.clone(),
                 })
                 .collect(),
+            sandbox: Some(sandbox.clone()),
             asks: false,
             ends: false,
         };

@@ -4,6 +4,7 @@
 pub mod acceptance;
 pub mod agent;
 pub mod answers;
+mod baselines;
 pub mod health;
 pub mod host;
 pub mod prober;

@@ -19,8 +19,9 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use worker::host::{self, Choice, HostOptions};
 use worker::programmer::EndSignals;
-use worker::sandbox::access::{SettledLevel, settle};
-use worker::sandbox::trial;
+use worker::sandbox::access::settle;
+use worker::sandbox::settled::SettledSandbox;
+use worker::sandbox::{LimitsBy, cgroup, trial};
 
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -168,8 +169,7 @@ fn main() -> ExitCode {
         Command::SandboxExec => return ExitCode::FAILURE,
     };
     let settled = load_pool(&args.pool).and_then(|mut pool| {
-        let settled = settle(&pool).map_err(|error| error.to_string())?;
-        pool.sandbox.level = settled.level;
+        let settled = settle_sandbox(&mut pool)?;
         Ok((pool, settled))
     });
     let (pool, settled) = match settled {
@@ -187,7 +187,7 @@ fn main() -> ExitCode {
         .map_err(Into::into)
         .and_then(|()| runtime(&pool, &choice));
     let worked = worked.and_then(|runtime| {
-        let running = run(pool, &settled, choice, args.name, args.listen);
+        let running = run(pool, settled, choice, args.name, args.listen);
         let worked = runtime.block_on(running);
         // File work that hangs in the kernel must not delay the end of the process.
         runtime.shutdown_background();
@@ -222,6 +222,28 @@ fn load_pool(file: &Path) -> Result<Pool, String> {
     load(file, &Env::of_process()).map_err(|mistakes| mistakes.to_string())
 }
 
+/// Tests the sandbox of the pool file, and puts the level that works into `pool`.
+fn settle_sandbox(pool: &mut Pool) -> Result<SettledSandbox, String> {
+    let begin = tokio::time::Instant::now();
+    let level = settle(pool).map_err(|error| error.to_string())?;
+    let settled = SettledSandbox::new(
+        &pool.sandbox,
+        &level,
+        LimitsBy::of_this_process(),
+        begin.elapsed(),
+    );
+    pool.sandbox.level = level.level;
+    Ok(settled)
+}
+
+/// The mechanism that holds the limits of whole runs.
+fn limits() -> String {
+    match cgroup::delegation() {
+        Ok(_) => LimitsBy::Cgroup.name().to_owned(),
+        Err(why) => format!("{} ({why})", LimitsBy::Watched.name()),
+    }
+}
+
 /// `worker sandbox`: prints the level, or runs a command with it.
 fn try_sandbox(args: SandboxArgs) -> Result<ExitCode, String> {
     let mut pool = load_pool(&args.pool)?;
@@ -229,17 +251,18 @@ fn try_sandbox(args: SandboxArgs) -> Result<ExitCode, String> {
         pool.sandbox.level = serde_json::from_value(level.as_str().into())
             .map_err(|_| format!("--level {level}: write auto, strict, files or off"))?;
     }
-    let settled = settle(&pool).map_err(|error| error.to_string())?;
+    let settled = settle_sandbox(&mut pool)?;
     if args.command.is_empty() {
-        return Ok(print(format!("{settled}\n").as_bytes()));
+        let text = format!("{settled}\nlimits: {}\n", limits());
+        return Ok(print(text.as_bytes()));
     }
-    pool.sandbox.level = settled.level;
-    trial::run(&pool, &args.directory, args.command).map_err(|error| format!("{error:#}"))
+    trial::run(&pool, settled.layers, &args.directory, args.command)
+        .map_err(|error| format!("{error:#}"))
 }
 
 async fn run(
     pool: Pool,
-    settled: &SettledLevel,
+    settled: SettledSandbox,
     choice: Choice,
     name: Option<String>,
     listen: Option<SocketAddr>,
@@ -250,11 +273,7 @@ async fn run(
         LogFormat::Text
     };
     init_logs(std::env::var("RUST_LOG").ok().as_deref(), format);
-    if settled.is_full() {
-        tracing::info!("sandbox: {settled}");
-    } else {
-        tracing::warn!("sandbox: {settled}");
-    }
+    log_sandbox(&settled);
     let ending = EndSignals::default();
     worker::signals::keep_ignored_signals_here();
     end_on_signals(ending.clone())?;
@@ -266,7 +285,28 @@ async fn run(
                 .with_context(|| format!("failed to listen on {listen} (--listen)"))?,
         ),
     };
-    host::run(pool, choice, HostOptions { name, listener }, ending).await
+    let options = HostOptions {
+        name,
+        listener,
+        sandbox: settled,
+    };
+    host::run(pool, choice, options, ending).await
+}
+
+/// A full sandbox is worth one line. Everything that a weaker one leaves open is a warning.
+fn log_sandbox(settled: &SettledSandbox) {
+    for line in settled.lines() {
+        if settled.is_full() {
+            tracing::info!("sandbox: {line}");
+        } else {
+            tracing::warn!("sandbox: {line}");
+        }
+    }
+    if nix::unistd::geteuid().is_root() {
+        tracing::warn!(
+            "the worker runs as root, so a bug in the sandbox would give an agent the whole machine; start it as a user of its own"
+        );
+    }
 }
 
 /// Writes to stdout. A reader that has gone away is not an error.

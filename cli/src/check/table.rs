@@ -6,7 +6,7 @@ use std::path::Path;
 use pool_api::format::counted;
 use pool_core::config_hash::config_hash;
 use pool_core::id::{Capability, LlmName};
-use pool_core::pool::{AgentKind, Pool, Programmer, SandboxLevel};
+use pool_core::pool::{self, AgentKind, Pool, Programmer, SandboxLevel, SandboxNetwork};
 use pool_core::routing::{Route, Routes};
 
 use crate::llm_probe::LlmReport;
@@ -97,7 +97,7 @@ fn port(programmer: &Programmer) -> String {
 fn price(
     pool: &Pool,
     llm: &LlmName,
-    part: fn(&pool_core::pool::Price) -> pool_core::money::MicroUsd,
+    part: fn(&pool::Price) -> pool_core::money::MicroUsd,
 ) -> String {
     match pool.prices.get(llm).filter(|_| !pool.is_free(llm)) {
         Some(price) => part(price).to_string(),
@@ -180,25 +180,35 @@ fn settings(pool: &Pool) -> String {
     } else {
         roots.join(", ")
     };
-    let sandbox = match pool.sandbox.level {
-        SandboxLevel::Auto => "auto",
-        SandboxLevel::Strict => "strict",
-        SandboxLevel::Files => "files",
-        SandboxLevel::Off => "off",
-    };
     let mut text = String::new();
     for (name, value) in [
         ("budget", budget(pool)),
         ("agent", agent(pool)),
         ("work dir", pool.workspace.dir.display().to_string()),
         ("repositories", repositories),
-        ("sandbox", sandbox.to_owned()),
+        ("sandbox", sandbox(&pool.sandbox)),
         ("API", format!("http://{}", pool.dispatcher.listen)),
     ] {
         // Writing to a String does not fail.
         let _ = writeln!(text, "{name:<13} {value}");
     }
     text
+}
+
+/// The level that is wanted. Each worker finds out what its machine supports.
+fn sandbox(wanted: &pool::Sandbox) -> String {
+    let level = match wanted.level {
+        SandboxLevel::Auto => "auto: strict, or else files; `worker sandbox` tests a machine",
+        SandboxLevel::Strict => "strict; `worker sandbox` tests a machine",
+        SandboxLevel::Files => "files; `worker sandbox` tests a machine",
+        SandboxLevel::Off => "off: agents and checks have all rights of the worker's user",
+    };
+    match (wanted.level, wanted.network) {
+        (SandboxLevel::Off, _) | (_, SandboxNetwork::Gateway) => level.to_owned(),
+        (SandboxLevel::Auto | SandboxLevel::Strict | SandboxLevel::Files, SandboxNetwork::Host) => {
+            format!("{level}; with the machine's network")
+        }
+    }
 }
 
 fn budget(pool: &Pool) -> String {

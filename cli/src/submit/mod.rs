@@ -3,6 +3,7 @@
 
 mod batch;
 mod plan;
+mod preflight;
 mod upload;
 
 use std::collections::BTreeSet;
@@ -42,7 +43,8 @@ pub(super) struct SubmitArgs {
     /// Wait for the results, with a progress bar, and print a table of them
     #[arg(long)]
     wait: bool,
-    /// Submit nothing; show each task's queue, the programmers that could do it, and its cost limit
+    /// Submit nothing; show each task's queue, the programmers that could do it, its cost limit, and
+    /// mistakes in repository, base, files and checks
     #[arg(long, conflicts_with = "wait")]
     dry_run: bool,
     #[arg(long, value_enum, default_value_t)]

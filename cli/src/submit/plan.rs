@@ -1,6 +1,7 @@
-//! `--dry-run`: each task's queue, the programmers that could do it, and its cost limit. Reads only
-//! the pool file.
+//! `--dry-run`: each task's queue, the programmers that could do it, its cost limit, and what is wrong
+//! with it as far as this machine can tell.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -15,6 +16,7 @@ use pool_telemetry::clock::wall_clock;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::preflight::{Found, Preflight};
 use crate::check::ranges;
 use crate::output::{Format, exit_code};
 use crate::table::{lines, table};
@@ -27,6 +29,7 @@ struct Planned {
     able: Vec<ProgrammerId>,
     worst_cost_usd: MicroUsd,
     problem: Option<String>,
+    warnings: Vec<String>,
 }
 
 pub(super) fn run(file: &Path, tasks: &[Value], format: Format) -> anyhow::Result<ExitCode> {
@@ -38,23 +41,50 @@ pub(super) fn run(file: &Path, tasks: &[Value], format: Format) -> anyhow::Resul
         }
     };
     let routes = Routes::new(&pool.capabilities());
+    let mut preflight = Preflight::new(&pool);
     let plan: Vec<Planned> = tasks
         .iter()
         .enumerate()
-        .map(|(index, task)| planned(&pool, &routes, index, task))
+        .map(|(index, task)| planned(&mut preflight, &pool, &routes, index, task))
         .collect();
+    if format == Format::Table {
+        warn(&plan);
+    }
     let printed = format.print(&plan, |plan| text(plan))?;
     let good = plan.iter().all(|row| row.problem.is_none());
     Ok(exit_code(printed, good))
 }
 
-fn planned(pool: &Pool, routes: &Routes, index: usize, task: &Value) -> Planned {
+/// Each warning once, with the tasks that have it.
+fn warn(plan: &[Planned]) {
+    let mut tasks: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for row in plan {
+        for warning in &row.warnings {
+            tasks
+                .entry(warning)
+                .or_default()
+                .push(row.index.to_string());
+        }
+    }
+    for (warning, tasks) in tasks {
+        eprintln!("warning: task {}: {warning}", tasks.join(", "));
+    }
+}
+
+fn planned(
+    preflight: &mut Preflight<'_>,
+    pool: &Pool,
+    routes: &Routes,
+    index: usize,
+    task: &Value,
+) -> Planned {
     let wrong = |problem: String| Planned {
         index,
         queue: None,
         able: Vec::new(),
         worst_cost_usd: MicroUsd::ZERO,
         problem: Some(problem),
+        warnings: Vec::new(),
     };
     let message = match TaskMessage::parse(task.to_string().as_bytes(), wall_clock()) {
         Ok(message) => message,
@@ -62,18 +92,22 @@ fn planned(pool: &Pool, routes: &Routes, index: usize, task: &Value) -> Planned 
     };
     match routes.route(&message.capabilities) {
         Err(error) => wrong(error.to_string()),
-        Ok(route) => Planned {
-            index,
-            queue: Some(route.queue()),
-            able: route.eligible.iter().cloned().collect(),
-            worst_cost_usd: route
-                .eligible
-                .iter()
-                .map(|id| worst_cost(pool, id, &message))
-                .max()
-                .unwrap_or_default(),
-            problem: None,
-        },
+        Ok(route) => {
+            let Found { problem, warnings } = preflight.look(&message);
+            Planned {
+                index,
+                queue: Some(route.queue()),
+                able: route.eligible.iter().cloned().collect(),
+                worst_cost_usd: route
+                    .eligible
+                    .iter()
+                    .map(|id| worst_cost(pool, id, &message))
+                    .max()
+                    .unwrap_or_default(),
+                problem,
+                warnings,
+            }
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use pool_broker::status::{BrokerState, BrokerStatus};
 use pool_core::event::EmitterId;
 use pool_core::heartbeat::{Gate, Heartbeat, ProgrammerBeat, ShutReason};
 use pool_core::id::ProgrammerId;
+use pool_core::sandbox::SandboxStatus;
 use pool_core::state::{Owner, PoolState};
 use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
@@ -27,6 +28,7 @@ struct ReceivedBeat {
     by: EmitterId,
     /// The name of the sending process.
     name: String,
+    sandbox: Option<SandboxStatus>,
     /// It was the last heartbeat: that process has ended.
     left: bool,
 }
@@ -106,6 +108,7 @@ impl Presence {
                 time,
                 by: heartbeat.process,
                 name: heartbeat.name.clone(),
+                sandbox: heartbeat.sandbox.clone(),
                 left,
                 beat,
             };
@@ -204,6 +207,7 @@ impl ReceivedBeat {
             gate: self.beat.gate.clone(),
             port: self.beat.port,
             worker: self.name.clone(),
+            sandbox: self.sandbox.clone(),
         };
         (self.at.elapsed() < fresh).then(|| Ok(seen()))
     }

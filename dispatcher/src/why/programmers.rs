@@ -91,6 +91,7 @@ impl WhyContext<'_> {
             ShutReason::Log => "without the event log",
             ShutReason::Held => "held by another process",
             ShutReason::Broker => "without the broker",
+            ShutReason::Sandbox => "without a sandbox",
             // Its process is ending; an operator's drain would be in the log.
             ShutReason::Draining
                 if self
@@ -142,6 +143,7 @@ impl WhyContext<'_> {
             | ShutReason::Log
             | ShutReason::Held
             | ShutReason::Broker
+            | ShutReason::Sandbox
             | ShutReason::Breaker
             | ShutReason::Budget => None,
         }

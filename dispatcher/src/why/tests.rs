@@ -114,6 +114,7 @@ impl World {
             gate,
             port: 0,
             worker: "worker h/1".to_owned(),
+            sandbox: None,
         };
         self.heard.seen.insert(id(programmer), seen);
     }
@@ -270,6 +271,7 @@ fn everything_that_can_keep_a_programmer_is_told_with_its_detail() {
         (ShutReason::Log, Availability::Log),
         (ShutReason::Held, Availability::Held),
         (ShutReason::Broker, Availability::Broker),
+        (ShutReason::Sandbox, Availability::Sandbox),
         (ShutReason::Draining, Availability::Draining),
     ];
     for (reason, state) in shut {
@@ -352,7 +354,7 @@ fn everything_that_can_keep_a_programmer_is_told_with_its_detail() {
             Availability::Broker,
             Availability::Down,
             Availability::Unheard,
-            Availability::Idle,
+            Availability::Sandbox,
         ],
     ]
     .concat()

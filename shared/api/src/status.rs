@@ -10,6 +10,7 @@ use pool_core::heartbeat::{Gate, ShutReason};
 use pool_core::id::{ProgrammerId, TaskId};
 use pool_core::llm::Fault;
 use pool_core::pool::Programmer;
+use pool_core::sandbox::SandboxStatus;
 use pool_core::time::Timestamp;
 
 /// The state of a programmer.
@@ -73,6 +74,10 @@ pub struct ProgrammerStatus {
     pub since: Option<Timestamp>,
     /// The process that holds it: `worker host/pid`.
     pub worker: Option<String>,
+    /// The sandbox of its agents and checks, as its worker has settled it; unknown for a programmer that is down or an older
+    /// worker.
+    #[serde(default)]
+    pub sandbox: Option<SandboxStatus>,
     /// Its first LLM in the pool file.
     pub primary_llm: String,
     /// Its second LLM in the pool file.
@@ -115,6 +120,8 @@ pub struct LastBeat {
     pub port: u16,
     /// The process that holds it: `worker host/pid`.
     pub worker: String,
+    /// The sandbox of that process; None for an older one.
+    pub sandbox: Option<SandboxStatus>,
 }
 
 /// Why the state of a programmer is not known.
@@ -174,6 +181,7 @@ pub fn programmer_status(
         task: None,
         since: None,
         worker: None,
+        sandbox: None,
         primary_llm: programmer.primary().to_string(),
         backup_llm: programmer.llms.get(1).map(ToString::to_string),
         using_backup: current != *programmer.primary(),
@@ -187,7 +195,12 @@ pub fn programmer_status(
             .map(ToString::to_string)
             .collect(),
     };
-    let LastBeat { gate, port, worker } = match heard {
+    let LastBeat {
+        gate,
+        port,
+        worker,
+        sandbox,
+    } = match heard {
         Ok(beat) => beat,
         Err(missing) => {
             return ProgrammerStatus {
@@ -200,6 +213,7 @@ pub fn programmer_status(
     let idle = ProgrammerStatus {
         port,
         worker: Some(worker),
+        sandbox,
         state: ProgrammerState::Idle,
         ..down
     };

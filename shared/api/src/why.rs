@@ -112,6 +112,7 @@ pub enum Availability {
     Log,
     Held,
     Broker,
+    Sandbox,
     Down,
     /// This dispatcher has not listened long enough to know, or receives no heartbeats now.
     Unheard,
@@ -127,6 +128,7 @@ impl From<ShutReason> for Availability {
             ShutReason::Log => Self::Log,
             ShutReason::Held => Self::Held,
             ShutReason::Broker => Self::Broker,
+            ShutReason::Sandbox => Self::Sandbox,
             ShutReason::Breaker => Self::Breaker,
             ShutReason::Budget => Self::Budget,
         }

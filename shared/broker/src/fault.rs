@@ -48,6 +48,8 @@ points! {
         WorktreeMade = "worker.worktree_made",
         /// A piece of the agent's live output is published.
         OutputSent = "worker.output_sent",
+        /// The objects of the commit are in the repository; the attempt's ref is not set yet.
+        ObjectsMoved = "worker.objects_moved",
         /// The agent and the checks have ended; the worktree still exists.
         AgentDone = "worker.agent_done",
         /// The worker is about to publish the result.

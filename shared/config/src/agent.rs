@@ -61,7 +61,8 @@ pub(super) struct RawAgent {
     env_allow: Vec<String>,
     /// Whether a process that has already imported the agent's modules starts its runs. It needs a sandbox of level
     /// strict without the machine's network, and an agent in Python: aider, or a command with `warm_modules`. A run that
-    /// cannot start this way starts as usual.
+    /// cannot start this way starts as usual. This is new: nobody has tried it for weeks, on other processors than x86-64,
+    /// or with other agents in Python than aider.
     warm: RawWarm,
     /// For kind command: Python modules that are imported once for all runs. The command must be a Python program, or
     /// `python` with a program or `-m`. Name modules that do nothing but define things when they are imported.
@@ -72,7 +73,7 @@ pub(super) struct RawAgent {
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
 enum RawWarm {
-    /// Where it is possible.
+    /// Starts agents in Python warm where it can.
     Auto,
     /// Each run starts its own interpreter.
     Off,
@@ -101,7 +102,7 @@ impl Default for RawAgent {
             no_output_timeout_s: 120,
             done_when: None,
             env_allow: Vec::new(),
-            warm: RawWarm::Auto,
+            warm: RawWarm::Off,
             warm_modules: Vec::new(),
         }
     }

@@ -14,6 +14,7 @@ mod llms;
 mod load;
 mod load_balancing;
 mod mistake;
+mod patch;
 mod paths;
 mod position;
 mod prices;
@@ -32,8 +33,8 @@ mod tests;
 use pool_core::pool::{
     Acceptance, Agent, AgentKind, BreakerConfig, BreakerScope, Broker, ClientCertificate,
     CostOptimization, DispatcherConfig, Events, Failover, FailureCondition, JobLimits, LastEvent,
-    LlmSettings, LoadBalancing, OutputLimitField, Pool, Price, Programmer, Protocol, Provider,
-    Sandbox, SandboxLevel, SandboxNetwork, Secret, Strategy, Workspace,
+    LlmSettings, LoadBalancing, OutputLimitField, Patch, Pool, Price, Programmer, Protocol,
+    Provider, Sandbox, SandboxLevel, SandboxNetwork, Secret, Strategy, Workspace,
 };
 
 pub use self::env::Env;

@@ -154,6 +154,7 @@ fn validate(raw: RawPool, entries: usize, file: &Path, env: &Env, checks: &mut C
         agent: raw.agent.check(&base, checks),
         workspace: raw.workspace.check(&base, checks),
         sandbox: raw.sandbox.check(&base, checks),
+        patch: raw.patch.check(checks),
         acceptance: raw.acceptance.check(checks),
         broker: raw.broker.check(&base, checks),
         events: raw.events.check(checks),

@@ -14,6 +14,7 @@ use super::events::RawEvents;
 use super::failover::RawFailover;
 use super::llms::RawLlm;
 use super::load_balancing::RawLoadBalancing;
+use super::patch::RawPatch;
 use super::prices::RawPrice;
 use super::programmers::RawProgrammer;
 use super::providers::RawProvider;
@@ -55,6 +56,8 @@ pub(super) struct RawPool {
     pub(super) workspace: RawWorkspace,
     /// The limits of agents and acceptance checks on the machine.
     pub(super) sandbox: RawSandbox,
+    /// Limits of a change. Tasks can add to `protect`, and cannot loosen anything.
+    pub(super) patch: RawPatch,
     /// Acceptance checks.
     pub(super) acceptance: RawAcceptance,
     /// The connection to RabbitMQ.

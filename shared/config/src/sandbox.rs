@@ -40,11 +40,11 @@ pub(super) struct RawSandbox {
     /// Size of one written file, in MiB.
     #[schemars(range(min = 1))]
     max_file_mib: u64,
-    /// Processes and threads of the user that the worker runs as or, with `strict`, of a run; 0: unlimited.
+    /// Processes and threads of a run; 0: unlimited.
     max_processes: u64,
-    /// With `strict`: memory of all processes of a run, in MiB; 0: unlimited.
+    /// Memory of all processes of a run and of its files in memory, in MiB; 0: unlimited.
     max_total_memory_mib: u64,
-    /// With `strict`: what a run may add to the disk, in MiB; 0: unlimited.
+    /// What a run may add to the disk, in MiB; 0: unlimited.
     max_disk_mib: u64,
     /// The part of the output of an agent or a check that is kept, in KiB.
     #[schemars(range(min = 1, max = 65536))]

@@ -34,6 +34,7 @@ fn decisions(pool: &Pool) -> Value {
         agent: _,
         workspace: _,
         sandbox: _,
+        patch: _,
         acceptance: _,
         broker: _,
         events: _,

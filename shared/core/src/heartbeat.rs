@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::EmitterId;
 use crate::id::{LlmName, ProgrammerId, TaskId};
+use crate::sandbox::{self, SandboxStatus};
 use crate::time::Timestamp;
 
 /// Whether a programmer may take a task now.
@@ -48,7 +49,8 @@ impl Gate {
                     | ShutReason::Clock
                     | ShutReason::Log
                     | ShutReason::Held
-                    | ShutReason::Broker,
+                    | ShutReason::Broker
+                    | ShutReason::Sandbox,
                 ..
             } => false,
         }
@@ -72,6 +74,8 @@ crate::words!(
         Held = "held",
         /// The broker cannot be reached.
         Broker = "broker",
+        /// The sandbox for agents and checks cannot be set up.
+        Sandbox = "sandbox",
         /// The breakers of all its LLMs are open.
         Breaker = "breaker",
         /// A task may cost more than what is left of the day's budget.
@@ -83,7 +87,9 @@ impl ShutReason {
     /// Whether something is wrong with the process. False when an operator, a breaker or the budget has shut the gate.
     pub fn is_trouble(self) -> bool {
         match self {
-            Self::Config | Self::Clock | Self::Log | Self::Held | Self::Broker => true,
+            Self::Config | Self::Clock | Self::Log | Self::Held | Self::Broker | Self::Sandbox => {
+                true
+            }
             Self::Draining | Self::Paused | Self::Breaker | Self::Budget => false,
         }
     }
@@ -115,6 +121,13 @@ pub struct Heartbeat {
     pub at_ms: u64,
     /// The programmers that the process holds.
     pub programmers: Vec<ProgrammerBeat>,
+    /// The sandbox of its agents and checks; absent for dispatchers and older workers.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "sandbox::if_known"
+    )]
+    pub sandbox: Option<SandboxStatus>,
     /// The process has just started: the others send a heartbeat at once, so that it can compare its clock.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub asks: bool,
@@ -133,8 +146,38 @@ impl Heartbeat {
             version,
             at_ms: at.0,
             programmers: Vec::new(),
+            sandbox: None,
             asks,
             ends: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_heartbeat_counts_without_a_sandbox_or_with_an_unknown_one() {
+        let known = json!({
+            "level": "files", "wanted": "auto", "landlock": 4, "proc": "shared", "limits": "watched", "network": "gateway"
+        });
+        let mut newer = known.clone();
+        newer["limits"] = json!("a word of tomorrow");
+        for (sandbox, read) in [(None, false), (Some(newer), false), (Some(known), true)] {
+            let mut beat = json!(Heartbeat::greeting(
+                EmitterId::from_u128(1),
+                "worker h/1",
+                Timestamp(1),
+                false
+            ));
+            if let Some(sandbox) = &sandbox {
+                beat["sandbox"] = sandbox.clone();
+            }
+            let beat: Heartbeat = serde_json::from_value(beat).expect("a heartbeat");
+            assert_eq!(beat.sandbox.is_some(), read, "{sandbox:?}");
         }
     }
 }

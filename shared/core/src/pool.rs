@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::id::{Capability, LlmName, ProgrammerId};
 use crate::llm::{LlmKey, is_loopback};
 use crate::money::MicroUsd;
+use crate::patterns::PathPattern;
 pub use crate::secret::Secret;
+use crate::source::Repository;
 
 /// A validated pool file.
 #[derive(Debug, Clone)]
@@ -39,6 +41,8 @@ pub struct Pool {
     pub workspace: Workspace,
     /// The limits of agents and acceptance checks on the machine.
     pub sandbox: Sandbox,
+    /// Limits of a change.
+    pub patch: Patch,
     /// Acceptance checks.
     pub acceptance: Acceptance,
     /// The connection to RabbitMQ.
@@ -347,31 +351,31 @@ pub struct Workspace {
     pub fetch_timeout: Duration,
 }
 
-/// How far agents and checks are locked in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[schemars(inline)]
-pub enum SandboxLevel {
-    /// The strongest level that works on the worker's machine: `strict` or else `files`.
-    Auto,
-    /// Namespaces: the agent sees its worktree and what it needs to run, and reaches only its gateway.
-    Strict,
-    /// Landlock: files as with `strict`, but without a network, processes and a `/tmp` of its own.
-    Files,
-    /// No kernel sandbox: limits, time-outs and a cleared environment only.
-    Off,
-}
+crate::words!(
+    /// How far agents and checks are locked in.
+    #[schemars(inline)]
+    pub enum SandboxLevel {
+        /// The strongest level that works on the worker's machine: `strict` or else `files`.
+        Auto = "auto",
+        /// Namespaces: the agent sees its worktree and what it needs to run, and reaches only its gateway.
+        Strict = "strict",
+        /// Landlock: files as with `strict`, but without a network, processes and a `/tmp` of its own.
+        Files = "files",
+        /// No kernel sandbox: limits, time-outs and a cleared environment only.
+        Off = "off",
+    }
+);
 
-/// The network of agents and checks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[schemars(inline)]
-pub enum SandboxNetwork {
-    /// The gateway of the agent's LLMs, and nothing else.
-    Gateway,
-    /// The network of the worker's machine.
-    Host,
-}
+crate::words!(
+    /// The network of agents and checks.
+    #[schemars(inline)]
+    pub enum SandboxNetwork {
+        /// The gateway of the agent's LLMs, and nothing else.
+        Gateway = "gateway",
+        /// The network of the worker's machine.
+        Host = "host",
+    }
+);
 
 /// Section `sandbox`.
 #[derive(Debug, Clone)]
@@ -398,6 +402,19 @@ pub struct Sandbox {
     pub max_disk_bytes: u64,
     /// The part of an agent's or a check's output that is kept, in bytes.
     pub max_output_bytes: usize,
+}
+
+/// Section `patch`.
+#[derive(Debug, Clone)]
+pub struct Patch {
+    /// Paths that no change may contain.
+    pub deny: Vec<PathPattern>,
+    /// Paths that no agent may change.
+    pub protect: Vec<PathPattern>,
+    /// More protected paths, by the repository as tasks name it.
+    pub protect_in: BTreeMap<Repository, Vec<PathPattern>>,
+    /// The size of all changed files together, in bytes.
+    pub max_bytes: u64,
 }
 
 /// Section `acceptance`.

@@ -2,11 +2,13 @@
 //! it on to the submitter's reply queue.
 
 mod fit;
+mod sandbox;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use fit::{MAX_RESULT_BYTES, lower_limit};
+pub use sandbox::{NetworkAttempts, SandboxReport};
 
 use crate::id::{AttemptId, LlmName, ProgrammerId, TaskId};
 use crate::money::MicroUsd;
@@ -47,6 +49,10 @@ crate::words!(
         Workspace = "workspace",
         /// The change holds something that cannot be kept: a repository, a link that leads out, a pipe. The message names it.
         ChangeRefused = "change_refused",
+        /// The change contains a path that `patch.deny` of the pool file forbids, or more than `patch.max_mib`.
+        Policy = "policy",
+        /// The change contains a path that the task or the pool file protects (`protect`).
+        ProtectedChanged = "protected_changed",
         /// The agent could not be started or refused its configuration.
         AgentConfig = "agent_config",
         /// The agent ran out of time while no LLM call was open.
@@ -57,6 +63,11 @@ crate::words!(
         AgentCrashed = "agent_crashed",
         /// The agent exited with another status than 0.
         AgentFailed = "agent_failed",
+        /// The agent or a check used more memory, processes or disk than a run may. The message names the key that raises
+        /// the limit.
+        Limit = "limit",
+        /// The sandbox could not be set up, and the task was handed back too often because of that.
+        Sandbox = "sandbox",
         /// The provider refused the call because of a rate limit.
         LlmRateLimited = "llm_rate_limited",
         /// The LLM gave no whole answer in time.
@@ -83,6 +94,10 @@ crate::words!(
         EditNotApplied = "edit_not_applied",
         /// The agent ended without an error and changed nothing.
         NoChange = "no_change",
+        /// An acceptance check cannot start: its program is missing or not executable. No LLM was asked.
+        CheckCannotStart = "check_cannot_start",
+        /// On the base commit, an acceptance check did not do what its `before` says. No LLM was asked.
+        CheckProvesNothing = "check_proves_nothing",
         /// An acceptance check failed. The message names it.
         AcceptanceFailed = "acceptance_failed",
         /// The change is whole, but its patch is too large for a result, and `auto_commit: false` allows no commit.
@@ -110,8 +125,12 @@ impl ErrorKind {
             | Self::Unroutable
             | Self::Repository
             | Self::ChangeRefused
+            | Self::Policy
+            | Self::ProtectedChanged
             | Self::AgentConfig
             | Self::AgentTimeout
+            | Self::Limit
+            | Self::Sandbox
             | Self::LlmRateLimited
             | Self::LlmTimeout
             | Self::LlmUnavailable
@@ -125,6 +144,8 @@ impl ErrorKind {
             | Self::TokenLimit
             | Self::EditNotApplied
             | Self::NoChange
+            | Self::CheckCannotStart
+            | Self::CheckProvesNothing
             | Self::AcceptanceFailed
             | Self::PatchTooLarge
             | Self::TaskTimeout
@@ -133,6 +154,14 @@ impl ErrorKind {
             | Self::Cancelled => false,
         }
     }
+}
+
+fn once() -> u32 {
+    1
+}
+
+fn is_once(tries: &u32) -> bool {
+    *tries == 1
 }
 
 // Serde passes a reference.
@@ -174,7 +203,11 @@ pub struct CheckReport {
     pub name: String,
     /// Absent when a signal or its time-out ended the check.
     pub exit_status: Option<i32>,
-    /// How long the check ran.
+    /// How often the check was run until it passed or had no try left; absent: once.
+    #[serde(default = "once", skip_serializing_if = "is_once")]
+    #[schemars(range(min = 1, max = 5))]
+    pub tries: u32,
+    /// How long the check ran, in all its tries.
     pub duration_ms: u64,
     /// The last lines of its output.
     pub output_tail: String,
@@ -318,7 +351,7 @@ pub struct ResultMessage {
     /// The id of the attempt that decided; absent when no attempt was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<AttemptId>,
-    /// The branch of the commit: `pool/<task id>`.
+    /// The branch of the commit: `pool/<task id>`, or `pool-<task id>` in a repository with a branch `pool`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branch: Option<String>,
     /// The full hash of the commit.
@@ -354,6 +387,9 @@ pub struct ResultMessage {
     /// Why the task did not succeed; absent when it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<TaskFailure>,
+    /// The refusals of the sandbox; absent if there were none.
+    #[serde(default, skip_serializing_if = "SandboxReport::is_nothing")]
+    pub sandbox: SandboxReport,
     /// The last lines that the agent printed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub log_tail: String,
@@ -401,6 +437,7 @@ impl ResultMessage {
             usage: Usage::default(),
             timings: Timings::default(),
             error: Some(error),
+            sandbox: SandboxReport::default(),
             log_tail: String::new(),
             texts_truncated: false,
             task: None,

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -14,6 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::id::{Capability, TaskId};
 use crate::money::MicroUsd;
 use crate::object::{Object, object, objects};
+use crate::patterns::PathPattern;
 use crate::source::{GitRef, RelativePath, Repository};
 use crate::time::Timestamp;
 use crate::wrong::told;
@@ -27,6 +29,9 @@ const MAX_LABELS: usize = 16;
 const MAX_LABEL_CHARS: usize = 128;
 const MAX_FILES: usize = 256;
 const MAX_CHECKS: usize = 32;
+const MAX_PROTECTED: usize = 64;
+/// The most tries of a check.
+pub const MAX_TRIES: u32 = 5;
 const MAX_TIMEOUT_S: u64 = 24 * 60 * 60;
 
 /// One coding job, as it travels to `pool.tasks` and as `POST /tasks` takes it.
@@ -61,6 +66,10 @@ pub struct TaskMessage {
         deserialize_with = "objects"
     )]
     pub acceptance: Vec<AcceptanceCheck>,
+    /// Files that the agent may not change, as patterns such as `tests/**`; at most 64. They are added to those of the pool
+    /// file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub protect: Vec<PathPattern>,
     /// Limits of this task that are stricter than those of the pool file.
     #[serde(
         default,
@@ -96,6 +105,46 @@ pub struct AcceptanceCheck {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86400))]
     pub timeout_s: Option<u64>,
+    /// The result that the check must have on the base commit. It is tried there before an LLM is asked.
+    #[serde(default, skip_serializing_if = "Before::is_any")]
+    pub before: Before,
+    /// Files that are laid over the checkout for this check alone: path and content. The agent does not see them, and they
+    /// are in no patch.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub overlay: BTreeMap<RelativePath, String>,
+    /// How often the check may be tried until it passes, for a check that is known as flaky.
+    #[serde(default = "one_try", skip_serializing_if = "is_one_try")]
+    #[schemars(range(min = 1, max = 5))]
+    pub tries: u32,
+}
+
+fn one_try() -> u32 {
+    1
+}
+
+// Serde passes a reference.
+fn is_one_try(tries: &u32) -> bool {
+    *tries == 1
+}
+
+/// The result that a check must have on the base commit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Before {
+    /// It fails: the change is to make it pass.
+    Fails,
+    /// It passes: the change must not break it.
+    Passes,
+    /// It is not tried on the base.
+    #[default]
+    Any,
+}
+
+impl Before {
+    // Serde passes a reference.
+    fn is_any(&self) -> bool {
+        *self == Self::Any
+    }
 }
 
 /// Limits of one task.
@@ -249,6 +298,7 @@ impl TaskMessage {
         too_many("capabilities", self.capabilities.len(), MAX_CAPABILITIES)?;
         too_many("files", self.files.len(), MAX_FILES)?;
         too_many("acceptance", self.acceptance.len(), MAX_CHECKS)?;
+        too_many("protect", self.protect.len(), MAX_PROTECTED)?;
         too_many("labels", self.labels.len(), MAX_LABELS)
     }
 
@@ -265,6 +315,14 @@ impl TaskMessage {
                 return refuse(path("run"), "must not contain a NUL character");
             }
             check_seconds(&path("timeout_s"), check.timeout_s)?;
+            if !(1..=MAX_TRIES).contains(&check.tries) {
+                let problem = format!("{} is not between 1 and {MAX_TRIES}", check.tries);
+                return refuse(path("tries"), problem);
+            }
+            if let Some((file, below)) = file_as_directory(&check.overlay) {
+                let problem = format!("{file} cannot be a file, because {below} is below it");
+                return refuse(path("overlay"), problem);
+            }
         }
         Ok(())
     }
@@ -295,6 +353,20 @@ impl TaskMessage {
 
 fn refuse(path: impl Into<String>, problem: impl fmt::Display) -> Result<(), TaskError> {
     Err(TaskError::field(path, problem))
+}
+
+/// A path of the overlay that would have to be a file and a directory, and a path below it.
+fn file_as_directory(
+    overlay: &BTreeMap<RelativePath, String>,
+) -> Option<(&RelativePath, &RelativePath)> {
+    overlay.keys().find_map(|below| {
+        let mut above = Path::new(below.as_str()).ancestors().skip(1);
+        let file = above.find_map(|path| {
+            let path = RelativePath::new(path.to_str()?).ok()?;
+            overlay.get_key_value(&path)
+        })?;
+        Some((file.0, below))
+    })
 }
 
 fn check_seconds(path: &str, seconds: Option<u64>) -> Result<(), TaskError> {
@@ -436,6 +508,30 @@ mod tests {
                 "acceptance[0].run",
             ),
             (
+                r#"{"instruction": "x", "repository": "app", "protect": ["/tests"]}"#,
+                "protect[0]",
+            ),
+            (
+                r#"{"instruction": "x", "repository": "app", "acceptance": [{"name": "a", "run": ["x"], "tries": 6}]}"#,
+                "acceptance[0].tries: 6 is not between 1 and 5",
+            ),
+            (
+                r#"{"instruction": "x", "repository": "app", "acceptance": [{"name": "a", "run": ["x"], "before": "breaks"}]}"#,
+                "acceptance[0].before",
+            ),
+            (
+                r#"{"instruction": "x", "repository": "app", "acceptance": [{"name": "a", "run": ["x"], "overlay": {"../x": ""}}]}"#,
+                "acceptance[0].overlay",
+            ),
+            (
+                r#"{"instruction": "x", "repository": "app", "acceptance": [{"name": "a", "run": ["x"], "overlay": {"a/.git/x": ""}}]}"#,
+                "acceptance[0].overlay",
+            ),
+            (
+                r#"{"instruction": "x", "repository": "app", "acceptance": [{"name": "a", "run": ["x"], "overlay": {"a": "", "a.b": "", "a/b/c": ""}}]}"#,
+                "acceptance[0].overlay: a cannot be a file",
+            ),
+            (
                 r#"{"instruction": "x", "repository": "app", "version": 2}"#,
                 "version",
             ),
@@ -460,6 +556,26 @@ mod tests {
                 "the error for {json} must name {field}, but is: {error}"
             );
         }
+    }
+
+    #[test]
+    fn fields_that_a_task_does_not_use_change_nothing_on_the_wire() {
+        let old = r#"{"instruction": "x", "repository": "app", "acceptance": [{"name": "a", "run": ["x"]}]}"#;
+        let spelled_out = r#"{"instruction": "x", "repository": "app", "protect": [], "acceptance":
+            [{"name": "a", "run": ["x"], "before": "any", "overlay": {}, "tries": 1}]}"#;
+        let json = |text: &str| {
+            let task = Task::new(
+                TaskId::new("t1").expect("an id"),
+                parse(text).expect("a task"),
+            );
+            String::from_utf8(task.to_json()).expect("text")
+        };
+        assert_eq!(json(old), json(spelled_out), "defaults are left out");
+        assert!(
+            !json(old).contains("tries"),
+            "an older process can read it: {}",
+            json(old)
+        );
     }
 
     #[test]

@@ -199,6 +199,17 @@ catalog! {
     QUEUE_MESSAGES: Gauge = "pool_queue_messages" ["queue"] Count, Dispatcher, Max,
         "messages that wait in the queue of a route (including those of cancelled tasks), in `pool.dead`, `pool.unroutable` or `results`; NaN while the broker does not answer";
 
+    SANDBOX_INFO: Gauge = "pool_sandbox_info" ["level", "proc", "limits"] Count, Worker, Each,
+        "always 1; the labels name the sandbox of this worker: its level, whose processes agents see (`own`, `shared`), and what holds the limits of a run (`cgroup`, `watched`)";
+    SANDBOX_SETUP: Histogram = "pool_sandbox_setup_seconds" [] Seconds, Worker, Sum,
+        "time to put an agent or a check behind the kernel layers; nothing with `sandbox.level: off`";
+    SANDBOX_REFUSED_CONNECTIONS: Counter = "pool_sandbox_refused_connections_total" ["programmer"] Count, Worker, Sum,
+        "connections and questions to name servers of agents and checks that did not leave the sandbox; only `strict` can count them";
+    SANDBOX_LIMIT: Counter = "pool_sandbox_limit_total" ["limit"] Count, Worker, Sum,
+        "agents and checks that were ended because they used more than a run may: `memory`, `processes`, `disk`";
+    SANDBOX_FAILURES: Counter = "pool_sandbox_failures_total" ["cause"] Count, Worker, Sum,
+        "agents and checks that did not start because a step of the sandbox failed: `namespaces`, `view`, `landlock`, …";
+
     LLM_CALLS: Counter = "pool_llm_calls_total" ["llm", "class"] Count, Worker, Sum,
         "calls that ended, by outcome (`ok`, `rate_limited`, `timeout`, …)";
     LLM_CALL: Histogram = "pool_llm_call_seconds" ["llm"] Seconds, Worker, Sum, "duration of calls";

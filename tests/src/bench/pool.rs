@@ -145,6 +145,7 @@ impl RunningPool {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
             .no_proxy()
+            .tls_certs_only([])
             .build()
             .context("failed to set up HTTP")?;
         let (dispatcher, api, dispatcher_start) =

@@ -25,7 +25,7 @@ struct Args {
     /// The address of the gateway, with `/v1`.
     #[arg(long)]
     base_url: String,
-    #[arg(long)]
+    #[arg(long, env = "POOL_TOKEN", hide_env_values = true)]
     token: String,
     #[arg(long)]
     model: String,

@@ -78,6 +78,7 @@ async fn a_cluster_that_loses_the_leaders_of_results_retries_and_logs_in_turn_lo
     ];
     let file = nervous(&["001", "002"])
         .command(&agent)
+        .writable(marks.path())
         .set("dispatcher.retry_delay_s", 1.into());
     // A task that loses its worker's channel with every leader must not count as poison.
     let file = file.set("dispatcher.max_attempts", 100.into());

@@ -24,7 +24,7 @@ const PATIENT_AGENT: &str = r#"until [ -e "$1/go" ]; do sleep 0.05; done; echo f
 
 /// A pool file with one programmer and this agent, and the directory of the file that it waits for.
 fn with_agent(pool: &Pool, agent: &str) -> (PoolFile, PathBuf) {
-    let signs = pool.path().to_owned();
+    let signs = pool.signs();
     let directory = signs.to_str().expect("a path in UTF-8");
     (
         PoolFile::sample()

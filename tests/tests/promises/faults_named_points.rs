@@ -20,12 +20,13 @@ use crate::support::process::Running;
 use crate::support::{Books, EventLog, Pool, PoolFile, SOON, eventually};
 
 /// The steps of a task that goes the whole way.
-const WALK: [Point; 13] = [
+const WALK: [Point; 14] = [
     Point::Delivered,
     Point::Read,
     Point::Claiming,
     Point::Started,
     Point::WorktreeMade,
+    Point::ObjectsMoved,
     Point::AgentDone,
     Point::ResultReady,
     Point::ResultPublished,
@@ -258,7 +259,7 @@ async fn a_worker_may_be_killed_at_every_step_of_the_walk() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_may_be_killed_while_it_hands_a_task_back() {
     let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
-    let directory = pool.path().to_str().expect("a path in UTF-8").to_owned();
+    let directory = pool.signs().to_str().expect("a path in UTF-8").to_owned();
     let file = PoolFile::sample()
         .only(&["001"])
         .command(&["/bin/sh", "-c", PATIENT, "agent", &directory]);
@@ -276,7 +277,7 @@ async fn a_worker_may_be_killed_while_it_hands_a_task_back() {
         pool.worker(0).terminate();
     })
     .await;
-    std::fs::write(pool.path().join("go"), "").expect("the sign");
+    std::fs::write(pool.signs().join("go"), "").expect("the sign");
     books.close(&mut pool, REST_WITHIN).await;
 }
 
@@ -309,7 +310,7 @@ async fn a_worker_may_be_killed_while_it_sends_a_task_on() {
 /// A pool whose agents crash until the file `go` exists, and whose attempts are retried at once.
 async fn pool_that_crashes() -> Pool {
     let pool = Pool::set_up_shared(&PoolFile::sample()).await;
-    let directory = pool.path().to_str().expect("a path in UTF-8").to_owned();
+    let directory = pool.signs().to_str().expect("a path in UTF-8").to_owned();
     let file = PoolFile::sample()
         .only(&["001"])
         .set("dispatcher.max_attempts", 100.into());
@@ -326,7 +327,7 @@ async fn a_worker_may_be_killed_while_it_has_an_attempt_made_again() {
     books.over_amqp("any", &task("crashes")).await;
     books.over_http(&task("crashes-too")).await;
     workers_fall(&mut pool, &MADE_AGAIN, "001", async |_, _| {}).await;
-    std::fs::write(pool.path().join("go"), "").expect("the sign");
+    std::fs::write(pool.signs().join("go"), "").expect("the sign");
     books.close(&mut pool, REST_WITHIN).await;
 }
 
@@ -338,7 +339,7 @@ async fn a_dispatcher_may_be_killed_while_it_has_an_attempt_made_again() {
     let mut books = Books::open(&pool).await;
     books.over_amqp("any", &task("crashes")).await;
     dispatchers_fall(&mut pool, &RETRIES).await;
-    std::fs::write(pool.path().join("go"), "").expect("the sign");
+    std::fs::write(pool.signs().join("go"), "").expect("the sign");
     books.close(&mut pool, REST_WITHIN).await;
 }
 

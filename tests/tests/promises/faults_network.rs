@@ -104,7 +104,7 @@ async fn a_reset_in_the_middle_of_a_large_publish_is_a_repetition() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_comes_out_of_a_black_hole_has_lost_its_task_and_says_nothing() {
     let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
-    let directory = pool.path().to_str().expect("a path in UTF-8").to_owned();
+    let directory = pool.signs().to_str().expect("a path in UTF-8").to_owned();
     let wait = r#"echo $$ >>"$1/agents"; until [ -e "$1/go" ]; do sleep 0.05; done; echo four >>readme.txt"#;
     pool.rewrite(&nervous(&["001", "002"]).command(&["/bin/sh", "-c", wait, "agent", &directory]));
     pool.start_dispatcher().await;
@@ -138,7 +138,7 @@ async fn a_worker_that_comes_out_of_a_black_hole_has_lost_its_task_and_says_noth
     proxy.set(Weather::Fair);
     pool.worker_prints(lost, "the task belongs to another attempt")
         .await;
-    std::fs::write(pool.path().join("go"), "").expect("the sign");
+    std::fs::write(pool.signs().join("go"), "").expect("the sign");
     let result = pool.api().result("swallowed", REPAIRED_WITHIN).await;
     assert_eq!(
         result.programmer.as_ref().map(|id| id.as_str()),
@@ -157,7 +157,7 @@ async fn a_worker_that_comes_out_of_a_black_hole_has_lost_its_task_and_says_noth
 async fn a_task_whose_workers_are_cut_off_again_and_again_is_no_poison() {
     const CUTS: usize = 5;
     let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
-    let directory = pool.path().to_str().expect("a path in UTF-8").to_owned();
+    let directory = pool.signs().to_str().expect("a path in UTF-8").to_owned();
     let file = nervous(&["001", "002"]).command(&["/bin/sh", "-c", PATIENT, "agent", &directory]);
     pool.rewrite(&file.set("dispatcher.max_attempts", 3.into()));
     let proxy = Proxy::in_front_of(&pool.amqp_url()).await.expect("a proxy");
@@ -190,7 +190,7 @@ async fn a_task_whose_workers_are_cut_off_again_and_again_is_no_poison() {
         )
         .await;
     }
-    std::fs::write(pool.path().join("go"), "").expect("the sign");
+    std::fs::write(pool.signs().join("go"), "").expect("the sign");
     let result = pool.api().result("cut-off", REPAIRED_WITHIN).await;
     assert_eq!(
         result.status,

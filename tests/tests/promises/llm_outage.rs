@@ -106,7 +106,7 @@ async fn an_outage_of_the_primary_costs_49_programmers_a_few_calls_and_no_task()
         enough.to_str().expect("a path in UTF-8"),
     ];
     let file = pool_file(PROGRAMMERS, &llm).calling(&calls);
-    let file = file.set(
+    let file = file.writable(signs.path()).set(
         "defaults",
         json!({"timeout_s": 400, "max_duration_per_job_s": 300}),
     );

@@ -55,6 +55,7 @@ mod result_fits;
 mod rolling_deploy;
 mod routing_keys;
 mod run_ends;
+mod sandbox_told;
 mod scripts_help;
 mod supervision;
 mod task_limits;

@@ -149,15 +149,7 @@ fn agent(sign: &Path) -> Vec<String> {
     let calling = program("calling-agent");
     let [sign, calling] = [sign, &calling].map(|path| path.to_str().expect("a path in UTF-8"));
     let script = ["/bin/sh", "-c", AGENT, "agent", sign, "{prompt_file}"];
-    let calls = [
-        calling,
-        "--base-url",
-        "{base_url}",
-        "--token",
-        "{token}",
-        "--model",
-        "{model}",
-    ];
+    let calls = [calling, "--base-url", "{base_url}", "--model", "{model}"];
     script
         .into_iter()
         .chain(calls)
@@ -211,8 +203,15 @@ async fn processes_tell_all_that_is_documented_and_what_they_count_adds_up() {
         json!({"max_daily_spend_usd": "50", "alert_threshold_usd": "40"}),
     );
     let mut pool = Pool::set_up_shared(&file).await;
-    let agent = agent(&pool.path().join("broken-once"));
-    pool.rewrite(&file.command(&agent.iter().map(String::as_str).collect::<Vec<_>>()));
+    let agent = agent(&pool.signs().join("broken-once"));
+    // With the layers, so that their metrics exist.
+    let calling = program("calling-agent");
+    let sandbox = json!({"level": "auto", "read": [calling], "write": ["../signs"]});
+    pool.rewrite(
+        &file
+            .with("sandbox", sandbox)
+            .command(&agent.iter().map(String::as_str).collect::<Vec<_>>()),
+    );
     pool.start_dispatcher().await;
     let mut processes = vec![pool.api()];
     pool.start_dispatcher().await;

@@ -298,8 +298,7 @@ async fn an_attempt_that_broke_is_made_again_later_and_not_without_end() {
         echo four >>readme.txt
     "#;
     let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
-    let signs = pool.path().join("signs");
-    std::fs::create_dir(&signs).expect("a directory for signs");
+    let signs = pool.signs();
     let file = PoolFile::sample()
         .only(&["001", "002"])
         .set("dispatcher.retry_delay_s", json!(1))

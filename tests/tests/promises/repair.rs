@@ -25,7 +25,7 @@ const AGENT: &str = r#"until [ -e "$1/go" ]; do sleep 0.05; done; echo four >>re
 /// for.
 async fn with(programmers: &[&str]) -> (Pool, PathBuf) {
     let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
-    let signs = pool.path().to_owned();
+    let signs = pool.signs();
     let directory = signs.to_str().expect("a path in UTF-8");
     let file = PoolFile::sample()
         .only(programmers)

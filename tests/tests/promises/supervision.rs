@@ -482,7 +482,7 @@ pub(crate) const SERVICE: [Point; 1] = [Point::OutputSent];
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_whose_service_panics_names_it_and_ends_and_another_does_the_task() {
     let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
-    let directory = pool.path().to_str().expect("a path in UTF-8").to_owned();
+    let directory = pool.signs().to_str().expect("a path in UTF-8").to_owned();
     let file = PoolFile::sample()
         .only(&["001"])
         .command(&["/bin/sh", "-c", TALKS, "agent", &directory]);
@@ -501,7 +501,7 @@ async fn a_worker_whose_service_panics_names_it_and_ends_and_another_does_the_ta
         "start the worker again",
     ];
     ends_with_its_service(&mut broken, SOON, &parts).await;
-    std::fs::write(pool.path().join("go"), "").expect("the sign");
+    std::fs::write(pool.signs().join("go"), "").expect("the sign");
     pool.start_worker(&["--programmers", "001"]);
     let result = pool.api().result("task-1", SOON).await;
     assert_eq!(

@@ -32,7 +32,9 @@ echo "$who $from $(date +%s%3N)" >>"$1/runs"
 async fn two_hundred_tasks_never_meet_at_one_programmer_and_never_wait_beside_an_idle_one() {
     let stamps = tempfile::tempdir().expect("a directory for stamps");
     let directory = stamps.path().to_str().expect("a path in UTF-8");
-    let file = PoolFile::sample().command(&["/bin/sh", "-c", AGENT, "agent", directory, "{model}"]);
+    let file = PoolFile::sample()
+        .writable(stamps.path())
+        .command(&["/bin/sh", "-c", AGENT, "agent", directory, "{model}"]);
     let pool = Pool::start_alone(&file).await;
     let tasks: Vec<Value> = (0..TASKS)
         .map(|n| {

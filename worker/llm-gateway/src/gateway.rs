@@ -80,15 +80,23 @@ impl Gateway {
         })
     }
 
-    /// Opens a session for one run.
+    /// Opens a session for one run. Its token is valid at the programmer's port.
     pub fn open(&self, plan: CallPlan) -> LlmSession {
+        let session = self.open_apart(plan);
+        self.sessions.lock().push(Arc::clone(&session.state));
+        session
+    }
+
+    /// Opens a session for a run in a network of its own. Its token is valid only on the listeners
+    /// that [`LlmSession::server`] serves, and not at the programmer's port, which every user of
+    /// the machine can reach.
+    pub fn open_apart(&self, plan: CallPlan) -> LlmSession {
         // 256 bits from the operating system's random numbers, through a cryptographic generator.
         let token: String = rand::random::<[u8; 32]>()
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect();
         let state = Arc::new(SessionState::new(digest(token.as_bytes()), plan));
-        self.sessions.lock().push(Arc::clone(&state));
         LlmSession {
             port: self.port,
             token,

@@ -27,6 +27,8 @@ pub(crate) fn main(argv: &[OsString]) -> ! {
 
 fn confine(stage: &SandboxStage) -> Result<(), SetupError> {
     let plan = &stage.plan;
+    // The program keeps this, but what it starts does not.
+    rights::die_with_the_parent().at(SetupStep::Rights)?;
     std::env::set_current_dir(&plan.directory).at(SetupStep::View)?;
     rights::drop_capabilities().at(SetupStep::Rights)?;
     if plan.layers.landlock > 0 {

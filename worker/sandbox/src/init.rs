@@ -2,7 +2,6 @@
 //! other layers, and starts the program. When it ends, the kernel kills everything inside.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
@@ -16,15 +15,16 @@ use nix::unistd::Pid;
 
 use crate::launch::{SandboxStage, refuse};
 use crate::message::{AtStep as _, SetupError, SetupStep, StageMessage};
+use crate::network::{self, NetworkAttempts};
 use crate::plan::Plan;
 use crate::show::Entries;
 use crate::spawn::{Spawn, spawn};
 use crate::warm::{CONTROL, ColdReason, Offer, WarmRole, take_descriptor};
 use crate::watch::LimitWatch;
-use crate::{filter, rights, rules, show, view};
+use crate::{filter, processes, rights, rules, show, view};
 
-/// If memory runs out, the kernel ends the program before the worker.
-pub(crate) const OOM_SCORE: &str = "800";
+/// Directories that lie in memory.
+const TEMPORARY: [&str; 2] = ["/tmp", "/dev/shm"];
 /// The time between two looks at what the run uses. A look takes a fraction of a millisecond.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -32,6 +32,7 @@ pub(crate) fn main(argv: &[OsString]) -> ! {
     let stage = SandboxStage::begin().unwrap_or_else(|refused| refuse(None, refused));
     let (signals, warm) =
         confine(&stage, argv).unwrap_or_else(|refused| refuse(Some(&stage), refused));
+    let watch = LimitWatch::new(stage.plan.limits, &stage.plan.write, &TEMPORARY);
     let started = start(&stage, argv, warm).unwrap_or_else(|refused| refuse(Some(&stage), refused));
     match started {
         Ok(program) => {
@@ -41,7 +42,7 @@ pub(crate) fn main(argv: &[OsString]) -> ! {
                 signals,
                 program,
             }
-            .wait_for_all()
+            .wait_for_all(watch)
         }
         Err(error) => {
             stage.report(&StageMessage::NotStarted(error.to_string()));
@@ -123,9 +124,7 @@ fn confine(stage: &SandboxStage, argv: &[OsString]) -> Result<(SignalFd, Warm), 
     view::enter(plan, &shown)?;
     std::env::set_current_dir(&plan.directory).at(SetupStep::View)?;
     let warm = Warm::prepare(stage, &shown, argv).at(SetupStep::View)?;
-    // The kernel may refuse that, and then the usual score applies.
-    let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
-    rights::drop_capabilities().at(SetupStep::Rights)?;
+    rights::keep_reading().at(SetupStep::Rights)?;
     rights::hide_process().at(SetupStep::Rights)?;
     if !matches!(warm, Warm::Run(..)) {
         restrict_files(plan, &shown)?;
@@ -144,18 +143,21 @@ struct Init {
 
 impl Init {
     /// Waits until no process is left, the launcher has gone, or a limit is exceeded.
-    fn wait_for_all(self) -> ! {
-        let mut watch = LimitWatch::new(&self.stage.plan);
+    fn wait_for_all(self, mut watch: Option<LimitWatch>) -> ! {
         let mut ended = false;
         loop {
             match self.reap(&mut ended) {
                 Ok(true) => {}
                 Ok(false) | Err(_) => std::process::exit(0),
             }
-            let mut heard = [
-                PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.stage.messages.as_fd(), PollFlags::POLLIN),
-            ];
+            let sources = || {
+                [
+                    PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+                    PollFd::new(self.stage.messages.as_fd(), PollFlags::POLLIN),
+                ]
+            };
+            let urgent = || poll(&mut sources(), PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
+            let mut heard = sources();
             let pause = match watch {
                 Some(_) => PollTimeout::try_from(LOOK_EVERY).unwrap_or(PollTimeout::MAX),
                 None => PollTimeout::NONE,
@@ -166,7 +168,11 @@ impl Init {
                 std::process::exit(1)
             }
             while let Ok(Some(_)) = self.signals.read_signal() {}
-            if let Some(limit) = watch.as_mut().and_then(LimitWatch::exceeded) {
+            if let Some(limit) = watch
+                .as_mut()
+                .and_then(|watch| watch.exceeded(processes::of_namespace, urgent))
+            {
+                self.report_network();
                 self.stage.report(&StageMessage::Ended {
                     status: None,
                     signal: Some(Signal::SIGKILL as i32),
@@ -174,6 +180,14 @@ impl Init {
                 });
                 std::process::exit(1)
             }
+        }
+    }
+
+    /// The counters of the machine's own network tell nothing about the run.
+    fn report_network(&self) {
+        let attempts = network::attempts();
+        if self.stage.plan.layers.own_network && attempts != NetworkAttempts::default() {
+            self.stage.report(&StageMessage::NetworkAttempts(attempts));
         }
     }
 
@@ -190,6 +204,7 @@ impl Init {
             };
             if pid == self.program && !*ended {
                 *ended = true;
+                self.report_network();
                 self.stage.report(&StageMessage::Ended {
                     status,
                     signal,

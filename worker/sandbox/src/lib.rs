@@ -15,33 +15,42 @@
 //! `strict`, and seccomp keeps kernel interfaces away that neither of the two covers.
 
 mod enter;
+mod exceeded;
+mod file_usage;
 mod filter;
 mod init;
+pub mod installations;
 mod launch;
 mod message;
 mod namespaces;
 mod network;
 mod plan;
 pub mod probe;
+pub mod processes;
 mod rights;
 mod rules;
 pub mod show;
 mod spawn;
 mod system;
 pub mod toolchains;
+mod usage;
 mod view;
+pub mod walk;
 mod warm;
 mod watch;
 
 use std::ffi::{OsStr, OsString};
 
+pub use exceeded::{Exceeded, RunLimit};
 pub use launch::{Launched, launch};
 pub use message::{SetupError, SetupStep, StageMessage, receive, receive_bytes, send_bytes};
+pub use network::NetworkAttempts;
 pub use plan::{Layers, Level, Plan, RunLimits};
 pub use rights::hide_process;
 pub use rules::landlock_abi;
 pub use spawn::{Spawn, spawn};
 pub use warm::{WarmRole, send_files};
+pub use watch::LimitWatch;
 
 /// The first arguments that make an executable a stage.
 mod word {

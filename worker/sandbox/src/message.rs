@@ -12,6 +12,9 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::exceeded::Exceeded;
+use crate::network::NetworkAttempts;
+
 /// The longest message. The texts of messages are short.
 const LONGEST: usize = 16 * 1024;
 
@@ -29,12 +32,14 @@ pub enum StageMessage {
     Refused(SetupError),
     /// The layers are in place, but the program could not be started.
     NotStarted(String),
+    /// The connections that the run tried in vain. It comes before [`Self::Ended`], if there was anything.
+    NetworkAttempts(NetworkAttempts),
     /// The program ended. Other processes of the run may still be alive.
     Ended {
         status: Option<i32>,
         signal: Option<i32>,
         /// The limit of the run that ended it.
-        limit: Option<String>,
+        limit: Option<Exceeded>,
     },
 }
 
@@ -44,6 +49,30 @@ pub enum StageMessage {
 pub struct SetupError {
     pub step: SetupStep,
     pub problem: String,
+    /// The error number of the kernel, if the kernel refused something.
+    #[serde(default)]
+    pub errno: Option<i32>,
+}
+
+impl SetupError {
+    /// The next step of the person who runs the worker.
+    pub fn remedy(&self) -> &'static str {
+        match self.step {
+            SetupStep::Plan => "start the worker again: its program may have been replaced",
+            SetupStep::View => {
+                "check the paths in `sandbox.read`, `sandbox.write` and `workspace.dir`, and run \
+                 `worker sandbox`"
+            }
+            SetupStep::Namespaces
+            | SetupStep::Network
+            | SetupStep::Proc
+            | SetupStep::Rights
+            | SetupStep::Landlock
+            | SetupStep::Seccomp => {
+                "run `worker sandbox`: it says which `sandbox.level` works on this machine"
+            }
+        }
+    }
 }
 
 /// The steps of a set-up, as far as a person can do something about them.
@@ -58,6 +87,34 @@ pub enum SetupStep {
     Rights,
     Landlock,
     Seccomp,
+}
+
+impl SetupStep {
+    /// In the order of a set-up.
+    pub const ALL: [Self; 8] = [
+        Self::Plan,
+        Self::Namespaces,
+        Self::Network,
+        Self::View,
+        Self::Proc,
+        Self::Rights,
+        Self::Landlock,
+        Self::Seccomp,
+    ];
+
+    /// The word in metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Plan => "plan",
+            Self::Namespaces => "namespaces",
+            Self::Network => "network",
+            Self::View => "view",
+            Self::Proc => "proc",
+            Self::Rights => "rights",
+            Self::Landlock => "landlock",
+            Self::Seccomp => "seccomp",
+        }
+    }
 }
 
 impl std::fmt::Display for SetupStep {
@@ -80,13 +137,43 @@ pub(crate) trait AtStep<T> {
     fn at(self, step: SetupStep) -> Result<T, SetupError>;
 }
 
-impl<T, E: std::fmt::Display> AtStep<T> for Result<T, E> {
+impl<T, E: std::error::Error + 'static> AtStep<T> for Result<T, E> {
     fn at(self, step: SetupStep) -> Result<T, SetupError> {
         self.map_err(|problem| SetupError {
             step,
             problem: problem.to_string(),
+            errno: errno_of(&problem),
         })
     }
+}
+
+/// The error number of the kernel that an error comes from.
+fn errno_of(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    std::iter::successors(Some(error), |error| error.source()).find_map(|error| {
+        let of_io = error.downcast_ref::<io::Error>();
+        let of_nix = error.downcast_ref::<nix::errno::Errno>();
+        let of_rustix = error.downcast_ref::<rustix::io::Errno>();
+        of_io
+            .and_then(io::Error::raw_os_error)
+            .or(of_nix.map(|errno| *errno as i32))
+            .or(of_rustix.map(|errno| errno.raw_os_error()))
+    })
+}
+
+/// An error of the kernel about a path, or about another thing.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {source}")]
+struct About {
+    what: String,
+    source: io::Error,
+}
+
+/// Says what an error is about. Its number stays.
+pub(crate) fn named<T>(what: impl std::fmt::Display, result: io::Result<T>) -> io::Result<T> {
+    result.map_err(|source| {
+        let what = what.to_string();
+        io::Error::new(source.kind(), About { what, source })
+    })
 }
 
 /// Sends a message, with a listener if it announces one.
@@ -168,4 +255,31 @@ pub fn receive(socket: impl AsFd) -> io::Result<Option<(StageMessage, Option<Own
     }
     let message = serde_json::from_slice(buffer.get(..count).unwrap_or_default())?;
     Ok(Some((message, descriptor)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_keeps_its_number_on_the_way() {
+        let refused = || io::Error::from(nix::errno::Errno::EAGAIN);
+        let about = named("/x", named::<()>("copy", Err(refused())));
+        let errors = [
+            Err::<(), _>(refused()).at(SetupStep::View),
+            about.at(SetupStep::View),
+            Err(nix::errno::Errno::EAGAIN).at(SetupStep::View),
+            Err(rustix::io::Errno::AGAIN).at(SetupStep::View),
+        ];
+        for error in errors {
+            let error = error.expect_err("an error");
+            assert_eq!(
+                error.errno,
+                Some(nix::errno::Errno::EAGAIN as i32),
+                "{error}"
+            );
+        }
+        let error = Err::<(), _>(io::Error::other("x")).at(SetupStep::View);
+        assert_eq!(error.expect_err("an error").errno, None, "not the kernel's");
+    }
 }

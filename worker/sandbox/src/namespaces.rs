@@ -11,7 +11,6 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{getgid, getuid};
 
-use crate::init::OOM_SCORE;
 use crate::launch::{SandboxStage, refuse};
 use crate::message::{AtStep as _, SetupError, SetupStep, StageMessage, send};
 use crate::plan::Plan;
@@ -31,10 +30,6 @@ fn make(stage: &SandboxStage, argv: &[OsString]) -> Result<i32, SetupError> {
     let own_network = stage.plan.layers.own_network;
     if stage.plan.warm == Some(WarmRole::Run) {
         enter_server_namespace(&stage.messages).at(SetupStep::Namespaces)?;
-    }
-    if stage.plan.warm == Some(WarmRole::Server) {
-        // Its children inherit the score. They cannot set it, and neither can process 1 of the server.
-        let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     }
     make_namespaces(&stage.plan).at(SetupStep::Namespaces)?;
     if own_network {

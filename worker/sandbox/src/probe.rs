@@ -13,10 +13,12 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 
 use crate::launch::{Launched, launch};
 use crate::message::{SetupError, SetupStep, StageMessage, receive};
@@ -44,6 +46,9 @@ pub struct LevelUnavailable {
     pub cause: String,
     /// The remedy: a command, or a line of a file.
     pub remedy: String,
+    /// False: this machine cannot give the level. True: it did not this time, for example because
+    /// it had too many processes.
+    pub is_transient: bool,
 }
 
 impl std::fmt::Display for LevelUnavailable {
@@ -52,6 +57,7 @@ impl std::fmt::Display for LevelUnavailable {
             level,
             cause,
             remedy,
+            is_transient: _,
         } = self;
         write!(
             f,
@@ -61,15 +67,15 @@ impl std::fmt::Display for LevelUnavailable {
     }
 }
 
-/// Tries all layers of a level. `own_network: false` leaves the machine's network open. The test
-/// needs a directory for some files: the system's temporary directory, or else `directory`.
+/// Tries all layers of a level, with a worktree in the workspace directory, as a run has it.
+/// `own_network: false` leaves the machine's network open.
 ///
 /// # Errors
 /// [`LevelUnavailable`] with the cause and the remedy.
 pub fn prove(
     level: Level,
     own_network: bool,
-    directory: &Path,
+    workspace: &Path,
 ) -> Result<Proven, LevelUnavailable> {
     let layers = Layers {
         own_network,
@@ -78,31 +84,63 @@ pub fn prove(
     if level == Level::Files && layers.landlock == 0 {
         return Err(without_landlock(landlock_abi()));
     }
-    try_layers(layers, directory).map_err(|failure| match failure {
-        ProbeFailure::Refused(refused) => explain(level, &refused, &KernelSettings::look()),
-        ProbeFailure::Other(problem) => LevelUnavailable {
-            level,
-            cause: problem,
-            remedy: "report this, or choose another level".to_owned(),
-        },
-    })
+    let place = ProbeDirectory::new(workspace).map_err(|error| LevelUnavailable {
+        level,
+        cause: format!(
+            "the self-test cannot write to the workspace directory {}: {error}",
+            workspace.display()
+        ),
+        remedy: "name a directory of this user in `workspace.dir`, or run this command as the \
+                 worker's user"
+            .to_owned(),
+        is_transient: true,
+    })?;
+    try_layers(layers, workspace, &place)
+        .map_err(|failure| failure.explain(level, &KernelSettings::look()))
 }
 
 enum ProbeFailure {
     Refused(SetupError),
-    Other(String),
+    /// A layer does not do what it must.
+    Open(String),
+    /// The self-test did not come to its end.
+    Hindered(Hindrance),
+}
+
+/// Something that must work and does not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Hindrance {
+    problem: String,
+    errno: Option<i32>,
+}
+
+impl Hindrance {
+    fn new(what: &str, error: &io::Error) -> Self {
+        Self {
+            problem: format!("{what}: {error}"),
+            errno: error.raw_os_error(),
+        }
+    }
+}
+
+impl From<Hindrance> for ProbeFailure {
+    fn from(hindrance: Hindrance) -> Self {
+        Self::Hindered(hindrance)
+    }
 }
 
 impl From<io::Error> for ProbeFailure {
     fn from(error: io::Error) -> Self {
-        Self::Other(format!("the self-test failed: {error}"))
+        Hindrance::new("the self-test failed", &error).into()
     }
 }
 
 /// Tries these layers, which may be fewer than those of the level.
-fn try_layers(layers: Layers, directory: &Path) -> Result<Proven, ProbeFailure> {
-    let place = ProbeDirectory::new(&std::env::temp_dir())
-        .or_else(|_| fs::create_dir_all(directory).and_then(|()| ProbeDirectory::new(directory)))?;
+fn try_layers(
+    layers: Layers,
+    workspace: &Path,
+    place: &ProbeDirectory,
+) -> Result<Proven, ProbeFailure> {
     let executable = std::env::current_exe()?;
     let (forbidden, gateway) = (listen()?, listen()?);
     let port = gateway.local_addr()?.port();
@@ -111,7 +149,7 @@ fn try_layers(layers: Layers, directory: &Path) -> Result<Proven, ProbeFailure> 
         gateway_port: Some(port),
         read: vec![executable.clone()],
         write: vec![place.tree()],
-        hide: Vec::new(),
+        hide: vec![workspace.to_owned()],
         directory: place.tree(),
         limits: RunLimits::default(),
         warm: None,
@@ -132,18 +170,11 @@ fn try_layers(layers: Layers, directory: &Path) -> Result<Proven, ProbeFailure> 
     let inside = running.until_started()?;
     answer(inside.as_ref().unwrap_or(&gateway))?;
     running.until_ended()?;
-    match fs::read_to_string(place.tree().join(VERDICT))?.as_str() {
-        "own" => Ok(Proven {
-            layers,
-            own_proc: true,
-        }),
-        "shared" => Ok(Proven {
-            layers,
-            own_proc: false,
-        }),
-        problem => Err(ProbeFailure::Other(format!(
-            "in the self-test a program {problem}"
-        ))),
+    let verdict = fs::read(place.tree().join(VERDICT))?;
+    match serde_json::from_slice(&verdict).map_err(io::Error::from)? {
+        Verdict::Holds { own_proc } => Ok(Proven { layers, own_proc }),
+        Verdict::Open(problem) => Err(ProbeFailure::Open(problem)),
+        Verdict::Hindered(hindrance) => Err(hindrance.into()),
     }
 }
 
@@ -162,11 +193,17 @@ fn wait_for(descriptor: impl AsFd) -> io::Result<()> {
 
 /// Serves the gateway's one connection.
 fn answer(gateway: &TcpListener) -> Result<(), ProbeFailure> {
-    wait_for(gateway).map_err(|error| {
-        ProbeFailure::Other(format!("a program did not reach its gateway: {error}"))
-    })?;
+    wait_for(gateway)
+        .map_err(|error| Hindrance::new("a program did not reach its gateway", &error))?;
     let (mut stream, _) = gateway.accept()?;
     Ok(stream.write_all(ANSWER)?)
+}
+
+/// Makes directories that only this user can enter.
+fn private() -> fs::DirBuilder {
+    let mut builder = fs::DirBuilder::new();
+    builder.mode(0o700);
+    builder
 }
 
 /// Directories of one self-test: a worktree and a secret beside it.
@@ -174,10 +211,11 @@ struct ProbeDirectory(PathBuf);
 
 impl ProbeDirectory {
     fn new(directory: &Path) -> io::Result<Self> {
+        private().recursive(true).create(directory)?;
         for number in 0..u32::MAX {
             let name = format!("sandbox-test-{}-{number}", std::process::id());
             let place = Self(directory.join(name));
-            match fs::DirBuilder::new().mode(0o700).create(&place.0) {
+            match private().create(&place.0) {
                 Ok(()) => {
                     fs::create_dir(place.tree())?;
                     fs::write(place.secret(), "secret")?;
@@ -206,7 +244,7 @@ impl ProbeDirectory {
 
 impl Drop for ProbeDirectory {
     fn drop(&mut self) {
-        // If this fails, an empty directory remains in the system's temporary directory.
+        // If this fails, a small directory remains in the workspace directory.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -219,8 +257,14 @@ impl Running {
         let Some(launched) = &self.0 else {
             return Ok(None);
         };
-        wait_for(&launched.messages)?;
-        receive(&launched.messages)
+        loop {
+            wait_for(&launched.messages)?;
+            match receive(&launched.messages)? {
+                // The program tried a port that is not in its network.
+                Some((StageMessage::NetworkAttempts(_), _)) => {}
+                other => return Ok(other),
+            }
+        }
     }
 
     /// Waits until the program runs. Returns the gateway's listener if it was made inside.
@@ -256,18 +300,21 @@ impl Running {
 }
 
 fn failure(message: StageMessage) -> ProbeFailure {
-    match message {
-        StageMessage::Refused(refused) => ProbeFailure::Refused(refused),
-        StageMessage::NotStarted(problem) => ProbeFailure::Other(format!(
-            "the program of the self-test did not start: {problem}"
-        )),
+    let problem = match message {
+        StageMessage::Refused(refused) => return ProbeFailure::Refused(refused),
+        StageMessage::NotStarted(problem) => {
+            format!("the program of the self-test did not start: {problem}")
+        }
         StageMessage::Listening
         | StageMessage::Cold(_)
         | StageMessage::Started
-        | StageMessage::Ended { .. } => ProbeFailure::Other(format!(
-            "the self-test ended in an unexpected way: {message:?}"
-        )),
-    }
+        | StageMessage::NetworkAttempts(_)
+        | StageMessage::Ended { .. } => {
+            format!("the self-test ended in an unexpected way: {message:?}")
+        }
+    };
+    let errno = None;
+    Hindrance { problem, errno }.into()
 }
 
 impl Drop for Running {
@@ -280,12 +327,21 @@ impl Drop for Running {
 }
 
 /// The attempts that the program of a self-test makes.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct ProbeTask {
     secret: PathBuf,
     gateway: u16,
     forbidden: u16,
     layers: Layers,
+}
+
+/// The findings of the program of a self-test.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Verdict {
+    Holds { own_proc: bool },
+    Open(String),
+    Hindered(Hindrance),
 }
 
 /// The program of the self-test.
@@ -296,40 +352,51 @@ pub(crate) fn inside(arguments: &[OsString]) -> ! {
     let Some(task) = task else {
         std::process::exit(2)
     };
-    let verdict = match task.trouble() {
-        Some(trouble) => trouble,
-        None if sees_only_its_own_processes() => "own".to_owned(),
-        None => "shared".to_owned(),
-    };
+    let verdict = serde_json::to_vec(&task.verdict()).unwrap_or_default();
     let written = fs::write(VERDICT, verdict);
     std::process::exit(i32::from(written.is_err()))
 }
 
 impl ProbeTask {
-    /// The first thing that is not as it must be.
-    fn trouble(&self) -> Option<String> {
+    fn verdict(&self) -> Verdict {
         // First, because the worker waits for it.
-        match greeting(self.gateway) {
-            Ok(answer) if answer == ANSWER => {}
-            Ok(_) => return Some("got another answer than its gateway's".to_owned()),
-            Err(error) => return Some(format!("could not reach its gateway: {error}")),
+        if let Err(hindrance) = self.does_what_it_must() {
+            return Verdict::Hindered(hindrance);
         }
-        if let Err(error) = moves_files(Path::new(".")) {
-            return Some(format!("could not write to its worktree: {error}"));
+        match self.gap() {
+            Some(gap) => Verdict::Open(format!("in the self-test a program {gap}")),
+            None => Verdict::Holds {
+                own_proc: sees_only_its_own_processes(),
+            },
         }
+    }
+
+    fn does_what_it_must(&self) -> Result<(), Hindrance> {
+        let greeted = match greeting(self.gateway) {
+            Ok(answer) if answer == ANSWER => Ok(()),
+            Ok(_) => Err(io::Error::other("another server answered")),
+            Err(error) => Err(error),
+        };
+        greeted.map_err(|error| Hindrance::new("a program cannot reach its gateway", &error))?;
+        moves_files(Path::new("."))
+            .map_err(|error| Hindrance::new("a program cannot write to its worktree", &error))
+    }
+
+    /// The first thing that works and must not.
+    fn gap(&self) -> Option<&'static str> {
         let layers = &self.layers;
         let files = layers.level == Level::Strict || layers.landlock >= LEAST_ABI;
         if files && fs::read(&self.secret).is_ok() {
-            return Some("could read a file outside of its worktree".to_owned());
+            return Some("could read a file outside of its worktree");
         }
         let guards_network = layers.own_network
             && (layers.level == Level::Strict || layers.landlock >= crate::rules::NETWORK_SINCE);
         if guards_network && greeting(self.forbidden).is_ok() {
-            return Some("could connect to another port than its gateway's".to_owned());
+            return Some("could connect to another port than its gateway's");
         }
         let namespace = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER);
         if layers.seccomp && namespace.is_ok() {
-            return Some("could make a namespace of its own".to_owned());
+            return Some("could make a namespace of its own");
         }
         None
     }
@@ -405,6 +472,47 @@ fn without_landlock(abi: u32) -> LevelUnavailable {
         cause,
         remedy: "add `landlock` to the kernel parameter `lsm=`, or install a newer kernel"
             .to_owned(),
+        is_transient: false,
+    }
+}
+
+const OTHER_LEVEL: &str = "run the worker on a kernel that allows user namespaces, or write \
+                           another level in `sandbox.level`";
+const LATER: &str = "look for too many processes, too little memory or a full disk, and start the \
+                     worker again";
+
+/// Error numbers that say: this kernel, container or service never does this. After any other, for
+/// example a lack of memory, the machine may do it a moment later.
+fn says_never(errno: Option<i32>) -> bool {
+    const NEVER: [Errno; 8] = [
+        Errno::EPERM,
+        Errno::EACCES,
+        Errno::ENOSYS,
+        Errno::EINVAL,
+        Errno::EOPNOTSUPP,
+        Errno::ENODEV,
+        Errno::EXDEV,
+        Errno::EUSERS,
+    ];
+    errno.is_some_and(|errno| NEVER.contains(&Errno::from_raw(errno)))
+}
+
+impl ProbeFailure {
+    fn explain(self, level: Level, machine: &KernelSettings) -> LevelUnavailable {
+        let (cause, remedy, is_transient) = match self {
+            Self::Refused(refused) => return explain(level, &refused, machine),
+            Self::Open(problem) => (problem, OTHER_LEVEL, false),
+            Self::Hindered(Hindrance { problem, errno }) if says_never(errno) => {
+                (problem, OTHER_LEVEL, false)
+            }
+            Self::Hindered(Hindrance { problem, .. }) => (problem, LATER, true),
+        };
+        LevelUnavailable {
+            level,
+            cause,
+            remedy: remedy.to_owned(),
+            is_transient,
+        }
     }
 }
 
@@ -415,7 +523,10 @@ fn explain(level: Level, refused: &SetupError, machine: &KernelSettings) -> Leve
         SetupStep::Namespaces | SetupStep::Network | SetupStep::View | SetupStep::Rights => true,
         SetupStep::Plan | SetupStep::Proc | SetupStep::Landlock | SetupStep::Seccomp => false,
     };
-    let (cause, remedy) = if namespaces && machine.no_user_namespaces {
+    let lasts = says_never(refused.errno) || (namespaces && machine.no_user_namespaces);
+    let (cause, remedy) = if !lasts {
+        ("the machine could not do it this time", LATER)
+    } else if namespaces && machine.no_user_namespaces {
         (
             "user namespaces are switched off (user.max_user_namespaces is 0)",
             "run `sudo sysctl -w user.max_user_namespaces=15000`",
@@ -438,15 +549,13 @@ fn explain(level: Level, refused: &SetupError, machine: &KernelSettings) -> Leve
             "start the container with `security_opt: [seccomp=./config/docker-seccomp.json]`",
         )
     } else {
-        (
-            "the kernel refuses it",
-            "run the worker on a kernel that allows user namespaces, or choose another level",
-        )
+        ("the kernel refuses it", OTHER_LEVEL)
     };
     LevelUnavailable {
         level,
         cause: format!("{cause} ({said})"),
         remedy: remedy.to_owned(),
+        is_transient: !lasts,
     }
 }
 
@@ -454,10 +563,11 @@ fn explain(level: Level, refused: &SetupError, machine: &KernelSettings) -> Leve
 mod tests {
     use super::*;
 
-    fn refused(step: SetupStep) -> SetupError {
+    fn refused(step: SetupStep, errno: Errno) -> SetupError {
         SetupError {
             step,
-            problem: "EPERM: Operation not permitted".to_owned(),
+            problem: errno.to_string(),
+            errno: Some(errno as i32),
         }
     }
 
@@ -497,9 +607,13 @@ mod tests {
                 "seccomp profile",
                 "docker-seccomp.json",
             ),
-            (machine, "kernel refuses", "another level"),
+            (machine, "kernel refuses", "sandbox.level"),
         ] {
-            let explained = explain(Level::Strict, &refused(SetupStep::Namespaces), &machine);
+            let explained = explain(
+                Level::Strict,
+                &refused(SetupStep::Namespaces, Errno::EPERM),
+                &machine,
+            );
             assert!(explained.cause.contains(cause), "{explained}");
             assert!(explained.remedy.contains(remedy), "{explained}");
             assert!(
@@ -515,7 +629,44 @@ mod tests {
             no_user_namespaces: true,
             ..KernelSettings::default()
         };
-        let explained = explain(Level::Files, &refused(SetupStep::Landlock), &machine);
+        let explained = explain(
+            Level::Files,
+            &refused(SetupStep::Landlock, Errno::EPERM),
+            &machine,
+        );
         assert!(!explained.cause.contains("namespaces"), "{explained}");
+    }
+
+    #[test]
+    fn only_a_cause_that_lasts_says_that_the_machine_cannot() {
+        let usual = KernelSettings::default();
+        let without = KernelSettings {
+            no_user_namespaces: true,
+            ..usual.clone()
+        };
+        for (errno, machine, is_transient) in [
+            (Errno::EPERM, &usual, false),
+            (Errno::ENOSYS, &usual, false),
+            (Errno::EINVAL, &usual, false),
+            (Errno::EAGAIN, &usual, true),
+            (Errno::ENOMEM, &usual, true),
+            (Errno::EMFILE, &usual, true),
+            // Too many namespaces: of this user, or of all users if there must be none.
+            (Errno::ENOSPC, &usual, true),
+            (Errno::ENOSPC, &without, false),
+        ] {
+            let step = refused(SetupStep::Namespaces, errno);
+            let explained = explain(Level::Strict, &step, machine);
+            assert_eq!(explained.is_transient, is_transient, "{explained}");
+            let error = io::Error::from(errno);
+            let hindered = ProbeFailure::from(error).explain(Level::Strict, &usual);
+            let expected = is_transient || errno == Errno::ENOSPC;
+            assert_eq!(hindered.is_transient, expected, "{hindered}");
+        }
+        let late = ProbeFailure::from(io::Error::from(io::ErrorKind::TimedOut));
+        let late = late.explain(Level::Strict, &usual);
+        assert!(late.is_transient, "a slow machine: {late}");
+        let open = ProbeFailure::Open("could read".to_owned()).explain(Level::Strict, &usual);
+        assert!(!open.is_transient, "a layer does not hold: {open}");
     }
 }

@@ -22,9 +22,13 @@ fn each() -> impl Iterator<Item = CapabilitySet> {
 /// Dies with the parent, and takes no signal but SIGKILL from now on: the launcher signals all
 /// descendants, and the stages must outlive the program.
 pub(crate) fn outlive_the_program() -> io::Result<()> {
-    set_parent_process_death_signal(Some(Signal::KILL))?;
+    die_with_the_parent()?;
     SigSet::all().thread_block()?;
     Ok(())
+}
+
+pub(crate) fn die_with_the_parent() -> io::Result<()> {
+    Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
 }
 
 /// A process whose uid is not 0 loses its capabilities when it starts another program, except for
@@ -46,18 +50,28 @@ pub(crate) fn keep_capabilities_over_exec() -> io::Result<()> {
 
 /// Gives all capabilities up, for this process and everything that it starts.
 pub(crate) fn drop_capabilities() -> io::Result<()> {
+    keep(CapabilitySet::empty())
+}
+
+/// The same, but this process may still look into every directory of the run: a program could
+/// otherwise hide its files from the limit of the disk.
+pub(crate) fn keep_reading() -> io::Result<()> {
+    keep(CapabilitySet::DAC_READ_SEARCH)
+}
+
+/// Keeps these capabilities for this process alone: what it starts has none.
+fn keep(kept: CapabilitySet) -> io::Result<()> {
     clear_ambient_capability_set()?;
     let have = capabilities(None)?;
     for one in each().filter(|one| have.permitted.contains(*one)) {
         remove_capability_from_bounding_set(one)?;
     }
-    let none = CapabilitySet::empty();
     set_capabilities(
         None,
         CapabilitySets {
-            effective: none,
-            permitted: none,
-            inheritable: none,
+            effective: kept,
+            permitted: kept,
+            inheritable: CapabilitySet::empty(),
         },
     )?;
     give_up_privileges()

@@ -1,17 +1,20 @@
 //! The rules of Landlock: which files may be read and written, and with `files` also which port may
 //! be reached.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, NetPort,
-    Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, RulesetError, Scope,
-    path_beneath_rules,
+    PathBeneath, Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, RulesetError,
+    Scope,
 };
+use rustix::fs::{FileType, fstat};
 
 use crate::plan::{Level, Plan};
 use crate::show::{Entries, PathAccess, parts};
 use crate::system;
+use crate::walk::open_end;
 
 /// With ABI 1 a file cannot be moved to another directory, and then cargo, npm and others fail.
 pub(crate) const LEAST_ABI: u32 = 2;
@@ -61,7 +64,7 @@ pub(crate) fn ruleset(plan: &Plan, shown: &Entries) -> Result<RulesetCreated, Ru
         rules = rules.add_rule(NetPort::new(port, AccessNet::ConnectTcp))?;
     }
     match layers.level {
-        Level::Strict => with_paths(rules, abi, [Path::new("/")], &inside(plan)),
+        Level::Strict => with_paths(rules, abi, [Path::new("/")], &inside(shown)),
         Level::Files => {
             let (read, write) = outside(shown);
             with_paths(rules, abi, read, &write)
@@ -70,10 +73,13 @@ pub(crate) fn ruleset(plan: &Plan, shown: &Entries) -> Result<RulesetCreated, Ru
 }
 
 /// The writable places of `strict`.
-fn inside(plan: &Plan) -> Vec<PathBuf> {
-    let mut write = plan.write.clone();
-    write.extend(["/tmp", "/dev/shm", "/dev/pts"].map(PathBuf::from));
-    write
+fn inside(shown: &Entries) -> Vec<PathBuf> {
+    let own = shown
+        .iter()
+        .filter(|(_, entry)| **entry == PathAccess::Writable)
+        .map(|(path, _)| path.clone());
+    own.chain(["/tmp", "/dev/shm", "/dev/pts"].map(PathBuf::from))
+        .collect()
 }
 
 /// The paths that `files` shows on the machine's own file system. Rules only add rights, so a hidden path is
@@ -102,7 +108,28 @@ fn with_paths(
     let devices = system::DEVICES.iter().chain(&["tty", "ptmx"]);
     let devices = devices.map(|name| Path::new("/dev").join(name));
     rules
-        .add_rules(path_beneath_rules(read, AccessFs::from_read(abi)))?
-        .add_rules(path_beneath_rules(write, all))?
-        .add_rules(path_beneath_rules(devices, device))
+        .add_rules(beneath(read, AccessFs::from_read(abi), abi))?
+        .add_rules(beneath(write, all, abi))?
+        .add_rules(beneath(devices, device, abi))
+}
+
+/// Rules for paths without links. A path that does not exist, or has become a link, gets no rule. A
+/// file gets only the rights that files have.
+fn beneath(
+    paths: impl IntoIterator<Item = impl AsRef<Path>>,
+    access: BitFlags<AccessFs>,
+    abi: ABI,
+) -> impl Iterator<Item = Result<PathBeneath<OwnedFd>, RulesetError>> {
+    let files = paths.into_iter().filter_map(move |path| {
+        let file = open_end(path.as_ref()).ok()?;
+        let is_directory =
+            FileType::from_raw_mode(fstat(&file).ok()?.st_mode) == FileType::Directory;
+        let of_files = if is_directory {
+            access
+        } else {
+            access & AccessFs::from_file(abi)
+        };
+        Some(PathBeneath::new(file, of_files))
+    });
+    files.map(Ok)
 }

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use crate::plan::Plan;
 use crate::system;
+use crate::walk::{PathKind, Walk, kind_of, walk};
 
 /// How a path is shown. Everything below a shown directory is shown the same way, unless it has an
 /// entry of its own.
@@ -21,13 +22,6 @@ pub enum PathAccess {
 
 pub type Entries = BTreeMap<PathBuf, PathAccess>;
 
-/// The kind of file at a path.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PathKind {
-    Link(PathBuf),
-    Other,
-}
-
 /// The entries of a plan on this machine.
 pub fn entries(plan: &Plan) -> Entries {
     let mut entries = of_plan(plan, &kind_of);
@@ -37,18 +31,11 @@ pub fn entries(plan: &Plan) -> Entries {
     drop_repetitions(&entries)
 }
 
-fn kind_of(path: &Path) -> Option<PathKind> {
-    let meta = path.symlink_metadata().ok()?;
-    if meta.is_symlink() {
-        return Some(PathKind::Link(fs::read_link(path).ok()?));
-    }
-    Some(PathKind::Other)
-}
-
 fn of_plan(plan: &Plan, kind: &dyn Fn(&Path) -> Option<PathKind>) -> Entries {
     let mut entries = Entries::new();
+    let written = written(plan, kind);
     let mut show = |path: &Path, how: &PathAccess| {
-        for (path, entry) in follow(path, how, kind) {
+        for (path, entry) in follow(path, how, &written, kind) {
             match entry {
                 // A link never replaces what it leads to.
                 PathAccess::Link(_) => drop(entries.entry(path).or_insert(entry)),
@@ -64,6 +51,9 @@ fn of_plan(plan: &Plan, kind: &dyn Fn(&Path) -> Option<PathKind>) -> Entries {
     {
         show(Path::new(path), &PathAccess::ReadOnly);
     }
+    if plan.layers.opens_network() {
+        show(Path::new(system::NAME_SERVERS), &PathAccess::ReadOnly);
+    }
     for path in &plan.hide {
         show(path, &PathAccess::Hidden);
     }
@@ -76,45 +66,46 @@ fn of_plan(plan: &Plan, kind: &dyn Fn(&Path) -> Option<PathKind>) -> Entries {
     entries
 }
 
+/// The writable directories, without links. The links in them are those of agents.
+fn written(plan: &Plan, kind: &dyn Fn(&Path) -> Option<PathKind>) -> Vec<PathBuf> {
+    let mut paths: Vec<&PathBuf> = plan.write.iter().collect();
+    paths.sort_by_key(|path| path.components().count());
+    let mut written = Vec::new();
+    for path in paths {
+        let end = trusted_walk(path, &written, kind).map(|walk| walk.end);
+        // The root itself is never shown as a whole.
+        written.extend(end.filter(|end| end.parent().is_some()));
+    }
+    written
+}
+
+/// Follows a path, unless an agent may have made a link on the way.
+fn trusted_walk(
+    path: &Path,
+    written: &[PathBuf],
+    kind: &dyn Fn(&Path) -> Option<PathKind>,
+) -> Option<Walk> {
+    let of_agent = |at: &Path| written.iter().any(|directory| at.starts_with(directory));
+    walk(path, kind).filter(|walk| !walk.links.iter().any(|link| of_agent(&link.at)))
+}
+
 /// The entry of a path after all links on the way, and the entries of those links. Nothing if the
-/// path leads nowhere.
+/// path leads nowhere, or where an agent wants it to lead.
 fn follow(
     path: &Path,
     how: &PathAccess,
+    written: &[PathBuf],
     kind: &dyn Fn(&Path) -> Option<PathKind>,
 ) -> Vec<(PathBuf, PathAccess)> {
-    /// The kernel gives up after this number, too.
-    const MOST_LINKS: usize = 40;
-    let mut links = Vec::new();
-    let mut path = path.to_owned();
-    'again: for _ in 0..MOST_LINKS {
-        let mut at = PathBuf::from("/");
-        let mut parts = path.components();
-        while let Some(part) = parts.next() {
-            match part {
-                Component::Normal(name) => at.push(name),
-                Component::ParentDir => drop(at.pop()),
-                Component::RootDir | Component::CurDir | Component::Prefix(_) => continue,
-            }
-            match kind(&at) {
-                None => return Vec::new(),
-                Some(PathKind::Other) => {}
-                Some(PathKind::Link(target)) => {
-                    let parent = at.parent().unwrap_or(Path::new("/"));
-                    let rest = parts.as_path();
-                    path = parent.join(&target).join(rest);
-                    links.push((at, PathAccess::Link(target)));
-                    continue 'again;
-                }
-            }
-        }
-        // The root itself is never shown as a whole.
-        if at.parent().is_some() {
-            links.push((at, how.clone()));
-        }
-        return links;
-    }
-    Vec::new()
+    let Some(Walk { links, end }) = trusted_walk(path, written, kind) else {
+        return Vec::new();
+    };
+    let links = links
+        .into_iter()
+        .map(|link| (link.at, PathAccess::Link(link.target)));
+    // The root itself is never shown as a whole.
+    let shown = end.parent().is_some().then(|| (end, how.clone()));
+    links.chain(shown).collect()
 }
 
 /// The entry that decides about a path, other than the path's own.
@@ -161,8 +152,8 @@ fn not_for_everybody(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The parts of a shown directory that together leave out everything with an entry of its own. A
-/// rule on a directory would show all that is below it.
+/// The parts of a shown directory that together leave out everything that is hidden. A rule on a
+/// directory would show all that is below it, and a rule on a link all that it leads to.
 pub(crate) fn parts(entries: &Entries, shown: &Path) -> Vec<PathBuf> {
     let below = |path: &Path| {
         entries
@@ -177,6 +168,7 @@ pub(crate) fn parts(entries: &Entries, shown: &Path) -> Vec<PathBuf> {
     }
     let children = fs::read_dir(shown).into_iter().flatten().flatten();
     children
+        .filter(|child| child.file_type().is_ok_and(|kind| !kind.is_symlink()))
         .flat_map(|child| parts(entries, &child.path()))
         .collect()
 }
@@ -276,6 +268,41 @@ mod tests {
     }
 
     #[test]
+    fn a_link_that_an_agent_can_make_is_not_followed() {
+        let links = &[
+            ("/cache/tools", "/root/.ssh"),
+            ("/cache/sub", "/root"),
+            ("/data/cache/x", "/root"),
+            ("/via", "/data/cache"),
+        ];
+        let write = ["/cache/sub", "/cache", "/via", "/via/x", "/data/cache/x"];
+        let listed = shown(&plan(&["/cache/tools/bin", "/via/x"], &write, &[]), links);
+        assert_eq!(
+            listed,
+            [
+                ("/cache".to_owned(), PathAccess::Writable),
+                ("/data/cache".to_owned(), PathAccess::Writable),
+                ("/via".to_owned(), PathAccess::Link("/data/cache".into())),
+            ],
+            "only the operator's own directories"
+        );
+    }
+
+    #[test]
+    fn name_servers_are_shown_to_programs_on_the_network_of_the_machine() {
+        let links = &[("/etc/resolv.conf", "../run/resolve/stub.conf")];
+        let mut plan = plan(&[], &[], &[]);
+        assert_eq!(
+            shown(&plan, links),
+            [],
+            "without that network there are none"
+        );
+        plan.layers.own_network = false;
+        let expected = ("/run/resolve/stub.conf".to_owned(), PathAccess::ReadOnly);
+        assert_eq!(shown(&plan, links), [expected], "where the link leads");
+    }
+
+    #[test]
     fn an_entry_that_says_nothing_new_is_dropped() {
         let listed = shown(
             &plan(
@@ -305,13 +332,18 @@ mod tests {
         for name in ["a/x", "a/y", "b"] {
             fs::create_dir_all(at(name)).expect("a directory");
         }
+        std::os::unix::fs::symlink("/root", at("a/link")).expect("a link");
         let entries = Entries::from([
             (at(""), PathAccess::ReadOnly),
             (at("a/x"), PathAccess::Hidden),
         ]);
         let mut found = parts(&entries, dir.path());
         found.sort();
-        assert_eq!(found, [at("a/y"), at("b")], "everything but a/x");
+        assert_eq!(
+            found,
+            [at("a/y"), at("b")],
+            "everything but a/x and the link"
+        );
     }
 
     #[test]

@@ -17,6 +17,9 @@ pub(crate) const DIRECTORIES: [&str; 10] = [
 /// Configuration of programs. Files in it that not everybody can read are hidden.
 pub(crate) const CONFIGURATION: &str = "/etc";
 
+/// Names of machines. Programs need it only on the network of the machine.
+pub(crate) const NAME_SERVERS: &str = "/etc/resolv.conf";
+
 /// Programs ask how many processors there are.
 pub(crate) const PROCESSORS: &str = "/sys/devices/system/cpu";
 

@@ -1,8 +1,14 @@
-//! Where toolchains keep their files: parts of the home directory that programs need, and prefixes
-//! of programs. Pure, except for what the caller's lookup does.
+//! Where toolchains keep their files: parts of the home directory that programs need. Pure, except
+//! for what the caller's lookup does.
 
 use std::ffi::OsString;
-use std::path::{Component, Path, PathBuf};
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::walk::{PathKind, kind_of, walk};
 
 /// A toolchain that lives in the home directory.
 struct Toolchain {
@@ -25,7 +31,7 @@ const fn whole(variable: &'static str, usual: &'static str) -> Toolchain {
     }
 }
 
-const TOOLCHAINS: [Toolchain; 14] = [
+const TOOLCHAINS: [Toolchain; 18] = [
     Toolchain {
         variable: "CARGO_HOME",
         usual: ".cargo",
@@ -34,6 +40,10 @@ const TOOLCHAINS: [Toolchain; 14] = [
     },
     whole("RUSTUP_HOME", ".rustup"),
     whole("PYENV_ROOT", ".pyenv"),
+    whole("RBENV_ROOT", ".rbenv"),
+    whole("NODENV_ROOT", ".nodenv"),
+    whole("GOENV_ROOT", ".goenv"),
+    whole("JENV_ROOT", ".jenv"),
     Toolchain {
         variable: "NVM_DIR",
         usual: ".nvm",
@@ -100,9 +110,10 @@ pub struct FoundToolchains {
 /// The machine, as far as toolchains are looked up on it.
 pub trait ToolchainLookup {
     fn variable(&self, name: &str) -> Option<OsString>;
-    fn is_directory(&self, path: &Path) -> bool;
-    fn read_link(&self, path: &Path) -> Option<PathBuf>;
+    fn kind(&self, path: &Path) -> Option<PathKind>;
     fn read_text(&self, path: &Path) -> Option<String>;
+    /// The names in a directory; none if there is no directory.
+    fn names(&self, directory: &Path) -> Vec<OsString>;
 }
 
 /// This machine.
@@ -114,28 +125,43 @@ impl ToolchainLookup for ThisMachine {
         std::env::var_os(name)
     }
 
-    fn is_directory(&self, path: &Path) -> bool {
-        path.is_dir()
-    }
-
-    fn read_link(&self, path: &Path) -> Option<PathBuf> {
-        path.read_link().ok()
+    fn kind(&self, path: &Path) -> Option<PathKind> {
+        kind_of(path)
     }
 
     fn read_text(&self, path: &Path) -> Option<String> {
-        std::fs::read_to_string(path).ok()
+        /// More than any file that describes an installation.
+        const MOST_BYTES: u64 = 64 * 1024;
+        let mut text = String::new();
+        // A pipe in the place of a file must not hold the worker up.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
+        file.take(MOST_BYTES).read_to_string(&mut text).ok()?;
+        Some(text)
+    }
+
+    fn names(&self, directory: &Path) -> Vec<OsString> {
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name()).collect()
     }
 }
 
-/// The toolchains in the home directory of the worker's user.
+/// The toolchains in the home directory of the worker's user. A variable that names the home
+/// directory itself, or one above it, counts for nothing.
 pub fn find(machine: &impl ToolchainLookup) -> FoundToolchains {
     let mut found = FoundToolchains::default();
     let home = machine.variable("HOME").map(PathBuf::from);
+    let end_of = |path: &Path| walk(path, |path| machine.kind(path)).map(|walk| walk.end);
+    let real_home = home.as_deref().and_then(end_of);
+    let can_be_shown = |path: &PathBuf| {
+        let holds_home =
+            |end: PathBuf| real_home.as_ref().is_some_and(|home| home.starts_with(end));
+        path.is_absolute() && end_of(path).is_some_and(|end| !holds_home(end))
+    };
     for toolchain in &TOOLCHAINS {
         let own = machine.variable(toolchain.variable).map(PathBuf::from);
         let usual = home.as_ref().map(|home| home.join(toolchain.usual));
-        let directory = own.or(usual).filter(|path| path.is_absolute());
-        let Some(directory) = directory.filter(|path| machine.is_directory(path)) else {
+        let Some(directory) = own.or(usual).filter(can_be_shown) else {
             continue;
         };
         if toolchain.parts.is_empty() {
@@ -144,110 +170,61 @@ pub fn find(machine: &impl ToolchainLookup) -> FoundToolchains {
             found.guarded.push(directory.clone());
         }
         let parts = toolchain.parts.iter().map(|part| directory.join(part));
-        found.read.extend(parts);
+        found
+            .read
+            .extend(parts.filter(|part| !holds_password(machine, part)));
         if toolchain.export {
             let variable = (toolchain.variable.into(), directory.into());
             found.variables.push(variable);
         }
     }
-    if let Some(java) = machine.variable("JAVA_HOME") {
-        found.read.push(PathBuf::from(&java));
-        found.variables.push(("JAVA_HOME".into(), java));
+    let java = machine.variable("JAVA_HOME").map(PathBuf::from);
+    if let Some(java) = java.filter(can_be_shown) {
+        found.read.push(java.clone());
+        found.variables.push(("JAVA_HOME".into(), java.into()));
     }
     found
 }
 
-/// The paths that a program needs to run: its installation, and those that it leads to by links and virtual
-/// environments. A directory with a guarded one in it is never an installation.
-pub fn of_program(
-    machine: &impl ToolchainLookup,
-    program: &Path,
-    guarded: &[PathBuf],
-) -> Vec<PathBuf> {
-    /// Each link and each virtual environment is a step.
-    const MOST_STEPS: usize = 20;
-    let mut found = Vec::new();
-    let mut file = program.to_owned();
-    for _ in 0..MOST_STEPS {
-        let installation = installation(&file, guarded);
-        let base = installation
-            .as_deref()
-            .and_then(|root| machine.read_text(&root.join("pyvenv.cfg")))
-            .and_then(|text| home_of(&text));
-        found.push(installation.unwrap_or_else(|| file.clone()));
-        if let Some(base) = base {
-            found.extend(installation_of_directory(&base, guarded));
-        }
-        let Some(target) = machine.read_link(&file) else {
-            break;
-        };
-        file = lexically(&file.parent().unwrap_or(Path::new("/")).join(target));
-    }
-    found.dedup();
-    found
+/// Whether a file is a configuration of cargo with the token of a registry or a password in a URL.
+fn holds_password(machine: &impl ToolchainLookup, file: &Path) -> bool {
+    let is_configuration = ["config", "config.toml"]
+        .iter()
+        .any(|name| file.ends_with(name));
+    is_configuration
+        && machine
+            .read_text(file)
+            .is_some_and(|text| text.lines().any(is_password))
 }
 
-/// The paths that the programs of a directory of `PATH` need: its installation, or the directory alone.
-pub fn of_directory(directory: &Path, guarded: &[PathBuf]) -> PathBuf {
-    installation_of_directory(directory, guarded).unwrap_or_else(|| directory.to_owned())
-}
-
-/// The root of the installation that a program belongs to, if its path shows one: what is above
-/// `bin`, or the first `node_modules`.
-fn installation(file: &Path, guarded: &[PathBuf]) -> Option<PathBuf> {
-    let packages = file
-        .ancestors()
-        .filter(|path| path.ends_with("node_modules"))
-        .last();
-    match packages {
-        Some(packages) => Some(packages.to_owned()),
-        None => installation_of_directory(file.parent()?, guarded),
-    }
-}
-
-fn installation_of_directory(directory: &Path, guarded: &[PathBuf]) -> Option<PathBuf> {
-    let is_bin = directory.ends_with("bin") || directory.ends_with("shims");
-    let root = directory.parent().filter(|_| is_bin)?;
-    let holds_guarded = guarded.iter().any(|path| path.starts_with(root));
-    let too_much = holds_guarded || root.parent().is_none();
-    (!too_much).then(|| root.to_owned())
-}
-
-/// The directory of the Python that a virtual environment was made from.
-fn home_of(configuration: &str) -> Option<PathBuf> {
-    let entry = |line: &str| {
-        let (key, value) = line.split_once('=')?;
-        (key.trim() == "home").then(|| PathBuf::from(value.trim()))
+fn is_password(line: &str) -> bool {
+    let mut keys: Vec<&str> = line.split('=').collect();
+    keys.pop();
+    let is_key = |text: &str| {
+        let text = text.trim_end_matches([' ', '\t', '"', '\'']);
+        ["token", "secret-key", "password"]
+            .iter()
+            .any(|key| text.ends_with(key))
     };
-    configuration.lines().find_map(entry)
-}
-
-/// A path without `.` and `..`.
-fn lexically(path: &Path) -> PathBuf {
-    let mut plain = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::ParentDir => drop(plain.pop()),
-            Component::CurDir => {}
-            Component::Prefix(_) | Component::RootDir | Component::Normal(_) => plain.push(part),
-        }
-    }
-    plain
+    let mut users = line.split("://").skip(1).filter_map(|rest| {
+        let host = rest.split(['/', '"', '\'']).next()?;
+        Some(host.rsplit_once('@')?.0)
+    });
+    keys.into_iter().any(is_key) || users.any(|user| user != "git")
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    /// A machine made of a table: variables (`=NAME`), links, and texts of files.
-    struct Table(&'static [(&'static str, &'static str)]);
+    /// A machine made of a table: variables (`=NAME`), links (`-> target`), and files with their
+    /// texts. The directories above its files exist.
+    pub(crate) struct Table(pub(crate) &'static [(&'static str, &'static str)]);
 
     impl Table {
         fn get(&self, key: &str) -> Option<&'static str> {
-            self.0
-                .iter()
-                .find(|(known, _)| *known == key)
-                .map(|(_, value)| *value)
+            let entry = self.0.iter().find(|(known, _)| *known == key);
+            entry.map(|(_, value)| *value)
         }
     }
 
@@ -256,101 +233,91 @@ mod tests {
             self.get(&format!("={name}")).map(OsString::from)
         }
 
-        fn is_directory(&self, path: &Path) -> bool {
-            path.to_str().is_some_and(|path| self.get(path).is_some())
-        }
-
-        fn read_link(&self, path: &Path) -> Option<PathBuf> {
-            self.get(path.to_str()?).map(PathBuf::from)
+        fn kind(&self, path: &Path) -> Option<PathKind> {
+            if let Some(value) = self.get(path.to_str()?) {
+                let target = value.strip_prefix("-> ").map(PathBuf::from);
+                return Some(target.map_or(PathKind::Other, PathKind::Link));
+            }
+            let is_above = |(file, _): &&(&str, &str)| Path::new(file).starts_with(path);
+            self.0.iter().find(is_above).map(|_| PathKind::Other)
         }
 
         fn read_text(&self, path: &Path) -> Option<String> {
-            self.get(path.to_str()?).map(str::to_owned)
+            let end = walk(path, |path| self.kind(path))?.end;
+            self.get(end.to_str()?).map(str::to_owned)
         }
+
+        fn names(&self, directory: &Path) -> Vec<OsString> {
+            let below = |(file, _): &(&str, &str)| {
+                let below = Path::new(file).strip_prefix(directory).ok()?;
+                below.iter().next().map(OsString::from)
+            };
+            self.0.iter().filter_map(below).collect()
+        }
+    }
+
+    fn shows(found: &FoundToolchains, path: &str) -> bool {
+        let path = Path::new(path);
+        found.read.iter().any(|shown| path.starts_with(shown))
     }
 
     #[test]
     fn a_toolchain_is_shown_without_its_credentials_and_found_by_its_variable() {
         let found = find(&Table(&[
             ("=HOME", "/home/u"),
-            ("/home/u/.cargo", ""),
+            ("/home/u/.cargo/bin/cargo", ""),
+            ("/home/u/.cargo/config.toml", "[build]\njobs = 2\n"),
             ("=RUSTUP_HOME", "/data/rustup"),
-            ("/data/rustup", ""),
+            ("/data/rustup/toolchains", ""),
         ]));
+        assert!(shows(&found, "/home/u/.cargo/registry"), "{found:?}");
+        assert!(shows(&found, "/home/u/.cargo/config.toml"), "{found:?}");
         assert!(
-            found.read.contains(&"/home/u/.cargo/registry".into()),
-            "{found:?}"
-        );
-        assert!(
-            found.read.contains(&"/data/rustup".into()),
+            shows(&found, "/data/rustup"),
             "the variable decides: {found:?}"
         );
-        let shows = |path: &str| {
-            found
-                .read
-                .iter()
-                .any(|shown| Path::new(path).starts_with(shown))
-        };
-        assert!(!shows("/home/u/.cargo/credentials.toml"), "{found:?}");
-        let names: Vec<_> = found
-            .variables
-            .iter()
-            .map(|(name, _)| name.clone())
-            .collect();
+        assert!(
+            !shows(&found, "/home/u/.cargo/credentials.toml"),
+            "{found:?}"
+        );
+        let names: Vec<_> = found.variables.iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["CARGO_HOME", "RUSTUP_HOME"], "only what exists");
     }
 
     #[test]
-    fn a_program_brings_its_installation_and_those_that_it_leads_to() {
-        let machine = Table(&[
+    fn a_configuration_of_cargo_with_a_password_is_not_shown() {
+        for (text, is_secret) in [
+            ("[registries.ours]\ntoken = \"x\"", true),
+            ("registries.ours.token=\"x\"", true),
+            ("ours = { index = \"https://a/b\", token = \"x\" }", true),
+            ("[http]\nproxy = \"http://me:secret@proxy:80\"", true),
+            ("[source.ours]\nregistry = \"https://x:y@ours/index\"", true),
+            ("[source.ours]\nregistry = \"ssh://git@ours/index\"", false),
+            ("[build]\njobs = 2", false),
+        ] {
+            let found = text.lines().any(is_password);
+            assert_eq!(found, is_secret, "{text}");
+        }
+        let found = find(&Table(&[
             ("=HOME", "/home/u"),
-            ("/srv/venv/bin/aider", "../lib/aider"),
-            (
-                "/srv/venv/pyvenv.cfg",
-                "version = 3\nhome = /home/u/.pyenv/versions/3.12/bin\n",
-            ),
-        ]);
-        assert_eq!(
-            of_program(&machine, Path::new("/srv/venv/bin/aider"), &[]),
-            [
-                "/srv/venv",
-                "/home/u/.pyenv/versions/3.12",
-                "/srv/venv/lib/aider"
-            ]
-            .map(PathBuf::from),
-            "the virtual environment, its Python, and the link's target"
-        );
-        assert_eq!(
-            of_program(
-                &machine,
-                Path::new("/srv/app/node_modules/x/node_modules/y/cli.js"),
-                &[]
-            ),
-            [PathBuf::from("/srv/app/node_modules")],
-            "the first node_modules"
-        );
+            ("/home/u/.cargo/config.toml", "[registry]\ntoken = \"x\"\n"),
+        ]));
+        assert!(!shows(&found, "/home/u/.cargo/config.toml"), "{found:?}");
     }
 
     #[test]
-    fn a_directory_with_a_guarded_one_is_no_installation() {
-        let guarded = ["/home/u".into()];
-        assert_eq!(
-            of_program(&Table(&[]), Path::new("/home/u/bin/tool"), &guarded),
-            [PathBuf::from("/home/u/bin/tool")],
-            "the file alone"
-        );
-        assert_eq!(
-            of_directory(Path::new("/home/u/bin"), &guarded),
-            Path::new("/home/u/bin")
-        );
-        assert_eq!(
-            of_directory(Path::new("/bin"), &guarded),
-            Path::new("/bin"),
-            "nor is the root"
-        );
-        assert_eq!(
-            of_directory(Path::new("/data/go/bin"), &guarded),
-            Path::new("/data/go")
-        );
+    fn a_variable_that_names_the_home_directory_shows_nothing() {
+        for variable in ["=PYENV_ROOT", "=GOMODCACHE", "=JAVA_HOME", "=CARGO_HOME"] {
+            for named in ["/home/u", "/home", "/", "/elsewhere"] {
+                let table: &[(&str, &str)] = &[
+                    ("=HOME", "/home/u"),
+                    ("/home/u/.ssh/id_rsa", ""),
+                    ("/elsewhere", "-> /home/u"),
+                    (variable, named),
+                ];
+                let found = find(&Table(Box::leak(table.into())));
+                assert_eq!(found.read, Vec::<PathBuf>::new(), "{variable}{named}");
+            }
+        }
     }
 }

@@ -19,16 +19,19 @@ use rustix::mount::{
     mount_change, mount_remount, move_mount, open_tree, unmount,
 };
 
-use crate::message::{AtStep as _, SetupError, SetupStep};
+use crate::message::{AtStep as _, SetupError, SetupStep, named};
 use crate::plan::Plan;
 use crate::show::{Entries, PathAccess};
 use crate::system;
+use crate::walk::open_end;
 
 const SEALED: MountFlags = MountFlags::RDONLY
     .union(MountFlags::NOSUID)
     .union(MountFlags::NODEV);
 const WRITABLE: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
-const DEVICE: MountFlags = MountFlags::NOSUID.union(MountFlags::NOEXEC);
+const TERMINAL: MountFlags = MountFlags::NOSUID.union(MountFlags::NOEXEC);
+/// Devices can be written to, but their owner and mode stay.
+const DEVICE: MountFlags = TERMINAL.union(MountFlags::RDONLY);
 /// The most that the temporary files in memory may take.
 const TEMPORARY: &str = "mode=1777,size=1g,nr_inodes=200k";
 const HOSTS: &str = "127.0.0.1 localhost sandbox\n::1 localhost\n";
@@ -54,7 +57,7 @@ enum Node {
 /// Builds the new root and enters it.
 pub(crate) fn enter(plan: &Plan, shown: &Entries) -> Result<(), SetupError> {
     change_propagation().at(SetupStep::View)?;
-    let nodes = open(shown).at(SetupStep::View)?;
+    let nodes = open(shown, plan.layers.own_network).at(SetupStep::View)?;
     // The new root stands on this directory until it becomes the root.
     let root = match fs::canonicalize(&plan.directory).at(SetupStep::View)? {
         root if root.parent().is_none() => PathBuf::from("/usr"),
@@ -68,21 +71,23 @@ pub(crate) fn enter(plan: &Plan, shown: &Entries) -> Result<(), SetupError> {
     pivot(&root).at(SetupStep::View)
 }
 
-fn named<T>(what: impl std::fmt::Display, result: io::Result<T>) -> io::Result<T> {
-    result.map_err(|error| io::Error::new(error.kind(), format!("{what}: {error}")))
-}
-
 /// Mounts of this namespace do not appear outside, and the other way round.
 fn change_propagation() -> io::Result<()> {
     let all = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    named("make mounts private", Ok(mount_change("/", all)?))
+    named(
+        "make mounts private",
+        mount_change("/", all).map_err(Into::into),
+    )
 }
 
+/// A copy of the mounts at a path without links.
 fn copy(path: &Path) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_RECURSIVE;
-    named(path.display(), Ok(open_tree(CWD, path, flags)?))
+        | OpenTreeFlags::AT_RECURSIVE
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let copied = open_end(path).and_then(|file| Ok(open_tree(file, "", flags)?));
+    named(path.display(), copied)
 }
 
 fn attach(tree: OwnedFd, target: &Path) -> io::Result<()> {
@@ -97,7 +102,7 @@ fn temporary(target: &Path, options: &str) -> io::Result<()> {
 }
 
 /// Opens everything that is shown.
-fn open(shown: &Entries) -> io::Result<BTreeMap<PathBuf, Node>> {
+fn open(shown: &Entries, own_network: bool) -> io::Result<BTreeMap<PathBuf, Node>> {
     let mut nodes = BTreeMap::new();
     for path in system::EMPTY {
         nodes.insert(PathBuf::from(path), Node::Empty);
@@ -127,8 +132,10 @@ fn open(shown: &Entries) -> io::Result<BTreeMap<PathBuf, Node>> {
     for (name, target) in system::DEVICE_LINKS {
         nodes.insert(Path::new("/dev").join(name), Node::Link(target.into()));
     }
-    nodes.insert("/etc/hosts".into(), Node::Text(HOSTS));
-    nodes.insert("/etc/resolv.conf".into(), Node::Text(""));
+    if own_network {
+        nodes.insert("/etc/hosts".into(), Node::Text(HOSTS));
+        nodes.insert(system::NAME_SERVERS.into(), Node::Text(""));
+    }
     for (path, entry) in shown {
         let directory = path.is_dir();
         let node = match entry {
@@ -160,10 +167,12 @@ fn open(shown: &Entries) -> io::Result<BTreeMap<PathBuf, Node>> {
 /// Mounts everything below `root`. Returns the flags that the copies get.
 fn place(root: &Path, nodes: BTreeMap<PathBuf, Node>) -> io::Result<Vec<(PathBuf, MountFlags)>> {
     let mut rules = Vec::new();
-    let mut copies: Vec<PathBuf> = Vec::new();
+    // The parents come first, so the last one that is above a path is the nearest.
+    let mut copies: Vec<(PathBuf, bool)> = Vec::new();
     for (number, (path, node)) in nodes.into_iter().enumerate() {
         let target = at(root, &path);
-        let in_copy = copies.iter().any(|copy| path.starts_with(copy));
+        let nearest = copies.iter().rfind(|(above, _)| path.starts_with(above));
+        let in_copy = nearest.is_some_and(|(_, is_copy)| *is_copy);
         let exists = target.symlink_metadata().is_ok();
         if in_copy && !exists {
             // Only things that this module adds on its own are missing in a copy.
@@ -189,7 +198,7 @@ fn place(root: &Path, nodes: BTreeMap<PathBuf, Node>) -> io::Result<Vec<(PathBuf
                 flags,
             } => {
                 rules.push((target.clone(), flags));
-                copies.push(path.clone());
+                copies.push((path.clone(), true));
                 stand(directory).and_then(|()| attach(tree, &target))
             }
             // The target of a link lies elsewhere, and is not shown or has an entry of its own.
@@ -198,7 +207,8 @@ fn place(root: &Path, nodes: BTreeMap<PathBuf, Node>) -> io::Result<Vec<(PathBuf
                 rules.push((target.clone(), SEALED));
             }),
             Node::Hidden { directory } => cover(root, number, &target, directory, "").map(|()| {
-                copies.retain(|copy| *copy != path);
+                rules.push((target.clone(), SEALED));
+                copies.push((path.clone(), false));
             }),
         };
         named(path.display(), done)?;
@@ -228,7 +238,11 @@ fn cover(root: &Path, number: usize, target: &Path, directory: bool, text: &str)
         if text.is_empty() { 0o000 } else { 0o444 }
     };
     fs::set_permissions(&source, fs::Permissions::from_mode(mode))?;
-    attach(copy(&source)?, target)
+    match attach(copy(&source)?, target) {
+        // It has just been removed.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !target.exists() => Ok(()),
+        done => done,
+    }
 }
 
 /// A mount, with the flags that a remount has to keep.
@@ -296,7 +310,10 @@ fn restrict_mounts(root: &Path, rules: &[(PathBuf, MountFlags)]) -> io::Result<(
 
 fn remount(target: &Path, flags: MountFlags) -> io::Result<()> {
     let done = mount_remount(target, MountFlags::BIND | flags, c"");
-    named(format_args!("remount {}", target.display()), Ok(done?))
+    named(
+        format_args!("remount {}", target.display()),
+        done.map_err(Into::into),
+    )
 }
 
 /// Terminals of its own, so that nobody types into those of others.
@@ -306,10 +323,10 @@ fn terminals(root: &Path) -> io::Result<()> {
         "devpts",
         root.join("dev/pts"),
         "devpts",
-        DEVICE,
+        TERMINAL,
         Some(options),
     );
-    named("/dev/pts", Ok(done?))
+    named("/dev/pts", done.map_err(Into::into))
 }
 
 /// A `/proc` of its own. In a container with a masked `/proc` the kernel refuses that; then the
@@ -338,7 +355,7 @@ fn processes(root: &Path) -> io::Result<()> {
 }
 
 fn pivot(root: &Path) -> io::Result<()> {
-    remount(&root.join("dev"), MountFlags::RDONLY | DEVICE)?;
+    remount(&root.join("dev"), DEVICE)?;
     remount(root, SEALED)?;
     std::env::set_current_dir(root)?;
     rustix::process::pivot_root(".", ".")?;

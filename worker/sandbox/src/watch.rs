@@ -1,113 +1,109 @@
-//! Use of memory, processes and disk by all processes of a run together, seen from process 1 of their namespace: its `/proc`
-//! shows these processes and no other.
+//! Looks again and again at what a run uses. Process 1 of `strict` does so and, where the run has no
+//! such process, the launcher.
+//!
+//! It is soft: between two looks a run may use more. A control group of the kernel is not.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use nix::unistd::Pid;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::plan::{Plan, RunLimits};
+use crate::exceeded::{Exceeded, RunLimit, RunUsage, exceeded};
+use crate::file_usage::Places;
+use crate::plan::RunLimits;
+use crate::usage;
 
-const KIB: u64 = 1024;
-const MIB: u64 = 1024 * KIB;
 /// The time between two looks at the memory of all processes.
 const MEMORY_EVERY: Duration = Duration::from_millis(100);
-/// The shortest time between two walks over the disk.
+/// The shortest time between two walks over the files.
 const WALK_LEAST: Duration = Duration::from_millis(500);
-/// A walk over the disk may take this part of the time.
-const WALK_SHARE: u32 = 20;
+/// A look may take this part of the time.
+const SHARE: u32 = 20;
 
-pub(crate) struct LimitWatch {
+/// Watches the processes and files of one run.
+#[derive(Debug)]
+pub struct LimitWatch {
     limits: RunLimits,
-    directories: Vec<PathBuf>,
-    /// The size of the directories when the run began.
+    places: Places,
+    /// The bytes on the disk before the run.
     before: u64,
+    usage: RunUsage,
+    /// The bytes of files in memory.
+    files: u64,
     next_usage: Duration,
     next_walk: Duration,
+    /// The last walk was given up. The next one is not, so that a run cannot prevent them all.
+    given_up: bool,
 }
 
 impl LimitWatch {
-    /// None: nothing is limited.
-    pub(crate) fn new(plan: &Plan) -> Option<Self> {
-        let limits = plan.limits;
+    /// Call it before the program starts: what is in `write` then does not count. `temporary` are
+    /// directories of the run that may lie in memory. None: nothing is limited.
+    pub fn new(limits: RunLimits, write: &[PathBuf], temporary: &[&str]) -> Option<Self> {
         if limits == RunLimits::default() {
             return None;
         }
-        let mut directories = plan.write.clone();
-        directories.extend(["/tmp", "/dev/shm"].map(PathBuf::from));
-        let before = if limits.disk_bytes > 0 {
-            directories.iter().map(|path| disk(path)).sum()
-        } else {
-            0
+        let write = match limits.disk_bytes {
+            0 => &[],
+            _ => write,
         };
+        let places = Places::new(write, temporary);
+        let before = places.usage(&[], &|| false).unwrap_or_default().disk;
         Some(Self {
             limits,
-            directories,
+            places,
             before,
+            usage: RunUsage::default(),
+            files: 0,
             next_usage: Duration::ZERO,
             next_walk: Duration::ZERO,
+            given_up: false,
         })
     }
 
-    /// The limit that is exceeded, in words.
-    pub(crate) fn exceeded(&mut self) -> Option<String> {
+    /// The limit that is exceeded now. `processes` are those of the run. A walk over many files takes
+    /// long, and is given up when something is `urgent`.
+    pub fn exceeded(
+        &mut self,
+        processes: impl Fn() -> Vec<Pid>,
+        urgent: impl Fn() -> bool,
+    ) -> Option<Exceeded> {
         let begin = now();
-        if begin >= self.next_usage {
-            self.next_usage = begin + MEMORY_EVERY;
-            let usage = ProcessUsage::now();
-            if let Some(exceeded) = self
-                .by_processes(usage.processes)
-                .or(self.by_memory(usage.memory))
-            {
-                return Some(exceeded);
-            }
-        }
-        if begin >= self.next_walk {
-            let exceeded = self.by_disk();
-            let end = now();
-            self.next_walk = end + (end.saturating_sub(begin) * WALK_SHARE).max(WALK_LEAST);
-            return exceeded;
-        }
+        let all = processes();
         // Without their threads, because only that is quick enough for every look.
-        self.by_processes(processes().count() as u64)
-    }
-
-    fn by_processes(&self, count: u64) -> Option<String> {
-        let allowed = self.limits.processes;
-        (allowed > 0 && count > allowed)
-            .then(|| format!("it had {count} processes and threads, and {allowed} are allowed"))
-    }
-
-    fn by_memory(&self, used: u64) -> Option<String> {
-        let allowed = self.limits.memory_bytes;
-        // Pages that a fork shares count twice, so the exact number decides.
-        let exceeded = allowed > 0 && used > allowed && exact_memory() > allowed;
-        exceeded.then(|| {
-            format!(
-                "it used {} MiB of memory, and {} are allowed",
-                used / MIB,
-                allowed / MIB
-            )
-        })
-    }
-
-    fn by_disk(&self) -> Option<String> {
-        let allowed = self.limits.disk_bytes;
-        if allowed == 0 {
-            return None;
+        self.usage.processes = all.len() as u64;
+        if begin >= self.next_walk {
+            let must_end = self.given_up;
+            let files = self.places.usage(&all, &|| !must_end && urgent());
+            self.given_up = files.is_none();
+            if let Some(files) = files {
+                self.files = files.memory;
+                self.usage.disk = files.disk.saturating_sub(self.before);
+            }
+            self.next_walk = next(begin, WALK_LEAST);
         }
-        let used: u64 = self.directories.iter().map(|path| disk(path)).sum();
-        let added = used.saturating_sub(self.before);
-        (added > allowed).then(|| {
-            format!(
-                "it wrote {} MiB to the disk, and {} are allowed",
-                added / MIB,
-                allowed / MIB
-            )
-        })
+        if begin >= self.next_usage {
+            let begin = now();
+            let (memory, threads) = usage::look(&all);
+            self.usage.processes = threads.max(self.usage.processes);
+            self.usage.memory = memory.with_files(self.files);
+            self.next_usage = next(begin, MEMORY_EVERY);
+        }
+        let found = exceeded(self.limits, self.usage)?;
+        if found.limit != RunLimit::Memory {
+            return Some(found);
+        }
+        // Pages that a fork shares have counted twice.
+        self.usage.memory = usage::exact(&all).with_files(self.files);
+        exceeded(self.limits, self.usage)
     }
+}
+
+/// When to look again after a look that ends now.
+fn next(begin: Duration, least: Duration) -> Duration {
+    let end = now();
+    end + (end.saturating_sub(begin) * SHARE).max(least)
 }
 
 fn now() -> Duration {
@@ -116,78 +112,4 @@ fn now() -> Duration {
         u64::try_from(time.tv_sec).unwrap_or(0),
         u32::try_from(time.tv_nsec).unwrap_or(0),
     )
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct ProcessUsage {
-    processes: u64,
-    /// Anonymous and shared memory, in bytes.
-    memory: u64,
-}
-
-impl ProcessUsage {
-    fn now() -> Self {
-        let mut usage = Self::default();
-        for directory in processes() {
-            let Ok(status) = fs::read_to_string(directory.join("status")) else {
-                continue;
-            };
-            usage.processes += field(&status, "Threads:");
-            usage.memory += KIB * (field(&status, "RssAnon:") + field(&status, "RssShmem:"));
-        }
-        usage
-    }
-}
-
-fn processes() -> impl Iterator<Item = PathBuf> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries
-        .filter(|entry| {
-            entry
-                .file_name()
-                .as_encoded_bytes()
-                .iter()
-                .all(u8::is_ascii_digit)
-        })
-        .map(|entry| entry.path())
-}
-
-fn field(text: &str, name: &str) -> u64 {
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok())
-        .unwrap_or(0)
-}
-
-/// Shared pages are divided among those who share them. A process whose pages cannot be read counts
-/// with all of them.
-fn exact_memory() -> u64 {
-    let of = |directory: PathBuf| {
-        let rollup = fs::read_to_string(directory.join("smaps_rollup"));
-        let status = fs::read_to_string(directory.join("status")).unwrap_or_default();
-        match rollup {
-            Ok(rollup) => field(&rollup, "Pss_Anon:") + field(&rollup, "Pss_Shmem:"),
-            Err(_) => field(&status, "RssAnon:") + field(&status, "RssShmem:"),
-        }
-    };
-    processes().map(of).sum::<u64>() * KIB
-}
-
-/// Bytes below a directory on its own file system. Links are not followed.
-fn disk(directory: &Path) -> u64 {
-    let device = directory.metadata().map(|meta| meta.dev()).ok();
-    let mut sum = 0;
-    let mut open = vec![directory.to_owned()];
-    while let Some(next) = open.pop() {
-        for entry in fs::read_dir(&next).into_iter().flatten().flatten() {
-            let Ok(meta) = entry.metadata() else { continue };
-            if Some(meta.dev()) != device {
-                continue;
-            }
-            sum += meta.blocks() * 512;
-            if meta.is_dir() {
-                open.push(entry.path());
-            }
-        }
-    }
-    sum
 }

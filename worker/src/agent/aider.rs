@@ -84,35 +84,24 @@ pub(super) struct Aider {
 }
 
 /// The files of one run, in the scratch directory.
-struct RunFiles {
-    prompt: PathBuf,
-    settings: PathBuf,
-    metadata: PathBuf,
-    analytics: PathBuf,
-    llm_history: PathBuf,
-}
+const PROMPT: &str = "prompt.txt";
+const SETTINGS: &str = "pin.yml";
+const METADATA: &str = "meta.json";
+const ANALYTICS: &str = "analytics.jsonl";
+const LLM_HISTORY: &str = "llm.log";
 
 impl Aider {
-    async fn prepare(&self, job: &Job) -> Result<RunFiles, TaskFailure> {
-        let at = |name: &str| job.scratch.join(name);
-        let files = RunFiles {
-            prompt: at("prompt.txt"),
-            settings: at("pin.yml"),
-            metadata: at("meta.json"),
-            analytics: at("analytics.jsonl"),
-            llm_history: at("llm.log"),
-        };
-        let written = [
+    async fn prepare(&self, job: &Job) -> Result<(), TaskFailure> {
+        job.write_files(&[
             // Empty, so that the log of an earlier run is not taken for this one's.
-            (files.analytics.clone(), String::new()),
-            (files.llm_history.clone(), String::new()),
+            (ANALYTICS, String::new()),
+            (LLM_HISTORY, String::new()),
             // Aider would run a message that begins with `/` or `!` as a command.
-            (files.prompt.clone(), format!("Task:\n{}", job.prompt)),
-            (files.settings.clone(), self.settings(job)),
-            (files.metadata.clone(), metadata(job)),
-        ];
-        job.write_files(&written).await?;
-        Ok(files)
+            (PROMPT, format!("Task:\n{}", job.prompt)),
+            (SETTINGS, self.settings(job)),
+            (METADATA, metadata(job)),
+        ])
+        .await
     }
 
     /// The model settings, in JSON, which is also YAML. The last file that names a model wins, so a
@@ -127,7 +116,7 @@ impl Aider {
         .to_string()
     }
 
-    fn argv(&self, program: PathBuf, job: &Job, files: &RunFiles) -> Vec<OsString> {
+    fn argv(&self, program: PathBuf, job: &Job) -> Vec<OsString> {
         let model = model(job);
         let mut argv: Vec<OsString> = vec![program.into()];
         for option in ["--model", "--weak-model", "--editor-model"] {
@@ -136,20 +125,19 @@ impl Aider {
         argv.extend(FLAGS.map(OsString::from));
         argv.extend(SHADOWS.map(OsString::from));
         for (option, value) in [
-            ("--message-file", files.prompt.as_path()),
-            ("--analytics-log", &files.analytics),
-            ("--llm-history-file", &files.llm_history),
-            ("--model-settings-file", &files.settings),
-            ("--model-metadata-file", &files.metadata),
+            ("--message-file", PROMPT),
+            ("--analytics-log", ANALYTICS),
+            ("--llm-history-file", LLM_HISTORY),
+            ("--model-settings-file", SETTINGS),
+            ("--model-metadata-file", METADATA),
         ] {
-            argv.extend([option.into(), value.into()]);
+            argv.extend([option.into(), job.scratch.join(value).into()]);
         }
         argv.push(format!("--edit-format={}", self.edit_format).into());
         // The gateway limits each call. A limit of aider's own would only make it repeat a call
         // that is being answered.
         argv.push(format!("--timeout={}", job.timeout.as_secs().max(1)).into());
         argv.push(format!("--openai-api-base={}", job.base_url).into());
-        argv.push(format!("--openai-api-key={}", job.token.expose()).into());
         argv.extend(job.files.iter().map(|file| format!("--file={file}").into()));
         argv
     }
@@ -173,8 +161,8 @@ impl Aider {
                 let (aider, program) = (aider.clone(), program.clone());
                 let command = async move {
                     let job = job?;
-                    let files = aider.prepare(&job).await.map_err(|error| error.message)?;
-                    Ok(job.command(aider.argv(program, &job, &files), env(&job)))
+                    aider.prepare(&job).await.map_err(|error| error.message)?;
+                    Ok(job.command(aider.argv(program, &job), env(&job)))
                 };
                 command.boxed()
             })),
@@ -188,7 +176,7 @@ fn made_up_job(
     port: u16,
     variables: Vec<(OsString, OsString)>,
 ) -> Result<Job, String> {
-    let [worktree, scratch] = ["tree", "scratch"].map(|name| place.join(name));
+    let [worktree, scratch, hidden] = ["tree", "scratch", "hidden"].map(|name| place.join(name));
     for directory in [&worktree, &scratch] {
         make_directory(directory).map_err(|error| error.to_string())?;
     }
@@ -199,6 +187,7 @@ fn made_up_job(
         },
         worktree,
         scratch,
+        hidden,
         prompt: "Change x to 2.".to_owned(),
         files: vec![RelativePath::new("a.py").map_err(|error| error.to_string())?],
         base_url: format!("http://127.0.0.1:{port}/v1"),
@@ -221,16 +210,16 @@ impl CodingAgent for Aider {
         async move {
             let program = program::find(&self.program, std::env::var_os("PATH"))?;
             refuse_hidden_files(job)?;
-            let files = self.prepare(job).await?;
+            self.prepare(job).await?;
             let hidden = hide(job).await?;
             let warm = self.warm_start(&program, job);
-            let mut command = job.command(self.argv(program, job, &files), env(job));
+            let mut command = job.command(self.argv(program, job), env(job));
             command.warm = warm;
             let finished = sandbox.run(command, watch).await;
             // This comes first, and also if aider did not start: the worktree must be whole again.
             put_back(hidden).await?;
             let finished = finished.map_err(|error| launch_failure(&error))?;
-            let analytics = read_analytics(&files.analytics).await;
+            let analytics = read_analytics(&job.scratch.join(ANALYTICS)).await;
             let evidence = AgentEvidence::Aider(AiderEvidence::read(&analytics, &finished.output));
             Ok(AgentRun::of(finished, evidence))
         }
@@ -257,8 +246,14 @@ fn metadata(job: &Job) -> String {
     json!({ model(job): entry }).to_string()
 }
 
+/// Every user of the machine can read a command line. Aider takes the key from either variable, and
+/// the first one wins over its configuration files.
 fn env(job: &Job) -> Vec<(OsString, OsString)> {
-    with_constants(job.base_env())
+    let mut env = with_constants(job.base_env());
+    for name in ["AIDER_OPENAI_API_KEY", "OPENAI_API_KEY"] {
+        set(&mut env, name, job.token.expose());
+    }
+    env
 }
 
 fn with_constants(mut env: Vec<(OsString, OsString)>) -> Vec<(OsString, OsString)> {
@@ -291,8 +286,8 @@ fn refuse_hidden_files(job: &Job) -> Result<(), TaskFailure> {
 }
 
 async fn hide(job: &Job) -> Result<Hidden, TaskFailure> {
-    let (worktree, scratch) = (job.worktree.clone(), job.scratch.clone());
-    off_the_runtime(move || Hidden::take(&worktree, &scratch))
+    let (worktree, refuge) = (job.worktree.clone(), job.hidden.clone());
+    off_the_runtime(move || Hidden::take(&worktree, &refuge))
         .await
         .map_err(|error| failure("cannot hide the agent's configuration files", error))
 }

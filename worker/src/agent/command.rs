@@ -14,6 +14,8 @@ use crate::sandbox::{Exit, SandboxLauncher, Watch};
 /// The longest argument that Linux accepts (128 KiB with its closing zero).
 const MAX_WORD_BYTES: usize = 128 * 1024 - 1;
 
+const PROMPT: &str = "prompt.txt";
+
 pub(super) struct CommandAgent {
     /// Program and arguments, with placeholders.
     pub(super) template: Vec<String>,
@@ -61,9 +63,8 @@ impl CodingAgent for CommandAgent {
         watch: &'a Watch,
     ) -> BoxFuture<'a, Result<AgentRun, TaskFailure>> {
         async move {
-            let prompt_file = job.scratch.join("prompt.txt");
-            job.write_files(&[(prompt_file.clone(), job.prompt.clone())])
-                .await?;
+            job.write_files(&[(PROMPT, job.prompt.clone())]).await?;
+            let prompt_file = job.scratch.join(PROMPT);
             let values = Values::new(job, &prompt_file);
             let mut argv = fill_in(&self.template, &values);
             if let Some(word) = argv.iter().find(|word| word.len() > MAX_WORD_BYTES) {

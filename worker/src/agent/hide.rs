@@ -1,21 +1,21 @@
 //! Hides an agent's own configuration files, which a repository may contain, from the agent.
 //!
 //! They could redirect its calls, run commands, or stop every run. While the agent runs they are in
-//! the scratch directory. Afterwards they are put back unchanged, and the agent's files under those
-//! names are removed.
+//! a directory of the attempt that it is not shown. Afterwards they are put back unchanged, and the
+//! agent's files under those names are removed.
 
-use std::fs;
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::workspace::remove_any;
+use crate::workspace::Directory;
 
 /// The hidden files, from [`Hidden::take`] to [`Hidden::put_back`].
 #[derive(Debug)]
 pub(super) struct Hidden {
     worktree: PathBuf,
-    refuge: PathBuf,
-    names: Vec<std::ffi::OsString>,
+    refuge: Directory,
+    names: Vec<OsString>,
 }
 
 /// Aider reads these from the top of the repository, where it is also started.
@@ -24,35 +24,49 @@ pub(super) fn is_configuration(name: &[u8]) -> bool {
 }
 
 impl Hidden {
-    pub(super) fn take(worktree: &Path, scratch: &Path) -> io::Result<Self> {
-        let refuge = scratch.join("hidden");
-        fs::create_dir_all(&refuge)?;
-        let mut hidden = Self {
-            worktree: worktree.to_owned(),
-            refuge,
-            names: Vec::new(),
-        };
-        for entry in fs::read_dir(worktree)? {
-            let name = entry?.file_name();
-            if is_configuration(name.as_encoded_bytes()) {
-                fs::rename(worktree.join(&name), hidden.refuge.join(&name))?;
-                hidden.names.push(name);
+    /// Moves the files to the directory `refuge`, which is emptied before.
+    pub(super) fn take(worktree: &Path, refuge: &Path) -> io::Result<Self> {
+        let refuge = Directory::open(refuge)?;
+        refuge.empty()?;
+        let tree = Directory::open(worktree)?;
+        let mut names = Vec::new();
+        for entry in tree.entries()? {
+            if is_configuration(entry.name.as_encoded_bytes()) {
+                tree.rename(&entry.name, &refuge)?;
+                names.push(entry.name);
             }
         }
-        Ok(hidden)
+        Ok(Self {
+            worktree: worktree.to_owned(),
+            refuge,
+            names,
+        })
     }
 
     /// Puts the hidden files back. A new `.env` where no file was hidden is a normal change and
-    /// stays.
+    /// stays. If the agent has replaced its worktree, nothing happens: the change will be refused.
     pub(super) fn put_back(self) -> io::Result<()> {
-        for entry in fs::read_dir(&self.worktree)? {
-            let name = entry?.file_name();
+        let tree = match Directory::open(&self.worktree) {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotADirectory
+                        | io::ErrorKind::CrossesDevices
+                        | io::ErrorKind::NotFound
+                ) =>
+            {
+                return Ok(());
+            }
+            tree => tree?,
+        };
+        for entry in tree.entries()? {
+            let name = entry.name;
             if name.as_encoded_bytes().starts_with(b".aider") || self.names.contains(&name) {
-                remove_any(&self.worktree.join(&name))?;
+                tree.remove(&name)?;
             }
         }
         for name in &self.names {
-            fs::rename(self.refuge.join(name), self.worktree.join(name))?;
+            self.refuge.rename(name, &tree)?;
         }
         Ok(())
     }
@@ -61,11 +75,13 @@ impl Hidden {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn hidden_files_come_back_as_they_were_and_new_ones_are_dropped() {
         let dir = tempfile::tempdir().expect("a directory");
-        let (worktree, scratch) = (dir.path().join("tree"), dir.path().join("scratch"));
+        let (worktree, refuge) = (dir.path().join("tree"), dir.path().join("hidden"));
+        fs::create_dir(&refuge).expect("a directory");
         fs::create_dir_all(worktree.join(".aider.tags.cache.v4")).expect("a directory");
         for (name, text) in [
             (".env", "A=1"),
@@ -77,7 +93,7 @@ mod tests {
         }
         std::os::unix::fs::symlink("/etc/passwd", worktree.join(".aider.chat.history.md"))
             .expect("a link");
-        let hidden = Hidden::take(&worktree, &scratch).expect("they are hidden");
+        let hidden = Hidden::take(&worktree, &refuge).expect("they are hidden");
         let names = |dir: &Path| {
             let mut names: Vec<_> = fs::read_dir(dir)
                 .expect("entries")
@@ -122,10 +138,13 @@ mod tests {
     #[test]
     fn a_new_env_file_is_a_change_like_any_other() {
         let dir = tempfile::tempdir().expect("a directory");
-        let hidden =
-            Hidden::take(dir.path(), &dir.path().join("scratch")).expect("nothing to hide");
-        fs::write(dir.path().join(".env"), "A=1").expect("a file");
+        let (worktree, refuge) = (dir.path().join("tree"), dir.path().join("hidden"));
+        for part in [&worktree, &refuge] {
+            fs::create_dir(part).expect("a directory");
+        }
+        let hidden = Hidden::take(&worktree, &refuge).expect("nothing to hide");
+        fs::write(worktree.join(".env"), "A=1").expect("a file");
         hidden.put_back().expect("nothing to put back");
-        assert!(dir.path().join(".env").exists(), "it stays");
+        assert!(worktree.join(".env").exists(), "it stays");
     }
 }

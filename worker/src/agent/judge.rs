@@ -53,6 +53,7 @@ pub fn judge(
             ErrorKind::AgentCrashed,
             format!("the agent was killed by signal {signal}; was there enough memory?"),
         ),
+        (_, Exit::Limit(exceeded)) => fail(ErrorKind::Limit, format!("the agent {exceeded}")),
         (_, Exit::TimedOut) => facts.timed_out(),
         (_, Exit::Silent) => facts.silent(kind),
         // The agent had finished. How the worker then stopped it says nothing about its work.
@@ -73,7 +74,7 @@ pub fn silent() -> TaskFailure {
 pub fn no_llm_left<'a>(run: &AgentRun, record: &'a RunRecord) -> Option<&'a NoLlmLeft> {
     match run.exit {
         Exit::Status(_) | Exit::TimedOut | Exit::Silent | Exit::Done => record.no_llm_left.as_ref(),
-        Exit::Cancelled | Exit::Signal(_) => None,
+        Exit::Cancelled | Exit::Signal(_) | Exit::Limit(_) => None,
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use agent_sandbox::{Exceeded, RunLimit};
 use pool_core::id::LlmName;
 use pool_core::money::MicroUsd;
 use proptest::prelude::*;
 
 use super::*;
-use crate::sandbox::CommandOutput;
 use crate::sandbox::warm::StartKind;
+use crate::sandbox::{CommandOutput, Denials};
 use llm_gateway::class::{Cap, Cut};
 use llm_gateway::permits::{Unavailable, UnavailableReason};
 
@@ -33,6 +34,15 @@ fn run(exit: Exit, evidence: AgentEvidence) -> AgentRun {
         evidence,
         duration: Duration::from_secs(7),
         start: StartKind::Usual,
+        denials: Denials::default(),
+    }
+}
+
+fn limit() -> Exceeded {
+    Exceeded {
+        limit: RunLimit::Disk,
+        used: 2,
+        allowed: 1,
     }
 }
 
@@ -190,6 +200,7 @@ fn how_the_worker_saw_a_run_end_comes_first() {
         (Exit::TimedOut, ok(), ErrorKind::AgentTimeout),
         (Exit::Silent, open, ErrorKind::AgentSilent),
         (Exit::Signal(9), ok(), ErrorKind::AgentCrashed),
+        (Exit::Limit(limit()), ok(), ErrorKind::Limit),
     ] {
         for agent in [aider(), command(), AgentKind::Noop] {
             for changed in [false, true] {
@@ -642,6 +653,7 @@ fn a_run_for_which_no_llm_was_left_has_the_class_of_the_last_one_and_names_all()
             (Exit::Silent, true),
             (Exit::Done, true),
             (Exit::Signal(11), false),
+            (Exit::Limit(limit()), false),
             (Exit::Cancelled, false),
         ] {
             let run = exit(how);

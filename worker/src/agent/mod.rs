@@ -25,17 +25,21 @@ use pool_telemetry::catalog;
 
 use crate::sandbox::warm::{StartKind, WarmPart};
 use crate::sandbox::{
-    CommandAccess, CommandOutput, Exit, Finished, LaunchError, SandboxCommand, SandboxLauncher,
-    Watch,
+    CommandAccess, CommandOutput, Denials, Exit, Finished, LaunchError, SandboxCommand,
+    SandboxLauncher, Watch,
 };
-use crate::workspace::{bound_git, failure, make_directory, off_the_runtime, write_new};
+use crate::workspace::{Directory, bound_git, failure, off_the_runtime};
 
 pub use evidence::AiderEvidence;
 pub use judge::{Edit, judge, no_llm_left, silent};
-pub(crate) use program::absolute_path_entries;
+pub(crate) use program::{absolute_path_entries, is_program};
 
 /// Where an agent finds programs, unless `env_allow` lets the worker's own `PATH` through.
 const AGENT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// The directories in an agent's scratch directory.
+const HOME: &str = "home";
+const TEMPORARY: &str = "tmp";
 
 /// One run of an agent.
 #[derive(Debug, Clone)]
@@ -44,6 +48,8 @@ pub struct Job {
     pub worktree: PathBuf,
     /// A directory outside of the worktree, for its home, its temporary files and its prompt.
     pub scratch: PathBuf,
+    /// A directory that it is not shown. The worker keeps files there that it must not see.
+    pub hidden: PathBuf,
     /// The job, in words.
     pub prompt: String,
     /// The files to begin with.
@@ -73,6 +79,8 @@ pub struct AgentRun {
     pub evidence: AgentEvidence,
     pub duration: Duration,
     pub start: StartKind,
+    /// The refusals of the sandbox.
+    pub denials: Denials,
 }
 
 impl AgentRun {
@@ -84,6 +92,7 @@ impl AgentRun {
             output: finished.output,
             evidence,
             duration: finished.duration,
+            denials: finished.denials,
         }
     }
 }
@@ -155,11 +164,11 @@ pub fn allowed_env(names: &[String]) -> Vec<(OsString, OsString)> {
 
 impl Job {
     fn home(&self) -> PathBuf {
-        self.scratch.join("home")
+        self.scratch.join(HOME)
     }
 
     fn temporary(&self) -> PathBuf {
-        self.scratch.join("tmp")
+        self.scratch.join(TEMPORARY)
     }
 
     /// The environment of every agent: a temporary home, and only the allowed variables of the
@@ -190,27 +199,30 @@ impl Job {
 
     fn command(&self, argv: Vec<OsString>, mut env: Vec<(OsString, OsString)>) -> SandboxCommand {
         bound_git(&mut env, &self.worktree);
+        let mut access = self.access.clone();
+        access.programs.extend(argv.first().map(PathBuf::from));
         SandboxCommand {
             argv,
             cwd: self.worktree.clone(),
             env,
             timeout: self.timeout,
             silence: Some(self.no_output_timeout),
-            access: self.access.clone(),
+            access,
             warm: WarmPart::None,
         }
     }
 
     /// Makes the directories and files of a run in `scratch`. They replace those of an earlier run.
-    async fn write_files(&self, files: &[(PathBuf, String)]) -> Result<(), TaskFailure> {
-        let (directories, files) = ([self.home(), self.temporary()], files.to_vec());
+    async fn write_files(&self, files: &[(&'static str, String)]) -> Result<(), TaskFailure> {
+        let (scratch, files) = (self.scratch.clone(), files.to_vec());
         let make = move || {
-            directories
+            let scratch = Directory::open(&scratch)?;
+            [HOME, TEMPORARY]
                 .iter()
-                .try_for_each(|directory| make_directory(directory))?;
+                .try_for_each(|name| scratch.ensure(name.as_ref()))?;
             files
                 .iter()
-                .try_for_each(|(path, text)| write_new(path, text.as_bytes()))
+                .try_for_each(|(name, text)| scratch.write(name, text.as_bytes()))
         };
         off_the_runtime(make)
             .await
@@ -227,8 +239,7 @@ fn set(env: &mut Vec<(OsString, OsString)>, name: impl AsRef<OsStr>, value: impl
 
 fn launch_failure(error: &LaunchError) -> TaskFailure {
     let kind = match error {
-        // The machine's fault, and another machine may do better.
-        LaunchError::Sandbox(_) => ErrorKind::Workspace,
+        LaunchError::Sandbox(_) => ErrorKind::Sandbox,
         LaunchError::Program { .. } | LaunchError::Helper { .. } | LaunchError::NoReport(_) => {
             ErrorKind::AgentConfig
         }

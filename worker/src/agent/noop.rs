@@ -7,7 +7,7 @@ use pool_core::result::TaskFailure;
 
 use super::{AgentEvidence, AgentRun, CodingAgent, Job};
 use crate::sandbox::warm::StartKind;
-use crate::sandbox::{CommandOutput, Exit, SandboxLauncher, Watch};
+use crate::sandbox::{CommandOutput, Denials, Exit, SandboxLauncher, Watch};
 
 pub(super) struct Noop;
 
@@ -25,6 +25,7 @@ impl CodingAgent for Noop {
             evidence: AgentEvidence::None,
             duration,
             start: StartKind::Usual,
+            denials: Denials::default(),
         }))
         .boxed()
     }

@@ -39,7 +39,8 @@ pub(super) fn find(program: &Path, path: Option<OsString>) -> Result<PathBuf, Ta
         .ok_or_else(|| missing("was not found in PATH".to_owned()))
 }
 
-fn is_program(file: &Path) -> bool {
+/// Whether this is an executable file.
+pub(crate) fn is_program(file: &Path) -> bool {
     file.metadata()
         .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }

@@ -11,10 +11,12 @@ use pool_broker::fault::{Point, point};
 use pool_core::id::{AttemptId, TaskId};
 use pool_core::pool::AgentKind;
 use pool_core::result::{ErrorKind, ResultMessage, Status, TaskFailure, Usage};
+use pool_core::source::Repository;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::claim::Claimed;
+use super::policy::Policy;
 use super::work::{Findings, Finish, RemainingLimits, Work, cancelled, millis};
 use super::workshop::Attempts;
 use crate::workspace::RepositoryHandle;
@@ -27,7 +29,7 @@ const REMOVAL: Duration = Duration::from_secs(10);
 /// How an attempt ended.
 pub enum AttemptEnd {
     Outcome(Box<AttemptOutcome>),
-    /// No LLM was left for the task. It goes back to its queue.
+    /// No LLM was left for the task, or there was no sandbox. It goes back to its queue.
     HandBack(Box<HandBack>),
     /// The attempt was cancelled. Its usage still counts.
     Stopped {
@@ -35,11 +37,11 @@ pub enum AttemptEnd {
     },
 }
 
-/// An attempt for which no LLM was left.
+/// An attempt for which no LLM was left, or no sandbox.
 pub struct HandBack {
-    /// For people: which LLM was out, and why.
+    /// For people: which LLM was out, or what the sandbox lacked, and why.
     pub why: String,
-    /// The error kind of the last LLM's failure.
+    /// The error kind of the last LLM's failure, or [`ErrorKind::Sandbox`].
     pub kind: ErrorKind,
     /// The usage and findings of the attempt, as a failed outcome. It is used when the task has
     /// been handed back too often.
@@ -131,8 +133,18 @@ impl Attempts {
         let own_limit = task.message.limits.timeout();
         let limit = own_limit.map_or(limits.timeout, |own| own.min(limits.timeout));
         let until = Instant::now() + limit;
+        let prepared = async {
+            let workspaces = &self.workshop.workspaces;
+            let worktree = workspaces.prepare(task, claimed.attempt).await?;
+            let kept = worktree.keep_base().await;
+            if limits.auto_commit {
+                // Otherwise the submitter would pay for a change that cannot be kept.
+                kept?;
+            }
+            Ok(worktree)
+        };
         let worktree = tokio::select! {
-            worktree = self.workshop.workspaces.prepare(task, claimed.attempt) => worktree?,
+            worktree = prepared => worktree?,
             () = stop.cancelled() => return Err(cancelled()),
             () = tokio::time::sleep_until(until) => return Err(out_of_time(limit)),
         };
@@ -144,7 +156,14 @@ impl Attempts {
             .as_ref()
             .map(|reporter| reporter.stream(&task.id, claimed.attempt));
         let finish = {
+            let is_its_repository = |name: &Repository| {
+                self.workshop
+                    .workspaces
+                    .is_same(name, &task.message.repository)
+            };
+            let patch = &self.workshop.pool.patch;
             let work = Work {
+                policy: Policy::new(patch, is_its_repository, &task.message.protect),
                 attempts: self,
                 task,
                 remaining,
@@ -203,9 +222,9 @@ impl Attempts {
             used_backup,
             runs: findings.runs,
             attempt: Some(claimed.attempt),
-            branch: commit.as_ref().map(|_| format!("pool/{id}")),
-            commit: commit.as_ref().map(|(commit, _)| commit.clone()),
-            commit_at: commit.as_ref().map(|(_, repository)| repository.place()),
+            branch: commit.as_ref().map(|kept| kept.branch.clone()),
+            commit: commit.as_ref().map(|kept| kept.id.clone()),
+            commit_at: commit.as_ref().map(|kept| kept.repository.place()),
             patch_truncated: !findings.changes.is_empty() && findings.changes.patch.is_none(),
             patch: findings.changes.patch,
             files_changed_total: findings.changes.files.len() as u64,
@@ -214,6 +233,11 @@ impl Attempts {
             acceptance: findings.checks,
             usage,
             timings: findings.timings,
+            sandbox: findings.denials.report(
+                error
+                    .as_ref()
+                    .is_some_and(|error| may_be_refused(error.kind)),
+            ),
             error,
             log_tail: findings.log_tail,
             texts_truncated: false,
@@ -222,13 +246,28 @@ impl Attempts {
         let attempt = claimed.attempt;
         AttemptOutcome {
             result,
-            branch: commit.map(|(commit, repository)| Branch {
-                repository,
-                commit,
+            branch: commit.map(|kept| Branch {
+                repository: kept.repository,
+                commit: kept.id,
                 attempt,
             }),
         }
     }
+}
+
+/// Whether the sandbox may be the cause of such a failure, because a program of the task did not do its work.
+fn may_be_refused(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::AgentConfig
+            | ErrorKind::AgentTimeout
+            | ErrorKind::AgentSilent
+            | ErrorKind::AgentCrashed
+            | ErrorKind::AgentFailed
+            | ErrorKind::NoChange
+            | ErrorKind::AcceptanceFailed
+            | ErrorKind::TaskTimeout
+    )
 }
 
 fn out_of_time(limit: Duration) -> TaskFailure {

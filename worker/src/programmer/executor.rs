@@ -9,7 +9,7 @@ use pool_broker::fault::{Point, point};
 use pool_core::event::{Event, Spent, TaskReleased, TaskStarted};
 use pool_core::heartbeat::Gate;
 use pool_core::id::AttemptId;
-use pool_core::result::{ResultMessage, Usage};
+use pool_core::result::{ErrorKind, ResultMessage, Usage};
 use pool_core::state::Verdict;
 use pool_core::time::Timestamp;
 use pool_telemetry::clock::{new_id, wall_clock};
@@ -28,8 +28,10 @@ use llm_gateway::permits::Permits;
 /// How an attempt ended for its programmer.
 enum Attempted {
     Outcome(Box<AttemptOutcome>),
-    /// No LLM was left for it.
-    HandBack,
+    /// No LLM was left for it, or no sandbox.
+    HandBack {
+        no_llm: bool,
+    },
     Superseded,
     Interrupted,
 }
@@ -38,7 +40,8 @@ impl Attempted {
     fn reason(&self) -> &'static str {
         match self {
             Self::Outcome(_) => "it has an outcome",
-            Self::HandBack => "no LLM is left for the task; handing it back",
+            Self::HandBack { no_llm: true } => "no LLM is left for the task; handing it back",
+            Self::HandBack { no_llm: false } => "there is no sandbox for the task; handing it back",
             Self::Superseded => "the task belongs to another attempt, or it has an outcome",
             Self::Interrupted => "this programmer has to stop; handing the task back",
         }
@@ -202,10 +205,7 @@ impl ProgrammerRunner {
                 held,
                 outcome: *outcome,
             }),
-            Attempted::HandBack => In::Interrupted(TaskInHand {
-                no_llm: true,
-                ..held
-            }),
+            Attempted::HandBack { no_llm } => In::Interrupted(TaskInHand { no_llm, ..held }),
             Attempted::Superseded => self.superseded(&held).await,
             Attempted::Interrupted => In::Interrupted(held),
         }
@@ -255,14 +255,18 @@ impl ProgrammerRunner {
                     AttemptEnd::Outcome(outcome) => return Attempted::Outcome(outcome),
                     AttemptEnd::Stopped { .. } => return Attempted::Interrupted,
                     AttemptEnd::HandBack(hand_back) => {
-                        let before = log.read(|fold| fold.tasks.get(id).map_or(0, |state| state.hand_backs));
+                        let no_llm = hand_back.kind != ErrorKind::Sandbox;
+                        let before = log.read(|fold| fold.tasks.get(id).map_or(0, |state| match no_llm {
+                            true => state.hand_backs,
+                            false => state.releases,
+                        }));
                         if let Some(outcome) = self.fail_at_last(before, *hand_back) {
                             return Attempted::Outcome(outcome);
                         }
                         tokio::select! {
                             () = &mut superseded => return Attempted::Superseded,
-                            () = self.ending.drain.cancelled() => return Attempted::HandBack,
-                            () = tokio::time::sleep(pause_before_hand_back(before)) => return Attempted::HandBack,
+                            () = self.ending.drain.cancelled() => return Attempted::HandBack { no_llm },
+                            () = tokio::time::sleep(pause_before_hand_back(before, no_llm)) => return Attempted::HandBack { no_llm },
                         }
                     }
                 }
@@ -279,7 +283,7 @@ impl ProgrammerRunner {
         stopped
     }
 
-    /// The outcome of a task for which no LLM was left, once it has been handed back too often.
+    /// The outcome of a task for which no LLM or no sandbox was left, once it has been handed back too often.
     /// None: hand it back.
     fn fail_at_last(&self, before: u32, hand_back: HandBack) -> Option<Box<AttemptOutcome>> {
         let HandBack {
@@ -291,7 +295,7 @@ impl ProgrammerRunner {
             kind = kind.as_str(),
             why,
             before,
-            "no LLM is left for the task"
+            "the attempt was not possible here"
         );
         if before < self.pool.dispatcher.max_hand_backs {
             return None;
@@ -299,8 +303,13 @@ impl ProgrammerRunner {
         if let Some(error) = &mut outcome.result.error
             && before > 0
         {
+            let lacks = if kind == ErrorKind::Sandbox {
+                "sandbox"
+            } else {
+                "LLM"
+            };
             error.message = format!(
-                "the task was handed back {before} times (`max_hand_backs`) and there is still no LLM for it: {}",
+                "the task was handed back {before} times (`max_hand_backs`) and there is still no {lacks} for it: {}",
                 error.message
             );
         }
@@ -327,7 +336,7 @@ impl ProgrammerRunner {
             schedule_retry::cause(&result, claimed.number, self.pool.dispatcher.max_attempts)
         {
             let broken = BrokenAttempt {
-                error,
+                error: error.clone(),
                 spent: Spent::of(result.usage),
                 first_delay: self.pool.dispatcher.retry_delay,
             };
@@ -437,11 +446,14 @@ impl ProgrammerRunner {
 /// How long to keep a task that has been handed back several times before it goes back again. An
 /// outage may open no breaker, because a single task proves nothing. The pause keeps such an outage
 /// from using up the task's hand-backs: ten of them last five minutes.
-fn pause_before_hand_back(before: u32) -> Duration {
+///
+/// Without a sandbox, the gate has to shut first.
+fn pause_before_hand_back(before: u32, no_llm: bool) -> Duration {
     const FIRST: Duration = Duration::from_secs(5);
     const LONGEST: Duration = Duration::from_secs(60);
     match before {
-        0 | 1 => Duration::ZERO,
+        0 | 1 if no_llm => Duration::ZERO,
+        0 | 1 => 2 * gate::LOOK_EVERY,
         _ => (FIRST * 2u32.saturating_pow(before - 2)).min(LONGEST),
     }
 }

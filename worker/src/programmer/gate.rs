@@ -1,7 +1,7 @@
 //! Whether the programmers of this process may take tasks, computed before anything is consumed.
 //!
 //! One tokio task computes it for all programmers of the process. It first checks the process (its
-//! clock, its view of the log, its pool file), then each programmer (its breakers, the budget).
+//! clock, its view of the log, its pool file, its sandbox), then each programmer (its breakers, the budget).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -19,6 +19,8 @@ use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 use tokio::sync::watch;
 use tokio::time::Instant;
+
+use crate::sandbox::SandboxHealth;
 
 /// How often the gates are computed when no event arrives: neither a clock nor a silent log sends
 /// one.
@@ -55,6 +57,7 @@ pub fn watch_gates(
     process: Process,
     pool: Arc<Pool>,
     others: PeerPresence,
+    sandbox: SandboxHealth,
     programmers: &[pool::Programmer],
 ) -> (
     BTreeMap<ProgrammerId, watch::Receiver<GateState>>,
@@ -65,6 +68,7 @@ pub fn watch_gates(
         process,
         pool,
         others,
+        sandbox,
     };
     let now = watcher.look(programmers);
     let (senders, receivers): (Vec<_>, BTreeMap<_, _>) = programmers
@@ -86,6 +90,7 @@ struct Watcher {
     pool: Arc<Pool>,
     config_hash: String,
     others: PeerPresence,
+    sandbox: SandboxHealth,
 }
 
 impl Watcher {
@@ -123,6 +128,10 @@ impl Watcher {
             &self.config_hash,
             &self.pool.file.display().to_string(),
         );
+        let shut = shut.or_else(|| {
+            let (reason, detail) = (ShutReason::Sandbox, self.sandbox.trouble()?);
+            Some(ShutGate { reason, detail })
+        });
         if shut.is_some() {
             // A programmer that is drained while the gate is shut still gets its full grace period.
             let since = |fold: &PoolState| {

@@ -13,6 +13,8 @@ pub mod consumer;
 mod executor;
 pub mod gate;
 pub mod permits;
+mod policy;
+mod preflight;
 pub mod progress;
 mod runs;
 mod schedule_retry;

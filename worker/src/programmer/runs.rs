@@ -21,6 +21,12 @@ pub(super) enum RunEnd {
         failure: TaskFailure,
         repair: String,
     },
+    /// The agent made an edit that the pool file or the task forbids. `repair` is the prompt to undo
+    /// it.
+    Refused {
+        failure: TaskFailure,
+        repair: String,
+    },
     NoLlmLeft(TaskFailure),
     Failed(TaskFailure),
 }
@@ -60,7 +66,8 @@ pub(super) enum NextRun {
     Again {
         first_llm: usize,
     },
-    /// No LLM was available: return the task to its queue. The attempt does not count.
+    /// No LLM was available, or there was no sandbox: return the task to its queue. The attempt does
+    /// not count.
     HandBack(TaskFailure),
     Fail(TaskFailure),
 }
@@ -73,11 +80,18 @@ pub(super) fn next_run(history: &[Run], bounds: AttemptBounds) -> NextRun {
     let more = history.len() < bounds.runs;
     match &last.end {
         RunEnd::Passed => NextRun::Done,
-        RunEnd::CheckFailed { repair, .. } if more => NextRun::Repair {
-            prompt: repair.clone(),
-        },
-        RunEnd::CheckFailed { failure, .. } => NextRun::Fail(failure.clone()),
+        RunEnd::CheckFailed { repair, .. } | RunEnd::Refused { repair, .. } if more => {
+            NextRun::Repair {
+                prompt: repair.clone(),
+            }
+        }
+        RunEnd::CheckFailed { failure, .. } | RunEnd::Refused { failure, .. } => {
+            NextRun::Fail(failure.clone())
+        }
         RunEnd::NoLlmLeft(failure) => NextRun::HandBack(failure.clone()),
+        RunEnd::Failed(failure) if failure.kind == ErrorKind::Sandbox => {
+            NextRun::HandBack(failure.clone())
+        }
         RunEnd::Failed(failure) if more && is_useless_answer(failure.kind) => {
             match next_llm(history, failure, bounds) {
                 Some(first_llm) => NextRun::Again { first_llm },
@@ -102,11 +116,15 @@ fn is_useless_answer(kind: ErrorKind) -> bool {
         | ErrorKind::Repository
         | ErrorKind::Workspace
         | ErrorKind::ChangeRefused
+        | ErrorKind::Policy
+        | ErrorKind::ProtectedChanged
         | ErrorKind::AgentConfig
         | ErrorKind::AgentTimeout
         | ErrorKind::AgentSilent
         | ErrorKind::AgentCrashed
         | ErrorKind::AgentFailed
+        | ErrorKind::Limit
+        | ErrorKind::Sandbox
         | ErrorKind::LlmRateLimited
         | ErrorKind::LlmTimeout
         | ErrorKind::LlmUnavailable
@@ -115,6 +133,8 @@ fn is_useless_answer(kind: ErrorKind) -> bool {
         | ErrorKind::LlmContextTooLong
         | ErrorKind::LlmBadRequest
         | ErrorKind::TokenLimit
+        | ErrorKind::CheckCannotStart
+        | ErrorKind::CheckProvesNothing
         | ErrorKind::AcceptanceFailed
         | ErrorKind::PatchTooLarge
         | ErrorKind::TaskTimeout
@@ -147,8 +167,7 @@ fn next_llm(history: &[Run], failure: &TaskFailure, bounds: AttemptBounds) -> Op
         .or(alone.then_some(0))
 }
 
-/// The failure of the attempt. If a repair run brought no change, it is the check that failed
-/// before. An agent that stays alive after its work ends such a repair as silent.
+/// The failure of the attempt. If a repair run brought no change, it is the failure before. An agent that stays alive after its work ends such a repair as silent.
 fn verdict(history: &[Run], failure: &TaskFailure) -> TaskFailure {
     let before = history
         .len()
@@ -156,15 +175,26 @@ fn verdict(history: &[Run], failure: &TaskFailure) -> TaskFailure {
         .and_then(|index| history.get(index));
     let nothing = is_useless_answer(failure.kind) || failure.kind == ErrorKind::AgentSilent;
     match before.map(|run| &run.end) {
-        Some(RunEnd::CheckFailed { failure: check, .. }) if nothing => {
+        Some(
+            RunEnd::CheckFailed {
+                failure: before, ..
+            }
+            | RunEnd::Refused {
+                failure: before, ..
+            },
+        ) if nothing => {
             let message = format!(
                 "{}, and the run to repair it failed: {}",
-                check.message, failure.message
+                before.message, failure.message
             );
-            TaskFailure::new(check.kind, message)
+            TaskFailure::new(before.kind, message)
         }
         Some(
-            RunEnd::CheckFailed { .. } | RunEnd::Passed | RunEnd::NoLlmLeft(_) | RunEnd::Failed(_),
+            RunEnd::CheckFailed { .. }
+            | RunEnd::Refused { .. }
+            | RunEnd::Passed
+            | RunEnd::NoLlmLeft(_)
+            | RunEnd::Failed(_),
         )
         | None => failure.clone(),
     }

@@ -1,5 +1,9 @@
 //! The step after each way in which a run can end.
 
+use std::collections::BTreeMap;
+
+use pool_core::task::Before;
+
 use super::*;
 
 const TWO: AttemptBounds = AttemptBounds { llms: 2, runs: 3 };
@@ -43,7 +47,7 @@ fn check_failed(llm: usize) -> Run {
 }
 
 #[test]
-fn what_passed_is_done_and_an_outage_hands_back() {
+fn what_passed_is_done_and_an_outage_or_a_missing_sandbox_hands_back() {
     assert_eq!(
         next_run(&[run(0, Some(0), RunEnd::Passed)], TWO),
         NextRun::Done,
@@ -61,6 +65,13 @@ fn what_passed_is_done_and_an_outage_hands_back() {
             next_run(&history, TWO),
             NextRun::HandBack(left.clone()),
             "whatever came before: {before:?}"
+        );
+        let mut history = before;
+        history.push(failed(0, ErrorKind::Sandbox));
+        assert_eq!(
+            next_run(&history, TWO),
+            NextRun::HandBack(failure(ErrorKind::Sandbox)),
+            "a machine without a sandbox says nothing about the task"
         );
     }
 }
@@ -234,11 +245,15 @@ fn every_other_failure_ends_the_attempt() {
     for kind in [
         ErrorKind::Workspace,
         ErrorKind::ChangeRefused,
+        ErrorKind::Policy,
+        ErrorKind::CheckCannotStart,
+        ErrorKind::CheckProvesNothing,
         ErrorKind::AgentConfig,
         ErrorKind::AgentTimeout,
         ErrorKind::AgentSilent,
         ErrorKind::AgentCrashed,
         ErrorKind::AgentFailed,
+        ErrorKind::Limit,
         ErrorKind::LlmRateLimited,
         ErrorKind::LlmTimeout,
         ErrorKind::LlmUnavailable,
@@ -263,6 +278,9 @@ fn check(name: &str, run: &[&str]) -> AcceptanceCheck {
         name: name.to_owned(),
         run,
         timeout_s: None,
+        before: Before::Any,
+        overlay: BTreeMap::new(),
+        tries: 1,
     }
 }
 
@@ -270,6 +288,7 @@ fn report(name: &str, exit_status: Option<i32>, output: &str) -> CheckReport {
     CheckReport {
         name: name.to_owned(),
         exit_status,
+        tries: 1,
         duration_ms: 1,
         output_tail: output.to_owned(),
     }
@@ -306,4 +325,33 @@ fn of_much_output_a_repair_prompt_holds_the_end() {
     let prompt = repair_prompt("x", &[check("a", &["a"])], &[report("a", Some(1), &output)]);
     assert!(prompt.contains("ä the reason\n"), "the end is there");
     assert!(prompt.len() < 4096 + 400, "{} bytes", prompt.len());
+}
+
+#[test]
+fn a_forbidden_change_is_undone_by_a_repair_or_is_the_failure() {
+    let refused = || {
+        let failure = failure(ErrorKind::ProtectedChanged);
+        let repair = "undo it".to_owned();
+        run(0, Some(0), RunEnd::Refused { failure, repair })
+    };
+    let prompt = "undo it".to_owned();
+    assert_eq!(
+        next_run(&[refused()], ONE),
+        NextRun::Repair { prompt },
+        "told to undo it"
+    );
+    let last = [refused(), refused(), refused()];
+    assert_eq!(
+        next_run(&last, ONE),
+        NextRun::Fail(failure(ErrorKind::ProtectedChanged)),
+        "no run is left"
+    );
+    let NextRun::Fail(verdict) = next_run(&[refused(), failed(0, ErrorKind::NoChange)], ONE) else {
+        panic!("a repair that did nothing ends it")
+    };
+    assert_eq!(
+        verdict.kind,
+        ErrorKind::ProtectedChanged,
+        "the forbidden file is still changed"
+    );
 }

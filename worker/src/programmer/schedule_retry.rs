@@ -9,7 +9,7 @@ use pool_broker::fault::{Point, point};
 use pool_broker::process::Process;
 use pool_broker::steps::{OutgoingTask, delay_task};
 use pool_core::event::{Event, Retry, Spent, TaskReissued};
-use pool_core::result::{ErrorKind, ResultMessage};
+use pool_core::result::{ResultMessage, TaskFailure};
 use pool_core::routing::routing_key;
 use pool_core::state::Verdict;
 use pool_telemetry::clock::wall_clock;
@@ -22,9 +22,13 @@ use super::conclude::{self, DeliveryEnd};
 const LONGEST: Duration = Duration::from_secs(300);
 
 /// The error for which this attempt is retried, if it is.
-pub(super) fn cause(result: &ResultMessage, number: u32, max_attempts: u32) -> Option<ErrorKind> {
-    let error = result.error.as_ref().map(|error| error.kind);
-    error.filter(|kind| kind.is_curable() && number < max_attempts)
+pub(super) fn cause(
+    result: &ResultMessage,
+    number: u32,
+    max_attempts: u32,
+) -> Option<&TaskFailure> {
+    let error = result.error.as_ref();
+    error.filter(|error| error.kind.is_curable() && number < max_attempts)
 }
 
 /// The wait after attempt `number`. It doubles each time and is spread at random (`random` is in
@@ -36,7 +40,7 @@ fn delay(first: Duration, number: u32, random: f64) -> Duration {
 
 /// An attempt that is retried.
 pub(super) struct BrokenAttempt {
-    pub(super) error: ErrorKind,
+    pub(super) error: TaskFailure,
     pub(super) spent: Spent,
     /// The wait after the first attempt.
     pub(super) first_delay: Duration,
@@ -63,7 +67,7 @@ pub(super) async fn schedule_retry(
     let at = wall_clock().plus(delay(first_delay, claimed.number, rand::random()));
     let retry = Retry {
         attempt: claimed.attempt,
-        error,
+        error: error.kind,
         at_ms: at.0,
         spent,
     };
@@ -80,7 +84,11 @@ pub(super) async fn schedule_retry(
         Ok(Verdict::Refused(_)) | Err(_) => return DeliveryEnd::Lost,
     }
     tracing::warn!(
-        number = claimed.number, error = error.as_str(), %at, "the attempt broke; the task is retried later"
+        number = claimed.number,
+        kind = error.kind.as_str(),
+        error = error.message,
+        %at,
+        "the attempt broke; the task is retried later"
     );
     point(Point::RetryReissued);
     let delivered = &claimed.delivered;
@@ -105,7 +113,7 @@ pub(super) async fn schedule_retry(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_core::result::{Status, TaskFailure};
+    use pool_core::result::{ErrorKind, Status};
 
     fn failed(kind: ErrorKind) -> ResultMessage {
         ResultMessage::without_attempt(None, Status::Failed, TaskFailure::new(kind, "x"))
@@ -115,7 +123,7 @@ mod tests {
     fn what_broke_is_made_again_until_the_last_attempt() {
         let crashed = failed(ErrorKind::AgentCrashed);
         assert_eq!(
-            cause(&crashed, 2, 3),
+            cause(&crashed, 2, 3).map(|error| error.kind),
             Some(ErrorKind::AgentCrashed),
             "one is left"
         );
@@ -129,6 +137,8 @@ mod tests {
             ErrorKind::AcceptanceFailed,
             ErrorKind::LlmAuth,
             ErrorKind::TokenLimit,
+            ErrorKind::Limit,
+            ErrorKind::Sandbox,
         ] {
             assert_eq!(cause(&failed(kind), 1, 3), None, "{kind:?} is not retried");
         }

@@ -68,6 +68,7 @@ impl RunEnded<'_> {
         let outcome = match self.end {
             RunEnd::Passed => "passed",
             RunEnd::CheckFailed { .. } => "check_failed",
+            RunEnd::Refused { failure, .. } => failure.kind.as_str(),
             RunEnd::NoLlmLeft(_) => "no_llm_left",
             RunEnd::Failed(failure) => failure.kind.as_str(),
         };

@@ -8,17 +8,19 @@ use pool_core::id::LlmName;
 use pool_core::money::MicroUsd;
 use pool_core::pool::Secret;
 use pool_core::result::{CheckReport, ErrorKind, MAX_PATCH_BYTES, TaskFailure, Timings, Usage};
-use pool_core::task::Task;
+use pool_core::task::{AcceptanceCheck, Task};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::policy::Policy;
 use super::progress::OutputStream;
 use super::runs::{AttemptBounds, NextRun, Run, RunEnd, next_run, repair_prompt};
 use super::telemetry::RunEnded;
 use super::workshop::Attempts;
-use crate::acceptance::{CheckEnvironment, run_checks};
+use crate::acceptance::{CheckEnvironment, CheckLimit, Checked, run_checks};
 use crate::agent::{AgentRun, Edit, Job, judge, no_llm_left, silent};
-use crate::sandbox::{CommandAccess, Exit, GatewayServer, LastWords, Watch};
+use crate::sandbox::telemetry::ConnectionsRefused;
+use crate::sandbox::{CommandAccess, Denials, Exit, GatewayServer, LastWords, Watch};
 use crate::workspace::{Credit, KEPT_DAYS, RepositoryHandle, Worktree, WorktreeChanges};
 use llm_gateway::class::CallClass;
 use llm_gateway::permits::Permits;
@@ -44,7 +46,16 @@ pub(super) struct Findings {
     /// The changes in the worktree. `checks` are the reports on them.
     pub(super) changes: WorktreeChanges,
     pub(super) checks: Vec<CheckReport>,
-    pub(super) commit: Option<(String, RepositoryHandle)>,
+    /// The refusals of the sandbox in all runs, with hints about the last one.
+    pub(super) denials: Denials,
+    pub(super) commit: Option<KeptCommit>,
+}
+
+/// A commit in the repository, and the branch that is to be set to it.
+pub(super) struct KeptCommit {
+    pub(super) id: String,
+    pub(super) branch: String,
+    pub(super) repository: RepositoryHandle,
 }
 
 impl Findings {
@@ -92,6 +103,8 @@ pub(super) struct Work<'a> {
     pub(super) worktree: &'a Worktree,
     pub(super) permits: Arc<dyn Permits>,
     pub(super) cancel: &'a CancellationToken,
+    /// The paths that the change may contain.
+    pub(super) policy: Policy,
     /// The receiver of the live output of the agent and the checks.
     pub(super) output: Option<&'a OutputStream>,
 }
@@ -108,6 +121,7 @@ impl Work<'_> {
     /// # Errors
     /// The failure, if something other than a run failed.
     pub(super) async fn all_runs(&self, findings: &mut Findings) -> Result<Finish, TaskFailure> {
+        self.preflight(findings).await?;
         let instruction = &self.task.message.instruction;
         let mut history = Vec::new();
         let mut assignment = Assignment {
@@ -116,7 +130,15 @@ impl Work<'_> {
             kept: WorktreeChanges::default(),
         };
         loop {
-            history.push(self.one_run(&assignment, findings).await);
+            let run = self.one_run(&assignment, findings).await;
+            let why = match &run.end {
+                RunEnd::Refused { .. } => "the change contains files that may not be changed",
+                RunEnd::CheckFailed { .. }
+                | RunEnd::Passed
+                | RunEnd::NoLlmLeft(_)
+                | RunEnd::Failed(_) => "an acceptance check failed",
+            };
+            history.push(run);
             match next_run(&history, self.bounds()) {
                 NextRun::Done => {
                     self.commit(findings).await?;
@@ -124,7 +146,7 @@ impl Work<'_> {
                 }
                 NextRun::Repair { prompt } => {
                     self.log_next(
-                        "an acceptance check failed; running the agent again to repair it",
+                        &format!("{why}; running the agent again to repair it"),
                         assignment.first_llm,
                     );
                     self.step(self.worktree.restore()).await?;
@@ -179,6 +201,10 @@ impl Work<'_> {
         // This comes first: the money is spent, however the run is judged.
         findings.calls.extend(record.calls.iter().cloned());
         findings.timings.llm_ms = millis(llm_time(&findings.calls));
+        findings.denials.hints.clear();
+        if let Ok(run) = &ran {
+            self.note(&run.denials, findings);
+        }
         let end = match ran {
             Ok(run) => self.end_of(&run, &record, &assignment.kept, findings).await,
             Err(failure) => Err(failure),
@@ -213,7 +239,13 @@ impl Work<'_> {
             .first()
             .unwrap_or(self.attempts.programmer.primary())
             .clone();
-        let session = Arc::new(self.attempts.gateway.open(plan));
+        let gateway = &self.attempts.gateway;
+        let session = if self.attempts.workshop.sandbox.gives_own_network() {
+            gateway.open_apart(plan)
+        } else {
+            gateway.open(plan)
+        };
+        let session = Arc::new(session);
         let job = self.job(assignment, model, &session);
         let heard = Arc::clone(&session);
         let busy = move || heard.open_calls() > 0 || heard.last_activity().elapsed() < JUST_CALLED;
@@ -254,10 +286,12 @@ impl Work<'_> {
                 port: session.port(),
                 serve: Arc::new(session.server()),
             }),
+            ..CommandAccess::default()
         };
         Job {
             worktree: self.worktree.path(),
             scratch: self.worktree.scratch(),
+            hidden: self.worktree.hidden(),
             prompt: assignment.prompt.clone(),
             files: self.task.message.files.clone(),
             base_url: session.base_url(),
@@ -315,7 +349,8 @@ impl Work<'_> {
             }
             Err(failure) => return Err(failure),
         }
-        let changes = self.step(self.worktree.collect()).await?;
+        let max_bytes = self.attempts.workshop.pool.patch.max_bytes;
+        let changes = self.step(self.worktree.collect_at_most(max_bytes)).await?;
         // Patches that are too large to keep cannot be compared.
         let as_before = changes == *kept && changes.patch.is_some();
         let edit = verdict(!changes.is_empty() && !as_before)?;
@@ -334,6 +369,11 @@ impl Work<'_> {
             Edit::Whole | Edit::Partial | Edit::Unfinished | Edit::Nothing => {}
         }
         findings.changes = changes;
+        let instruction = &self.task.message.instruction;
+        if let Some(refused) = self.policy.refuse(&findings.changes.files, instruction) {
+            findings.checks = Vec::new();
+            return Ok(refused);
+        }
         match (self.check(findings).await?, edit) {
             (RunEnd::CheckFailed { failure, .. }, Edit::Partial) => {
                 Err(half_applied(&failure.message))
@@ -347,21 +387,11 @@ impl Work<'_> {
         if checks.is_empty() {
             return Ok(RunEnd::Passed);
         }
-        let checkout = self.step(self.worktree.check_out_for_checks()).await?;
-        let workshop = &self.attempts.workshop;
-        let place = CheckEnvironment {
-            worktree: &checkout.tree,
-            scratch: &checkout.scratch,
-            path: workshop.path.clone(),
-            read: self.worktree.objects(),
-            sandbox: &workshop.sandbox,
-        };
-        let watch = |check: &str| self.watch(Some(check));
-        let renew = || self.step(self.worktree.renew(&checkout));
-        let checked = run_checks(checks, &workshop.pool.acceptance, &place, renew, watch).await?;
+        let checked = self.run_checks(checks).await?;
         findings.timings.acceptance_ms += millis(checked.duration);
+        self.note(&checked.denials, findings);
         let failed = checked.failed().map(|report| report.name.clone());
-        let cut_short = checked.cancelled;
+        let (cut_short, over) = (checked.cancelled, checked.exceeded);
         findings.checks = checked.reports;
         if cut_short {
             return Err(cancelled());
@@ -369,13 +399,51 @@ impl Work<'_> {
         let Some(name) = failed else {
             return Ok(RunEnd::Passed);
         };
-        Ok(RunEnd::CheckFailed {
-            failure: TaskFailure::new(
+        let failure = match over {
+            Some(CheckLimit { check, exceeded }) => {
+                let message = format!("the acceptance check {check:?} {exceeded}");
+                TaskFailure::new(ErrorKind::Limit, message)
+            }
+            None => TaskFailure::new(
                 ErrorKind::AcceptanceFailed,
                 format!("the acceptance check {name:?} failed"),
             ),
+        };
+        Ok(RunEnd::CheckFailed {
+            failure,
             repair: repair_prompt(&self.task.message.instruction, checks, &findings.checks),
         })
+    }
+
+    /// Runs checks in a checkout of their own, which is gone afterwards: an agent that continues must
+    /// not find what an overlay has left there.
+    pub(super) async fn run_checks(
+        &self,
+        checks: &[AcceptanceCheck],
+    ) -> Result<Checked, TaskFailure> {
+        let workshop = &self.attempts.workshop;
+        let checkout = self.step(self.worktree.check_out_for_checks()).await?;
+        let place = CheckEnvironment {
+            worktree: &checkout.tree,
+            scratch: &checkout.scratch,
+            path: workshop.path.clone(),
+            read: self.worktree.objects(),
+            sandbox: &workshop.sandbox,
+        };
+        let renew = || self.step(self.worktree.renew(&checkout));
+        let watch = |check: &str| self.watch(Some(check));
+        let checked = run_checks(checks, &workshop.pool.acceptance, &place, renew, watch).await;
+        self.step(self.worktree.drop_checkout(&checkout)).await?;
+        checked
+    }
+
+    fn note(&self, denials: &Denials, findings: &mut Findings) {
+        findings.denials.add(denials, true);
+        ConnectionsRefused {
+            programmer: &self.attempts.programmer.id,
+            attempts: denials.network,
+        }
+        .emit();
     }
 
     /// Observes the agent, or a check.
@@ -424,7 +492,11 @@ impl Work<'_> {
         if !commits {
             return Err(patch_too_large(&commit, &repository));
         }
-        findings.commit = Some((commit?, repository));
+        findings.commit = Some(KeptCommit {
+            id: commit?,
+            branch: repository.branch_of(&self.task.id).await,
+            repository,
+        });
         Ok(())
     }
 }

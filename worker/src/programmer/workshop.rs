@@ -11,7 +11,8 @@ use pool_core::pool::{self, Pool};
 
 use super::progress::OutputReporter;
 use crate::agent::{self, CodingAgent};
-use crate::sandbox::SandboxLauncher;
+use crate::baselines::Baselines;
+use crate::sandbox::{SandboxLauncher, trust};
 use crate::workspace::Workspaces;
 
 /// Shared by the programmers of a process: keys, worktrees, the sandbox.
@@ -19,6 +20,7 @@ pub struct Workshop {
     pub(super) pool: Arc<Pool>,
     upstreams: Arc<Upstreams>,
     pub(super) workspaces: Workspaces,
+    pub(super) baselines: Baselines,
     pub(super) sandbox: SandboxLauncher,
     pub(super) agent: Box<dyn CodingAgent>,
     /// The part of the worker's environment that agents may see.
@@ -46,9 +48,11 @@ impl Workshop {
                 pool.workspace.dir.display()
             )
         })?;
+        let workspaces = workspaces.guarding(trust::guarded(&pool).places);
         Ok(Self {
             upstreams,
             workspaces,
+            baselines: Baselines::default(),
             sandbox,
             agent: agent::from_config(&pool.agent),
             env: agent::allowed_env(&pool.agent.env_allow),

@@ -6,13 +6,17 @@ use std::fmt;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use agent_sandbox::installations::{ProgramLookup, ShownPaths, TrustMap};
 use agent_sandbox::probe::{LevelUnavailable, Proven, prove};
-use agent_sandbox::toolchains::{self, FoundToolchains, ThisMachine};
-use agent_sandbox::{Layers, Level, Plan, RunLimits, WarmRole, landlock_abi};
+use agent_sandbox::toolchains::{FoundToolchains, ThisMachine};
+use agent_sandbox::{Layers, Level, Plan, RunLimits, WarmRole};
 use pool_core::pool::{self, Pool, SandboxLevel, SandboxNetwork};
 
 use super::SandboxCommand;
+use super::hints::Walls;
+use super::trust::{Guarded, all_real, can_be_hidden, guarded, real, refuse_too_much};
 
 /// Package managers that retry for a minute where there is no network.
 const FAIL_FAST: [(&str, &str); 3] = [
@@ -26,6 +30,9 @@ const FAIL_FAST: [(&str, &str); 3] = [
 pub struct CommandAccess {
     pub read: Vec<PathBuf>,
     pub write: Vec<PathBuf>,
+    /// Programs that the pool file names. They are shown with their installations. The program of a
+    /// check is named by a submitter, and shows nothing.
+    pub programs: Vec<PathBuf>,
     /// None: it needs no LLM.
     pub gateway: Option<GatewayServer>,
 }
@@ -54,32 +61,27 @@ pub(super) struct Confinement {
     read: Vec<PathBuf>,
     write: Vec<PathBuf>,
     hide: Vec<PathBuf>,
-    /// Directories that are never shown as a part of an installation.
-    guarded: Vec<PathBuf>,
+    /// Without what a single run may write.
+    trust: TrustMap,
 }
 
 impl Confinement {
-    /// None: the level is `off`.
+    /// `layers` are those that the self-test has proven.
     pub(super) fn new(
         limits: &pool::Sandbox,
-        guarded: &[PathBuf],
+        layers: Layers,
+        guarded: Guarded,
         found: &FoundToolchains,
-    ) -> Option<Self> {
-        let level = match limits.level {
-            // A level that nobody has settled must not be weaker than the one that is meant.
-            SandboxLevel::Auto | SandboxLevel::Strict => Level::Strict,
-            SandboxLevel::Files => Level::Files,
-            SandboxLevel::Off => return None,
-        };
-        let layers = Layers {
-            own_network: own_network(limits),
-            ..Layers::all(level, landlock_abi())
-        };
-        let mut guarded = guarded.to_vec();
-        guarded.extend(found.guarded.iter().cloned());
+    ) -> Self {
+        let Guarded {
+            places,
+            workspace,
+            repositories,
+        } = guarded;
+        let guarded: Vec<PathBuf> = places.into_iter().chain(found.guarded.clone()).collect();
         let mut read = found.read.clone();
         read.extend(limits.read.iter().cloned());
-        Some(Self {
+        Self {
             layers,
             limits: RunLimits {
                 memory_bytes: limits.max_total_memory_bytes,
@@ -88,67 +90,51 @@ impl Confinement {
             },
             read,
             write: limits.write.clone(),
+            trust: TrustMap {
+                guarded: all_real(&guarded),
+                written: all_real(workspace.iter().chain(&limits.write)),
+                repositories: all_real(&repositories),
+            },
             hide: guarded
-                .iter()
+                .into_iter()
                 .filter(|path| can_be_hidden(path))
-                .cloned()
                 .collect(),
-            guarded,
-        })
+        }
     }
 
-    pub(super) fn plan(&self, command: &SandboxCommand) -> Plan {
+    pub(super) fn gives_own_network(&self) -> bool {
+        self.layers.level == Level::Strict && self.layers.own_network
+    }
+
+    /// The layers of a command, with what they must keep.
+    pub(super) fn walls(&self, command: &SandboxCommand) -> Walls {
+        Walls {
+            plan: self.plan(command),
+            guarded: self.trust.guarded.clone(),
+            home: std::env::var_os("HOME").map(PathBuf::from),
+        }
+    }
+
+    fn plan(&self, command: &SandboxCommand) -> Plan {
         let access = &command.access;
-        let path = command.env.iter().find(|(name, _)| name == "PATH");
-        let directories: Vec<PathBuf> = path
-            .map(|(_, value)| std::env::split_paths(value).collect())
-            .unwrap_or_default();
+        let shown = self.programs(command);
         let mut read = self.read.clone();
         read.extend(access.read.iter().cloned());
-        if let Some(program) = command
-            .argv
-            .first()
-            .and_then(|word| look_up(word, &directories))
-        {
-            read.extend(toolchains::of_program(
-                &ThisMachine,
-                &program,
-                &self.guarded,
-            ));
-        }
-        let installations = directories
-            .iter()
-            .map(|directory| toolchains::of_directory(directory, &self.guarded));
-        read.extend(installations);
+        read.extend(shown.read);
         let mut write = self.write.clone();
         write.push(command.cwd.clone());
         write.extend(access.write.iter().cloned());
+        let mut hide = self.hide.clone();
+        hide.extend(shown.hide);
         Plan {
             layers: self.layers,
             gateway_port: access.gateway.as_ref().map(|gateway| gateway.port),
             read,
             write,
-            hide: self.hide.clone(),
+            hide,
             directory: command.cwd.clone(),
             limits: self.limits,
             warm: None,
-        }
-    }
-
-    /// The plan of a fork server. Its children apply Landlock and seccomp themselves, and the rules
-    /// would stand in their way.
-    pub(super) fn server_plan(&self, command: &SandboxCommand) -> Plan {
-        let plan = self.plan(command);
-        Plan {
-            layers: Layers {
-                landlock: 0,
-                seccomp: false,
-                ..plan.layers
-            },
-            write: Vec::new(),
-            limits: RunLimits::default(),
-            warm: Some(WarmRole::Server),
-            ..plan
         }
     }
 
@@ -157,18 +143,65 @@ impl Confinement {
     pub(super) fn can_be_warm(&self) -> bool {
         self.layers.level == Level::Strict && self.layers.own_network
     }
+
+    /// The paths that the programs of a command need. Those in the directories of `PATH` and those that the
+    /// pool file names count, and others only if they are shown already.
+    fn programs(&self, command: &SandboxCommand) -> ShownPaths {
+        let mut trust = self.trust.clone();
+        let own = command.access.write.iter().chain([&command.cwd]);
+        trust.written.extend(own.map(|path| real(path)));
+        let mut lookup = ProgramLookup {
+            machine: &ThisMachine,
+            trust: &trust,
+            shown: ShownPaths::default(),
+        };
+        let path = command.env.iter().find(|(name, _)| name == "PATH");
+        let path = path.map(|(_, value)| value.as_os_str());
+        let directories: Vec<PathBuf> = std::env::split_paths(path.unwrap_or_default())
+            .filter(|directory| directory.is_absolute())
+            .collect();
+        for directory in &directories {
+            lookup.show_directory(directory);
+        }
+        for program in &command.access.programs {
+            lookup.show_program(program);
+        }
+        let program = command.argv.first();
+        let program = program.and_then(|word| look_up(word, &directories));
+        if let Some(program) = program.filter(|file| lookup.is_in_sight(file, &self.read)) {
+            lookup.show_program(&program);
+        }
+        lookup.shown
+    }
 }
 
+/// The plan of a fork server, made of the plan of its command. Its children apply Landlock and
+/// seccomp themselves, and the rules would stand in their way.
+pub(super) fn server_plan(plan: Plan) -> Plan {
+    Plan {
+        layers: Layers {
+            landlock: 0,
+            seccomp: false,
+            ..plan.layers
+        },
+        write: Vec::new(),
+        limits: RunLimits::default(),
+        warm: Some(WarmRole::Server),
+        ..plan
+    }
+}
+
+/// The file of a program. A relative path starts in the worktree, where an agent decides.
 fn look_up(program: &OsStr, directories: &[PathBuf]) -> Option<PathBuf> {
     let program = Path::new(program);
-    if program.is_absolute() {
-        return Some(program.to_owned());
+    if program.components().count() > 1 {
+        return Some(program.to_owned()).filter(|program| program.is_absolute());
     }
     let files = directories.iter().map(|directory| directory.join(program));
     files.into_iter().find(|file| file.is_file())
 }
 
-fn own_network(limits: &pool::Sandbox) -> bool {
+pub(super) fn own_network(limits: &pool::Sandbox) -> bool {
     match limits.network {
         SandboxNetwork::Gateway => true,
         SandboxNetwork::Host => false,
@@ -192,55 +225,22 @@ pub(super) fn variables(
     variables
 }
 
-/// Files and directories that programs must not see: the home directory, the workspace, the
-/// repositories, the pool file, and the files with keys that the environment names.
-pub(super) fn guarded(pool: &Pool) -> Vec<PathBuf> {
-    let mut guarded: Vec<PathBuf> = std::env::vars_os()
-        .filter(|(name, _)| name == "HOME" || name.as_encoded_bytes().ends_with(b"_FILE"))
-        .map(|(_, value)| PathBuf::from(value))
-        .collect();
-    guarded.push(pool.workspace.dir.clone());
-    guarded.extend(pool.workspace.roots.iter().cloned());
-    // Keys and certificates lie beside the pool file.
-    let directory = pool.file.parent().filter(|path| can_be_hidden(path));
-    guarded.push(directory.unwrap_or(&pool.file).to_owned());
-    guarded.retain(|path| path.is_absolute());
-    guarded
-}
-
-/// False for directories that programs need: some users have one of them as their home.
-fn can_be_hidden(path: &Path) -> bool {
-    const NEEDED: [&str; 7] = [
-        "/usr/bin",
-        "/usr/sbin",
-        "/usr/lib",
-        "/bin",
-        "/sbin",
-        "/lib",
-        "/etc",
-    ];
-    let depth = path.components().count();
-    depth > 2
-        && !NEEDED
-            .iter()
-            .any(|needed| Path::new(needed).starts_with(path))
-}
-
 /// Why the worker does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum SettleError {
     #[error("{0}")]
     Unavailable(LevelUnavailable),
     #[error(
-        "neither level of the sandbox works on this machine. {strict}. {files}. Or write `sandbox: {{level: \"off\"}}`, if the \
-         worker runs in a virtual machine of its own"
+        "neither level of the sandbox works on this machine:\n- {strict}\n- {files}\nIf the worker runs in a virtual machine of \
+         its own, write `sandbox: {{level: \"off\"}}` in the pool file"
     )]
     Nothing {
         strict: LevelUnavailable,
         files: LevelUnavailable,
     },
     #[error(
-        "sandbox.{key}: {path:?} would show {shown:?}, which holds secrets or other tasks' files; name a part of it"
+        "sandbox.{key}: {path:?} would show {shown:?}, which holds secrets or other tasks' files; name a part of it in \
+         `sandbox.{key}`"
     )]
     ShowsTooMuch {
         key: &'static str,
@@ -258,38 +258,34 @@ pub struct SettledLevel {
     pub not_stronger: Option<LevelUnavailable>,
 }
 
-impl SettledLevel {
-    /// Whether agents and checks reach nothing but their own files and their gateway.
-    pub fn is_full(&self) -> bool {
-        self.level == SandboxLevel::Strict
-            && self
-                .proven
-                .is_some_and(|proven| proven.own_proc && !proven.layers.opens_network())
-    }
-}
-
-/// Tries the level of the pool file on this machine. `auto` takes the strongest one that works.
+/// Tries the level of the pool file on this machine, with a worktree in its workspace directory.
+/// `auto` takes the strongest level that works.
 ///
 /// # Errors
 /// If the machine cannot give the level, or the pool file shows too much.
 pub fn settle(pool: &Pool) -> Result<SettledLevel, SettleError> {
     let limits = &pool.sandbox;
-    refuse_too_much(limits, &guarded(pool))?;
+    refuse_too_much(limits, &guarded(pool).places)?;
     let prove = |level| prove(level, own_network(limits), &pool.workspace.dir);
-    let (level, proven, not_stronger) = match limits.level {
+    choose(limits.level, |level| patiently(|| prove(level), pause))
+}
+
+/// Chooses a level. A level that only failed this time is no reason to take a weaker one.
+fn choose(
+    wanted: SandboxLevel,
+    prove: impl Fn(Level) -> Result<Proven, LevelUnavailable>,
+) -> Result<SettledLevel, SettleError> {
+    let proven = |level| prove(level).map_err(SettleError::Unavailable);
+    let (level, proven, not_stronger) = match wanted {
         SandboxLevel::Off => (SandboxLevel::Off, None, None),
-        SandboxLevel::Strict => {
-            let proven = prove(Level::Strict).map_err(SettleError::Unavailable)?;
-            (SandboxLevel::Strict, Some(proven), None)
-        }
-        SandboxLevel::Files => {
-            let proven = prove(Level::Files).map_err(SettleError::Unavailable)?;
-            (SandboxLevel::Files, Some(proven), None)
-        }
+        SandboxLevel::Strict => (SandboxLevel::Strict, Some(proven(Level::Strict)?), None),
+        SandboxLevel::Files => (SandboxLevel::Files, Some(proven(Level::Files)?), None),
         SandboxLevel::Auto => match prove(Level::Strict) {
             Ok(proven) => (SandboxLevel::Strict, Some(proven), None),
+            Err(strict) if strict.is_transient => return Err(SettleError::Unavailable(strict)),
             Err(strict) => match prove(Level::Files) {
                 Ok(proven) => (SandboxLevel::Files, Some(proven), Some(strict)),
+                Err(files) if files.is_transient => return Err(SettleError::Unavailable(files)),
                 Err(files) => return Err(SettleError::Nothing { strict, files }),
             },
         },
@@ -301,43 +297,30 @@ pub fn settle(pool: &Pool) -> Result<SettledLevel, SettleError> {
     })
 }
 
-fn refuse_too_much(limits: &pool::Sandbox, guarded: &[PathBuf]) -> Result<(), SettleError> {
-    for (key, paths) in [("read", &limits.read), ("write", &limits.write)] {
-        for path in paths {
-            if let Some(shown) = guarded.iter().find(|guarded| guarded.starts_with(path)) {
-                return Err(SettleError::ShowsTooMuch {
-                    key,
-                    path: path.clone(),
-                    shown: shown.clone(),
-                });
-            }
+/// Tries again after a failure that may pass. `pause` gets the number of tries so far.
+fn patiently(
+    prove: impl Fn() -> Result<Proven, LevelUnavailable>,
+    pause: impl Fn(u32),
+) -> Result<Proven, LevelUnavailable> {
+    const TRIES: u32 = 4;
+    let mut tries = 1;
+    loop {
+        match prove() {
+            Err(failure) if failure.is_transient && tries < TRIES => pause(tries),
+            settled => return settled,
         }
+        tries += 1;
     }
-    Ok(())
 }
 
-impl fmt::Display for SettledLevel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(proven) = &self.proven else {
-            return f.write_str("off: agents and checks have all rights of this user");
-        };
-        let landlock = match proven.layers.landlock {
-            0 => String::new(),
-            abi => format!("Landlock {abi}, "),
-        };
-        match proven.layers.level {
-            Level::Strict => write!(f, "strict (namespaces, {landlock}seccomp)")?,
-            Level::Files => write!(f, "files ({landlock}seccomp)")?,
-        }
-        if proven.layers.opens_network() {
-            f.write_str("; agents and checks use the machine's network")?;
-        }
-        if proven.layers.level == Level::Strict && !proven.own_proc {
-            f.write_str("; names of processes of this container are visible")?;
-        }
-        if let Some(stronger) = &self.not_stronger {
-            write!(f, "; {stronger}")?;
-        }
-        Ok(())
-    }
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the worker has only just started, and there is no runtime"
+)]
+fn pause(tries: u32) {
+    std::thread::sleep(Duration::from_millis(250) * tries);
 }
+
+#[cfg(test)]
+#[path = "access_tests.rs"]
+mod tests;

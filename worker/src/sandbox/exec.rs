@@ -11,9 +11,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use agent_sandbox::processes::{descendants, others_than_stages, signal_all};
 use agent_sandbox::{
-    Launched, Level, Plan, SetupError, Spawn, StageMessage, hide_process, launch, receive,
-    receive_bytes, send_bytes, spawn,
+    Exceeded, Launched, Level, NetworkAttempts, Plan, SetupError, Spawn, StageMessage,
+    hide_process, launch, receive, receive_bytes, send_bytes, spawn,
 };
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -27,7 +28,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use tokio::time::Instant;
 
 use super::LESS_IMPORTANT;
-use super::processes::{descendants, others_than_stages, signal_all};
+use super::limits::{HelperOrder, Limiter, OomScore};
 use super::report::HelperReport;
 
 /// The time between two rounds of SIGKILL against a process that forks as fast as it is killed.
@@ -42,15 +43,15 @@ struct HelperArguments {
     file_bytes: u64,
     processes: u64,
     grace: Duration,
-    /// The length of the plan that comes first on the line; 0: no kernel layers.
-    plan_bytes: usize,
+    /// The length of the order that comes first on the line; 0: no kernel layers and no limits.
+    order_bytes: usize,
     argv: Vec<OsString>,
 }
 
 #[derive(Debug, thiserror::Error)]
 enum ExecError {
     #[error(
-        "usage: worker sandbox-exec [--as BYTES] [--fsize BYTES] [--nproc N] [--grace-ms MS] [--plan BYTES] -- PROGRAM [ARG…]"
+        "usage: worker sandbox-exec [--as BYTES] [--fsize BYTES] [--nproc N] [--grace-ms MS] [--order BYTES] -- PROGRAM [ARG…]"
     )]
     Usage,
     #[error("cannot {0}: {1}")]
@@ -134,8 +135,8 @@ impl HelperArguments {
                 Some("--fsize") => arguments.file_bytes = value,
                 Some("--nproc") => arguments.processes = value,
                 Some("--grace-ms") => arguments.grace = Duration::from_millis(value),
-                Some("--plan") => {
-                    arguments.plan_bytes = usize::try_from(value).map_err(|_| ExecError::Usage)?;
+                Some("--order") => {
+                    arguments.order_bytes = usize::try_from(value).map_err(|_| ExecError::Usage)?;
                 }
                 Some(_) | None => return Err(ExecError::Usage),
             }
@@ -148,14 +149,16 @@ impl HelperArguments {
         let _ = setsid();
         prctl::set_child_subreaper(true).map_err(|e| ExecError::System("become subreaper", e))?;
         prctl::set_no_new_privs().map_err(|e| ExecError::System("give up privileges", e))?;
+        let oom_score = OomScore::open();
         // Otherwise a program without kernel layers could take the line, and report what it likes.
         hide_process().map_err(ExecError::Start)?;
-        let (plan, warm) = self.read_plan().map_err(ExecError::Start)?;
-        let mut family = Family::new()?;
+        let (mut order, warm) = self.read_order().map_err(ExecError::Start)?;
+        let limiter = Limiter::new(&mut order, oom_score);
+        let mut family = Family::new(limiter)?;
         self.limit()?;
-        family.start(&self.argv, plan.as_ref(), warm)?;
+        family.start(&self.argv, order.plan.as_ref(), warm)?;
         family.wait_for_the_end()?;
-        let stragglers = if family.ended.is_some() {
+        let stragglers = if family.ended.is_some() && family.limit.is_none() {
             family.others().len()
         } else {
             0
@@ -171,19 +174,21 @@ impl HelperArguments {
             stragglers,
             limit: family.limit,
             cold: family.cold,
+            setup: family.setup,
+            network: family.network,
         })
     }
 
-    /// Reads the plan from the line. The socket for a warm start comes with its first byte.
-    fn read_plan(&self) -> io::Result<(Option<Plan>, Option<OwnedFd>)> {
-        if self.plan_bytes == 0 {
-            return Ok((None, None));
+    /// Reads the order from the line. The socket for a warm start comes with its first byte.
+    fn read_order(&self) -> io::Result<(HelperOrder, Option<OwnedFd>)> {
+        if self.order_bytes == 0 {
+            return Ok((HelperOrder::default(), None));
         }
-        let (line, mut plan) = (line()?, vec![0; self.plan_bytes]);
-        let (count, warm) = receive_bytes(&line, &mut plan)?;
-        let rest = plan.get_mut(count..).unwrap_or_default();
+        let (line, mut order) = (line()?, vec![0; self.order_bytes]);
+        let (count, warm) = receive_bytes(&line, &mut order)?;
+        let rest = order.get_mut(count..).unwrap_or_default();
         UnixStream::from(line).read_exact(rest)?;
-        Ok((Some(serde_json::from_slice(&plan)?), warm))
+        Ok((serde_json::from_slice(&order)?, warm))
     }
 
     /// Limits this process. Its children inherit the limits.
@@ -228,15 +233,20 @@ struct Family {
     /// The messages of the stages that stay around the program, as long as some come.
     stages: Option<OwnedFd>,
     /// The limit of the run that was exceeded.
-    limit: Option<String>,
+    limit: Option<Exceeded>,
+    limiter: Limiter,
     /// Why the fork server did not start the program.
     cold: Option<String>,
+    /// How long the layers took until the program ran.
+    setup: Option<Duration>,
+    /// The connections that the run tried in vain.
+    network: NetworkAttempts,
     /// The program's exit status or signal, once it has ended.
     ended: Option<(Option<i32>, Option<i32>)>,
 }
 
 impl Family {
-    fn new() -> Result<Self, ExecError> {
+    fn new(limiter: Limiter) -> Result<Self, ExecError> {
         // Blocked here and read from a descriptor; the program starts with an empty mask.
         let mask: SigSet = [
             Signal::SIGCHLD,
@@ -257,7 +267,10 @@ impl Family {
             in_namespaces: false,
             stages: None,
             limit: None,
+            limiter,
             cold: None,
+            setup: None,
+            network: NetworkAttempts::default(),
             ended: None,
         })
     }
@@ -278,11 +291,13 @@ impl Family {
                 files,
             });
             self.program = Some(started.map_err(ExecError::Start)?);
-            return Ok(());
+            return self.limiter.started().map_err(ExecError::Start);
         };
+        let begin = Instant::now();
         let Launched { pid, messages } =
             launch(plan, argv, std::env::vars_os().collect(), warm).map_err(ExecError::Start)?;
         self.program = Some(pid);
+        self.limiter.started().map_err(ExecError::Start)?;
         loop {
             match receive(&messages).map_err(ExecError::Start)? {
                 Some((StageMessage::Listening, listener)) => {
@@ -293,9 +308,16 @@ impl Family {
                 }
                 Some((StageMessage::NotStarted(why), _)) => return Err(ExecError::NotStarted(why)),
                 Some((StageMessage::Cold(why), _)) => self.cold = Some(why),
-                Some((StageMessage::Started | StageMessage::Ended { .. }, _)) | None => break,
+                Some((
+                    StageMessage::Started
+                    | StageMessage::NetworkAttempts(_)
+                    | StageMessage::Ended { .. },
+                    _,
+                ))
+                | None => break,
             }
         }
+        self.setup = Some(begin.elapsed());
         // A stage that hangs in the kernel must not hold this process up.
         set_socket_timeout(&messages, Timeout::Recv, Some(KILL_LIMIT))
             .map_err(|error| ExecError::Start(error.into()))?;
@@ -327,6 +349,7 @@ impl Family {
                 self.ended = Some((status, signal));
                 self.limit = limit;
             }
+            Some(Ok(Some((StageMessage::NetworkAttempts(attempts), _)))) => self.network = attempts,
             // The end of the stages shows in `reap`.
             Some(Ok(None) | Err(_)) => self.stages = None,
             Some(Ok(Some(_))) | None => {}
@@ -339,6 +362,19 @@ impl Family {
         loop {
             self.reap()?;
             if self.ended.is_some() {
+                self.limit = self.limit.or_else(|| self.limiter.refused());
+                return Ok(());
+            }
+            let urgent = || {
+                let mut heard = [
+                    PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+                    PollFd::new(self.line.as_fd(), PollFlags::POLLIN),
+                ];
+                poll(&mut heard, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+            };
+            if let Some(exceeded) = self.limiter.exceeded(urgent) {
+                self.limit = Some(exceeded);
+                self.ended = Some((None, Some(Signal::SIGKILL as i32)));
                 return Ok(());
             }
             let mut heard = vec![
@@ -348,7 +384,7 @@ impl Family {
             if let Some(stages) = &self.stages {
                 heard.push(PollFd::new(stages.as_fd(), PollFlags::POLLIN));
             }
-            match poll(&mut heard, PollTimeout::NONE) {
+            match poll(&mut heard, self.limiter.pause()) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => return Err(ExecError::System("wait", error)),
             }
@@ -420,6 +456,7 @@ impl Family {
     /// Kills in rounds, because a process can fork between being listed and being killed.
     fn kill_all(&mut self) -> Result<(), ExecError> {
         let deadline = Instant::now() + KILL_LIMIT;
+        self.limiter.kill();
         while self.reap()? && Instant::now() < deadline {
             signal_all(&descendants(), Signal::SIGKILL);
             self.pause();

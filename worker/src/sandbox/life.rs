@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::unistd::Pid;
 use tokio::time::Instant;
 
-use super::processes::processor_time;
+use agent_sandbox::processes::processor_time;
 
 /// The least share of one core that counts as work. A waiting program uses far less: an event loop
 /// with timers uses some tenths of a percent, a shell that polls five times a second about one

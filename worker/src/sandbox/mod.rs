@@ -20,14 +20,21 @@
 //! the crate `agent_sandbox`. [`access`] decides what a program may see and reach.
 
 pub mod access;
+pub mod cgroup;
+mod denials;
 pub mod exec;
+mod health;
+mod hints;
 mod last_event;
 mod life;
+mod limits;
 mod output;
-mod processes;
 mod report;
 mod run;
+pub mod settled;
+pub(crate) mod telemetry;
 pub mod trial;
+pub(crate) mod trust;
 pub mod warm;
 
 use std::ffi::OsString;
@@ -36,15 +43,24 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_sandbox::SetupError;
 use agent_sandbox::toolchains::{self, ThisMachine};
-use agent_sandbox::{Plan, SetupError};
-use pool_core::pool::{self, LastEvent, Pool};
+use agent_sandbox::{Exceeded, Layers, Level, Plan, RunLimits, landlock_abi};
+use pool_core::pool::{self, LastEvent, Pool, SandboxLevel};
 use tokio_util::sync::CancellationToken;
 
 pub use access::{CommandAccess, GatewayServer};
+pub use cgroup::LimitsBy;
+pub use health::{FIRST_WAIT, SandboxHealth};
+pub use hints::Denials;
 pub use output::CommandOutput;
 
 use access::Confinement;
+use cgroup::Delegation;
+use hints::Walls;
+use limits::HelperOrder;
+use telemetry::{LayersSetUp, LimitExceeded, SetupFailed};
+use trust::Guarded;
 use warm::{StartKind, WarmPart, WarmServers};
 
 /// How long after SIGTERM the remaining processes get SIGKILL.
@@ -67,15 +83,24 @@ pub struct SandboxLauncher {
     variables: Vec<(OsString, OsString)>,
     /// None: every program starts in the usual way.
     warm: Option<Arc<WarmServers>>,
+    /// None: the limits of whole runs are watched.
+    groups: Option<&'static Delegation>,
+    /// How many runs the user of this process may have at once.
+    runs: u64,
+    health: SandboxHealth,
 }
 
 impl SandboxLauncher {
     /// The running worker itself is the helper. `/proc/self/exe` stays right if the file is
-    /// replaced.
-    pub fn new(pool: &Pool) -> Self {
-        let guarded = access::guarded(pool);
-        Self::build(&pool.sandbox, &guarded, PathBuf::from("/proc/self/exe"))
-            .with_warm_starts(&pool.workspace.dir.join("warm"))
+    /// replaced. `layers` are those that the self-test has proven.
+    pub fn new(pool: &Pool, layers: Option<Layers>) -> Self {
+        let helper = PathBuf::from("/proc/self/exe");
+        Self {
+            groups: cgroup::delegation().ok(),
+            runs: pool.programmers.len() as u64,
+            ..Self::build(&pool.sandbox, layers, trust::guarded(pool), helper)
+        }
+        .with_warm_starts(&pool.workspace.dir.join("warm"))
     }
 
     /// The same, with fork servers that keep their files in this directory.
@@ -87,21 +112,43 @@ impl SandboxLauncher {
         }
     }
 
-    /// Another worker executable is the helper; for tests.
+    /// Another worker executable is the helper, and the layers are all that this kernel has; for
+    /// tests.
     pub fn with_helper(limits: &pool::Sandbox, helper: PathBuf) -> Self {
-        Self::build(limits, &[], helper)
+        let level = match limits.level {
+            SandboxLevel::Auto | SandboxLevel::Strict => Some(Level::Strict),
+            SandboxLevel::Files => Some(Level::Files),
+            SandboxLevel::Off => None,
+        };
+        let layers = level.map(|level| Layers {
+            own_network: access::own_network(limits),
+            ..Layers::all(level, landlock_abi())
+        });
+        Self::build(limits, layers, Guarded::default(), helper)
     }
 
-    fn build(limits: &pool::Sandbox, guarded: &[PathBuf], helper: PathBuf) -> Self {
+    fn build(
+        limits: &pool::Sandbox,
+        layers: Option<Layers>,
+        guarded: Guarded,
+        helper: PathBuf,
+    ) -> Self {
         let found = toolchains::find(&ThisMachine);
-        let confinement = Confinement::new(limits, guarded, &found);
+        let confinement = layers.map(|layers| Confinement::new(limits, layers, guarded, &found));
         Self {
             helper,
             limits: limits.clone(),
             variables: access::variables(limits, confinement.as_ref(), found),
             confinement,
             warm: None,
+            groups: None,
+            runs: 1,
+            health: SandboxHealth::default(),
         }
+    }
+
+    pub fn health(&self) -> &SandboxHealth {
+        &self.health
     }
 
     /// The variables of every program. They were found when the worker started, as the files that
@@ -110,9 +157,48 @@ impl SandboxLauncher {
         &self.variables
     }
 
-    /// The rights that the kernel layers leave to this command; None: there are none.
-    fn plan(&self, command: &SandboxCommand) -> Option<Plan> {
-        Some(self.confinement.as_ref()?.plan(command))
+    /// Whether a program gets a network of its own, in which the gateway is served separately.
+    pub fn gives_own_network(&self) -> bool {
+        self.confinement
+            .as_ref()
+            .is_some_and(Confinement::gives_own_network)
+    }
+
+    /// The kernel layers of this command; None: there are none.
+    fn walls(&self, command: &SandboxCommand) -> Option<Walls> {
+        Some(self.confinement.as_ref()?.walls(command))
+    }
+
+    /// What the helper needs to know about this command.
+    fn order(&self, command: &SandboxCommand, plan: Option<Plan>) -> HelperOrder {
+        let limits = RunLimits {
+            memory_bytes: self.limits.max_total_memory_bytes,
+            processes: self.limits.max_processes,
+            disk_bytes: self.limits.max_disk_bytes,
+        };
+        let mut write = vec![command.cwd.clone()];
+        write.extend(command.access.write.iter().cloned());
+        HelperOrder {
+            write: plan.as_ref().map_or(write, |plan| plan.write.clone()),
+            plan,
+            limits,
+            group: self.groups.map(|groups| groups.next_run(limits)),
+        }
+    }
+
+    /// How many processes the user may have, or in `strict` the run; 0: unlimited. It is more than
+    /// `max_processes`, so that a run is ended with that cause before the kernel refuses one.
+    fn user_processes(&self, order: &HelperOrder) -> u64 {
+        const MORE: u64 = 64;
+        if order.group.is_some() || self.limits.max_processes == 0 {
+            return 0;
+        }
+        let strict = order
+            .plan
+            .as_ref()
+            .is_some_and(|plan| plan.layers.level == Level::Strict);
+        let runs = if strict { 1 } else { self.runs };
+        self.limits.max_processes.saturating_mul(runs) + MORE
     }
 
     /// Runs a command until it ends in any way. None of its processes is alive afterwards.
@@ -127,7 +213,23 @@ impl SandboxLauncher {
         command: SandboxCommand,
         watch: &Watch,
     ) -> Result<Finished, LaunchError> {
-        run::run(self, command, watch).await
+        let finished = run::run(self, command, watch).await;
+        match &finished {
+            Ok(finished) => {
+                if let Some(took) = finished.setup {
+                    LayersSetUp { took }.emit();
+                }
+                if let Exit::Limit(Exceeded { limit, .. }) = finished.exit {
+                    LimitExceeded { limit }.emit();
+                }
+            }
+            Err(error @ LaunchError::Sandbox(refused)) => {
+                SetupFailed { refused }.emit();
+                self.health.broke(error.to_string());
+            }
+            Err(_) => {}
+        }
+        finished
     }
 }
 
@@ -209,6 +311,8 @@ pub enum Exit {
     Silent,
     /// The command had printed its last event and did not exit.
     Done,
+    /// The run used more than it may.
+    Limit(Exceeded),
     Cancelled,
 }
 
@@ -220,6 +324,7 @@ impl fmt::Display for Exit {
             Self::TimedOut => f.write_str("ran out of time"),
             Self::Silent => f.write_str("printed nothing for too long"),
             Self::Done => f.write_str("had finished and did not exit"),
+            Self::Limit(exceeded) => write!(f, "{exceeded}"),
             Self::Cancelled => f.write_str("was cancelled"),
         }
     }
@@ -234,6 +339,10 @@ pub struct Finished {
     /// The number of processes that outlived the program and were killed.
     pub stragglers: usize,
     pub start: StartKind,
+    /// How long the kernel layers took until the program ran; None: there are none.
+    pub setup: Option<Duration>,
+    /// The refusals of the kernel layers.
+    pub denials: Denials,
 }
 
 /// Why a command never ran.
@@ -246,8 +355,11 @@ pub enum LaunchError {
         helper: PathBuf,
         source: std::io::Error,
     },
-    #[error("{0}")]
+    #[error("{0}; {remedy}", remedy = .0.remedy())]
     Sandbox(SetupError),
-    #[error("the sandbox helper ended without a report ({0})")]
+    #[error(
+        "the sandbox helper ended without a report ({0}); see in the log of the kernel (`dmesg`) \
+         whether memory ran out"
+    )]
     NoReport(String),
 }

@@ -1,6 +1,8 @@
 //! The helper's messages to the worker over the line: JSON objects, one on each line.
 
-use agent_sandbox::SetupError;
+use std::time::Duration;
+
+use agent_sandbox::{Exceeded, NetworkAttempts, SetupError};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,12 +18,16 @@ pub(super) enum HelperReport {
         signal: Option<i32>,
         /// The number of processes that outlived the program.
         stragglers: usize,
-        /// The limit of the run that ended it, in words.
+        /// The limit of the run that ended it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        limit: Option<String>,
+        limit: Option<Exceeded>,
         /// Why the program was not started by the fork server that the plan names.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cold: Option<String>,
+        /// How long the kernel layers took until the program ran; None: there are none.
+        setup: Option<Duration>,
+        /// The connections that the run tried in vain.
+        network: NetworkAttempts,
     },
     /// The program never ran; the text says why.
     Failed(String),

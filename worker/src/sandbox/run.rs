@@ -6,22 +6,25 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::Stdio;
 use std::time::Duration;
 
-use agent_sandbox::{receive_bytes, send_files};
+use agent_sandbox::processes::{session_of, signal_all};
+use agent_sandbox::{Plan, receive_bytes, send_files};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use pool_core::result::NetworkAttempts;
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::unix::pipe;
 use tokio::net::{UnixStream, unix};
 use tokio::process::Child;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
+use super::cgroup::RunGroup;
+use super::hints;
 use super::last_event::Finder;
 use super::life::ProcessorSample;
-use super::processes::{session_of, signal_all};
 use super::report::HelperReport;
 use super::warm::{StartKind, wire};
 use super::{
-    CommandOutput, Exit, Finished, GRACE, GatewayServer, HELPER_COMMAND, LaunchError,
+    CommandOutput, Denials, Exit, Finished, GRACE, GatewayServer, HELPER_COMMAND, LaunchError,
     SandboxCommand, SandboxLauncher, Watch,
 };
 
@@ -37,6 +40,7 @@ struct Started {
     reports: unix::OwnedReadHalf,
     output: pipe::Receiver,
     start: StartKind,
+    group: Option<RunGroup>,
 }
 
 pub(super) async fn run(
@@ -45,7 +49,9 @@ pub(super) async fn run(
     watch: &Watch,
 ) -> Result<Finished, LaunchError> {
     let begin = Instant::now();
-    let started = start(sandbox, &command).map_err(|source| LaunchError::Helper {
+    let walls = sandbox.walls(&command);
+    let plan = walls.as_ref().map(|walls| walls.plan.clone());
+    let started = start(sandbox, &command, plan).map_err(|source| LaunchError::Helper {
         helper: sandbox.helper.clone(),
         source,
     })?;
@@ -55,6 +61,7 @@ pub(super) async fn run(
         reports,
         output: mut pipe,
         start: mut kind,
+        group,
     } = started;
     let pid = helper.id();
     let mut output = CommandOutput::new(sandbox.limits.max_output_bytes);
@@ -63,6 +70,10 @@ pub(super) async fn run(
     let report = report.flatten();
     if report.is_none() {
         kill_session(pid);
+        if let Some(group) = group {
+            // Without a report nobody knows whether the helper has removed it.
+            let _ = tokio::task::spawn_blocking(move || group.end()).await;
+        }
     }
     drain(&mut pipe, &mut output, watch).await;
     let status = timeout(HELPER_MARGIN, helper.wait()).await;
@@ -77,10 +88,11 @@ pub(super) async fn run(
         limit: Some(limit), ..
     }) = &report
     {
-        let note = format!("\n[ended by the sandbox: {limit}]\n");
+        let note = format!("\n[ended by the sandbox: it {limit}]\n");
         output.push(note.as_bytes());
         (watch.listen)(note.as_bytes());
     }
+    let (setup, network) = traces(report.as_ref());
     let (exit, stragglers) = match (stopped, report) {
         (_, Some(HelperReport::Failed(problem))) => {
             return Err(LaunchError::Program {
@@ -91,6 +103,14 @@ pub(super) async fn run(
         (_, Some(HelperReport::Refused(refused))) => return Err(LaunchError::Sandbox(refused)),
         (Some(stopped), Some(HelperReport::Ended { stragglers, .. })) => (stopped, stragglers),
         (Some(stopped), Some(HelperReport::Listening) | None) => (stopped, 0),
+        (
+            None,
+            Some(HelperReport::Ended {
+                limit: Some(limit),
+                stragglers,
+                ..
+            }),
+        ) => (Exit::Limit(limit), stragglers),
         (
             None,
             Some(HelperReport::Ended {
@@ -112,13 +132,38 @@ pub(super) async fn run(
             return Err(LaunchError::NoReport(format!("{status:?}")));
         }
     };
+    let duration = begin.elapsed();
+    let hints = match walls {
+        Some(walls) => hints::look(walls, exit, &output).await,
+        None => Vec::new(),
+    };
     Ok(Finished {
         exit,
         output,
-        duration: begin.elapsed(),
+        duration,
         stragglers,
         start: kind,
+        setup,
+        denials: Denials { network, hints },
     })
+}
+
+/// How long the layers took, and what the run tried to reach.
+fn traces(report: Option<&HelperReport>) -> (Option<Duration>, NetworkAttempts) {
+    let Some(HelperReport::Ended { setup, network, .. }) = report else {
+        return (None, NetworkAttempts::default());
+    };
+    let agent_sandbox::NetworkAttempts {
+        addresses,
+        names,
+        local_ports,
+    } = *network;
+    let network = NetworkAttempts {
+        addresses,
+        names,
+        local_ports,
+    };
+    (*setup, network)
 }
 
 fn program(command: &SandboxCommand) -> String {
@@ -129,30 +174,34 @@ fn program(command: &SandboxCommand) -> String {
         .unwrap_or_default()
 }
 
-fn start(sandbox: &SandboxLauncher, command: &SandboxCommand) -> io::Result<Started> {
+fn start(
+    sandbox: &SandboxLauncher,
+    command: &SandboxCommand,
+    plan: Option<Plan>,
+) -> io::Result<Started> {
     let (line, helper_line) = std::os::unix::net::UnixStream::pair()?;
     line.set_nonblocking(true)?;
-    let wiring = wire(sandbox, command);
-    let plan = match &wiring.plan {
-        Some(plan) => serde_json::to_vec(plan)?,
-        None => Vec::new(),
-    };
-    // The helper reads it from the socket's buffer, which is much larger than a plan.
-    match (&wiring.socket, plan.split_at_checked(1)) {
+    let wiring = wire(sandbox, command, plan);
+    let order = sandbox.order(command, wiring.plan);
+    let group = order.group.clone();
+    let user_processes = sandbox.user_processes(&order);
+    let order = serde_json::to_vec(&order)?;
+    // The helper reads it from the socket's buffer, which is much larger than an order.
+    match (&wiring.socket, order.split_at_checked(1)) {
         (Some(socket), Some((first, rest))) => {
             send_files(&line, first, &[socket.as_fd()])?;
             (&line).write_all(rest)?;
         }
-        (Some(_) | None, _) => (&line).write_all(&plan)?,
+        (Some(_) | None, _) => (&line).write_all(&order)?,
     }
     let (reader, writer) = io::pipe()?;
     let limits = &sandbox.limits;
     let helper = tokio::process::Command::new(&sandbox.helper)
         .arg(HELPER_COMMAND)
-        .args(["--plan".to_owned(), plan.len().to_string()])
+        .args(["--order".to_owned(), order.len().to_string()])
         .args(["--as".to_owned(), limits.max_memory_bytes.to_string()])
         .args(["--fsize".to_owned(), limits.max_file_bytes.to_string()])
-        .args(["--nproc".to_owned(), limits.max_processes.to_string()])
+        .args(["--nproc".to_owned(), user_processes.to_string()])
         .args(["--grace-ms".to_owned(), GRACE.as_millis().to_string()])
         .arg("--")
         .args(&command.argv)
@@ -170,6 +219,7 @@ fn start(sandbox: &SandboxLauncher, command: &SandboxCommand) -> io::Result<Star
         reports,
         output: pipe::Receiver::from_owned_fd(reader.into())?,
         start: wiring.start,
+        group,
     })
 }
 

@@ -7,10 +7,12 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use agent_sandbox::Layers;
+use anyhow::{Context as _, bail};
 use pool_core::pool::Pool;
 use tokio_util::sync::CancellationToken;
 
+use super::trust::{guarded, shows};
 use super::{Exit, SandboxLauncher, Watch};
 use crate::acceptance::CheckEnvironment;
 use crate::workspace::{make_directory, remove_tree};
@@ -18,14 +20,26 @@ use crate::workspace::{make_directory, remove_tree};
 /// Runs the command in `directory` and prints its output. Its home is empty and temporary.
 ///
 /// # Errors
-/// If the command does not start.
-pub fn run(pool: &Pool, directory: &Path, command: Vec<OsString>) -> anyhow::Result<ExitCode> {
+/// If the command does not start, or the directory holds what programs must not see.
+pub fn run(
+    pool: &Pool,
+    layers: Option<Layers>,
+    directory: &Path,
+    command: Vec<OsString>,
+) -> anyhow::Result<ExitCode> {
     let worktree = directory
         .canonicalize()
         .with_context(|| format!("{} is no directory", directory.display()))?;
+    if let Some(shown) = shows(&worktree, &guarded(pool).places) {
+        bail!(
+            "--in {}: the command could read and change {}; name a repository",
+            directory.display(),
+            shown.display()
+        );
+    }
     let scratch = std::env::temp_dir().join(format!("worker-sandbox-{}", std::process::id()));
     make_directory(&scratch).context("cannot make a temporary home")?;
-    let sandbox = SandboxLauncher::new(pool);
+    let sandbox = SandboxLauncher::new(pool, layers);
     let place = CheckEnvironment {
         worktree: &worktree,
         scratch: &scratch,
@@ -43,9 +57,19 @@ pub fn run(pool: &Pool, directory: &Path, command: Vec<OsString>) -> anyhow::Res
         .build()?;
     let finished = runtime.block_on(sandbox.run(command, &watch));
     remove_tree(&scratch).context("cannot remove the temporary home")?;
-    Ok(match finished?.exit {
+    let finished = finished?;
+    let failed = finished.exit != Exit::Status(0);
+    for hint in finished.denials.report(failed).hints {
+        eprintln!("hint: {hint}");
+    }
+    Ok(match finished.exit {
         Exit::Status(status) => ExitCode::from(u8::try_from(status).unwrap_or(1)),
-        exit @ (Exit::Signal(_) | Exit::TimedOut | Exit::Silent | Exit::Done | Exit::Cancelled) => {
+        exit @ (Exit::Signal(_)
+        | Exit::TimedOut
+        | Exit::Silent
+        | Exit::Done
+        | Exit::Limit(_)
+        | Exit::Cancelled) => {
             eprintln!("the command {exit}");
             ExitCode::FAILURE
         }

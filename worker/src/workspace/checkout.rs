@@ -10,9 +10,8 @@ use std::path::{Path, PathBuf};
 
 use pool_core::result::TaskFailure;
 
-use super::disk::{
-    copy_regular, failure, off_the_runtime, private_directory, remove_any, remove_tree,
-};
+use super::directory::Directory;
+use super::disk::{copy_regular, failure, off_the_runtime, private_directory, remove_tree};
 use super::git::GitError;
 use super::layout::write_own_repository;
 use super::survey::{replaced_by, special_files};
@@ -21,6 +20,8 @@ use super::worktree::{Worktree, hide_links_that_lead_outside};
 /// A checkout for acceptance checks. It is removed with its worktree, or by the next checkout.
 #[derive(Debug, Clone)]
 pub struct Checkout {
+    /// The parent of everything below.
+    dir: PathBuf,
     /// The directory in which the checks start.
     pub tree: PathBuf,
     /// The home directory of each check. It does not exist yet.
@@ -52,9 +53,22 @@ impl Worktree {
             .map_err(|error| failure("cannot renew the checkout for the checks", error))
     }
 
+    /// Removes the checkout. The agent must not find the files that its checks have made.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Workspace`](pool_core::result::ErrorKind::Workspace) if files remain.
+    pub async fn drop_checkout(&self, checkout: &Checkout) -> Result<(), TaskFailure> {
+        let dir = checkout.dir.clone();
+        let remove = move || remove_tree(&dir);
+        off_the_runtime(remove)
+            .await
+            .map_err(|error| failure("cannot remove the checkout of the checks", error))
+    }
+
     async fn try_check_out(&self) -> Result<Checkout, GitError> {
         let dir = self.dir().join("checks");
         let checkout = Checkout {
+            dir: dir.clone(),
             tree: dir.join("tree"),
             scratch: dir.join("scratch"),
             index: dir.join("index"),
@@ -86,10 +100,12 @@ impl Worktree {
             }
             // Git would block on these.
             let special = special_files(&tree, |_| true)?;
-            let opened = special.iter().filter(|special| special.is_opened_by_git());
-            opened
-                .into_iter()
-                .try_for_each(|special| remove_any(&tree.join(&special.path)))?;
+            let tree = Directory::open(&tree)?;
+            for special in special.iter().filter(|special| special.is_opened_by_git()) {
+                if let Some((above, name)) = tree.find(&special.path)? {
+                    above.remove(name)?;
+                }
+            }
             Ok(true)
         });
         if !cleared.await? {

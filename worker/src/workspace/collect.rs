@@ -1,16 +1,18 @@
 //! Makes a patch from a worktree.
 
-use std::fs;
+use std::fs::Metadata;
 use std::io;
+use std::path::{Path, PathBuf};
 
-use pool_core::result::{ErrorKind, MAX_PATCH_BYTES, TaskFailure};
+use pool_core::result::{ErrorKind, TaskFailure};
 
 use super::changes::{
     DiffEntry, DiffKind, WorktreeChanges, display, parse_raw, split_paths, stays_inside,
 };
-use super::disk::{failure, off_the_runtime, private_directory};
+use super::directory::Directory;
+use super::disk::{failure, off_the_runtime};
 use super::git::{GitError, path_of};
-use super::survey::{Special, is_gits, make_readable, replaced_by, special_files};
+use super::survey::{Special, is_gits, replaced_by, special_files};
 use super::worktree::Worktree;
 
 /// Why a change is refused.
@@ -22,6 +24,9 @@ enum CollectError {
     /// A problem of the change. The text names the path and the next step.
     #[error("{0}")]
     Refused(String),
+    /// The changed files have more bytes than the pool file allows.
+    #[error("{0}")]
+    TooLarge(String),
 }
 
 impl From<io::Error> for CollectError {
@@ -39,18 +44,29 @@ impl Worktree {
     /// something that cannot be kept: a repository, a pipe, a file that git cannot store. A
     /// symbolic link that could lead out of the worktree is refused, too.
     pub async fn collect(&self) -> Result<WorktreeChanges, TaskFailure> {
-        self.try_collect().await.map_err(|problem| match problem {
+        self.collect_at_most(u64::MAX).await
+    }
+
+    /// The same for changed files of at most `max_bytes` together. Larger ones do not even get into
+    /// the repository's objects.
+    ///
+    /// # Errors
+    /// Those of [`Self::collect`]. [`ErrorKind::Policy`] if the files are larger.
+    pub async fn collect_at_most(&self, max_bytes: u64) -> Result<WorktreeChanges, TaskFailure> {
+        let collected = self.try_collect(max_bytes).await;
+        collected.map_err(|problem| match problem {
             CollectError::Git(error) => failure("cannot collect the changes", error),
             CollectError::Refused(why) => TaskFailure::new(
                 ErrorKind::ChangeRefused,
                 format!("the change is refused: {why}"),
             ),
+            CollectError::TooLarge(why) => TaskFailure::new(ErrorKind::Policy, why),
         })
     }
 
-    async fn try_collect(&self) -> Result<WorktreeChanges, CollectError> {
+    async fn try_collect(&self, max_bytes: u64) -> Result<WorktreeChanges, CollectError> {
         self.survey().await?;
-        self.stage().await?;
+        self.stage(max_bytes).await?;
         let args = [
             "diff-index",
             "--cached",
@@ -70,10 +86,12 @@ impl Worktree {
         if entries.is_empty() {
             return Ok(WorktreeChanges::default());
         }
-        let patch = self.patch().await?;
+        // An earlier run may have changed a part of them.
+        let changed = entries.iter().map(|entry| entry.path.clone()).collect();
+        self.limit_size(changed, max_bytes).await?;
         Ok(WorktreeChanges {
             files: entries.iter().map(|entry| display(&entry.path)).collect(),
-            patch,
+            patch: self.patch(&entries).await?,
         })
     }
 
@@ -129,7 +147,7 @@ impl Worktree {
 
     /// Puts everything that differs from the index into it. Only commands that run no git inside
     /// submodules are used, because an agent can make a submodule with its own configuration.
-    async fn stage(&self) -> Result<(), CollectError> {
+    async fn stage(&self, max_bytes: u64) -> Result<(), CollectError> {
         let args = [
             "ls-files",
             "-z",
@@ -148,21 +166,11 @@ impl Worktree {
         if paths.is_empty() {
             return Ok(());
         }
+        self.limit_size(paths.clone(), max_bytes).await?;
         let mut input = paths.join(&0);
         input.push(0);
         let tree = self.path();
-        let open = move || {
-            let found = paths.iter().filter_map(|path| {
-                let path = tree.join(path_of(path));
-                path.symlink_metadata()
-                    .ok()
-                    .filter(fs::Metadata::is_file)
-                    .map(|found| (path, found))
-            });
-            found
-                .into_iter()
-                .try_for_each(|(path, found)| make_readable(&path, &found, 0o400))
-        };
+        let open = move || make_all_readable(&Directory::open(&tree)?, &paths);
         off_the_runtime(open).await?;
         let update = self.git().input(input).run(&[
             "update-index",
@@ -179,6 +187,35 @@ impl Worktree {
             ),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Refuses files that are too large together.
+    async fn limit_size(&self, paths: Vec<Vec<u8>>, max_bytes: u64) -> Result<(), CollectError> {
+        let tree = self.path();
+        let measure = move || {
+            let mut sizes: Vec<(u64, String)> = Vec::new();
+            for path in paths {
+                let found = tree.join(path_of(&path)).symlink_metadata();
+                let size = found.ok().filter(Metadata::is_file).map(|file| file.len());
+                sizes.extend(size.map(|size| (size, display(&path))));
+            }
+            let all = sizes
+                .iter()
+                .fold(0, |all: u64, (size, _)| all.saturating_add(*size));
+            Ok((all, sizes.into_iter().max().unwrap_or_default()))
+        };
+        let (all, (largest, path)) = off_the_runtime(measure).await?;
+        if all <= max_bytes {
+            return Ok(());
+        }
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        Err(CollectError::TooLarge(format!(
+            "the changed files have {} MiB together, and `patch.max_mib` of the pool file allows {} MiB; the largest is \
+             {path} ({} MiB): leave it out, ignore it in .gitignore, or raise `patch.max_mib`",
+            mib(all),
+            mib(max_bytes),
+            mib(largest)
+        )))
     }
 
     async fn check(&self, entry: &DiffEntry) -> Result<(), CollectError> {
@@ -200,45 +237,23 @@ impl Worktree {
             }
         }
     }
+}
 
-    /// The patch. None if it is larger than a result may carry.
-    async fn patch(&self) -> Result<Option<String>, GitError> {
-        if let Some(bytes) = self.diff().await? {
-            if let Ok(text) = String::from_utf8(bytes) {
-                return Ok(Some(text));
-            }
-        } else {
-            return Ok(None);
+/// Git does not read a file whose owner may not. `paths` are sorted, so those in the same directory
+/// follow each other.
+fn make_all_readable(tree: &Directory, paths: &[Vec<u8>]) -> io::Result<()> {
+    let mut open: Option<(PathBuf, Option<Directory>)> = None;
+    for path in paths.iter().map(|path| path_of(path)) {
+        let above = path.parent().unwrap_or(Path::new(""));
+        if open.as_ref().is_none_or(|(known, _)| known != above) {
+            let found = tree.find(&path)?.map(|(directory, _)| directory);
+            open = Some((above.to_owned(), found));
         }
-        // A file in another encoding counts as binary, so that its patch is ASCII.
-        let info = self.git_dir().join("info");
-        private_directory(&info)?;
-        fs::write(info.join("attributes"), "* -diff\n")?;
-        let bytes = self.diff().await;
-        fs::remove_file(info.join("attributes"))?;
-        Ok(bytes?.and_then(|bytes| String::from_utf8(bytes).ok()))
-    }
-
-    async fn diff(&self) -> Result<Option<Vec<u8>>, GitError> {
-        let args = [
-            "diff-index",
-            "--cached",
-            "--patch",
-            "--binary",
-            "--full-index",
-            "--no-renames",
-            "--no-ext-diff",
-        ];
-        let args: Vec<&str> = args
-            .into_iter()
-            .chain(["--no-textconv", "--no-color", self.base(), "--"])
-            .collect();
-        match self.git().output_limit(MAX_PATCH_BYTES).run(&args).await {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(GitError::TooMuch { .. }) => Ok(None),
-            Err(error) => Err(error),
+        if let (Some((_, Some(directory))), Some(name)) = (&open, path.file_name()) {
+            directory.make_readable(name)?;
         }
     }
+    Ok(())
 }
 
 fn refused<T>(why: String) -> Result<T, CollectError> {

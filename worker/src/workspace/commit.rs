@@ -79,13 +79,23 @@ impl RepositoryHandle {
         format!("{}:{}", host_name(), self.git_dir.display())
     }
 
-    /// Sets the branch `pool/<task id>` to a commit and returns the branch's name. Doing it twice
-    /// is harmless.
+    /// The name of a task's branch: `pool/<task id>`. Where a branch `pool` exists, git allows no
+    /// such name, and the branch is `pool-<task id>`.
+    pub async fn branch_of(&self, task: &TaskId) -> String {
+        let args = ["show-ref", "--verify", "--quiet", "refs/heads/pool"];
+        match self.git.at(&self.git_dir).run(&args).await {
+            Ok(_) => format!("pool-{task}"),
+            Err(_) => format!("pool/{task}"),
+        }
+    }
+
+    /// Sets the task's branch to a commit and returns the branch's name. Doing it twice is
+    /// harmless.
     ///
     /// # Errors
     /// [`ErrorKind::Workspace`] if the commit does not exist or git refuses the branch.
     pub async fn set_branch(&self, task: &TaskId, commit: &str) -> Result<String, TaskFailure> {
-        let branch = format!("pool/{task}");
+        let branch = self.branch_of(task).await;
         let failure = |problem: String| {
             TaskFailure::new(ErrorKind::Workspace, format!("branch {branch}: {problem}"))
         };

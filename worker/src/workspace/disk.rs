@@ -2,72 +2,27 @@
 //! agent left them. Nothing here follows a link in the place of a file, or blocks on a pipe.
 
 use std::fmt::Display;
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use pool_core::result::{ErrorKind, TaskFailure};
 
-/// Removes a directory with all its contents. It does not follow symbolic links. A missing
-/// directory is fine.
+use super::directory::Directory;
+
+/// Removes a directory with all its contents, or whatever has its name. It does not follow symbolic
+/// links. It is fine if nothing has this name.
 ///
 /// # Errors
-/// If something remains even after directories without permissions have been opened.
+/// If something remains. A mount somewhere inside is not touched.
 pub(crate) fn remove_tree(dir: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            open_directories(dir)?;
-            fs::remove_dir_all(dir)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
-/// An agent can remove its own permissions on a directory.
-fn open_directories(dir: &Path) -> io::Result<()> {
-    fs::set_permissions(dir, Permissions::from_mode(0o700))?;
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            open_directories(&entry.path())?;
-        }
-    }
-    Ok(())
-}
-
-/// Removes a file, a link (not its target), or a directory with all its contents. It is fine if
-/// nothing has this name.
-///
-/// # Errors
-/// Those of [`remove_tree`].
-pub(crate) fn remove_any(path: &Path) -> io::Result<()> {
-    match path.symlink_metadata() {
-        Ok(found) if found.is_dir() => remove_tree(path),
-        Ok(_) => fs::remove_file(path),
+    match Directory::holding(dir) {
+        Ok((above, name)) => above.remove(name),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
-}
-
-/// Removes everything in a directory, and keeps the directory.
-///
-/// # Errors
-/// Those of [`remove_tree`]; also if the directory is a link, which leads to other people's files.
-pub(super) fn empty_directory(dir: &Path) -> io::Result<()> {
-    if !dir.symlink_metadata()?.is_dir() {
-        return Err(io::Error::other(format!(
-            "{} is not a directory any more",
-            dir.display()
-        )));
-    }
-    fs::set_permissions(dir, Permissions::from_mode(0o700))?;
-    for entry in fs::read_dir(dir)? {
-        remove_any(&entry?.path())?;
-    }
-    Ok(())
 }
 
 /// Makes a directory that only this user can enter.
@@ -88,20 +43,8 @@ pub(super) fn private_directory(dir: &Path) -> io::Result<()> {
 /// # Errors
 /// If it cannot be made.
 pub(crate) fn make_directory(dir: &Path) -> io::Result<()> {
-    if dir.symlink_metadata().is_ok_and(|found| found.is_dir()) {
-        return fs::set_permissions(dir, Permissions::from_mode(0o700));
-    }
-    remove_any(dir)?;
-    private_directory(dir)
-}
-
-/// Writes a new file. Anything with its name is removed first.
-///
-/// # Errors
-/// If it cannot be written.
-pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    remove_any(path)?;
-    File::create_new(path)?.write_all(bytes)
+    let (above, name) = Directory::holding(dir)?;
+    above.ensure(name)
 }
 
 /// Opens a regular file for reading. None if nothing has this name.

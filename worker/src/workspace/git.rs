@@ -6,6 +6,7 @@
 //! configuration, it switches off everything that git could start.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -15,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use super::directory::Directory;
 use super::process_group::GitProcessGroup;
 use crate::sandbox::LESS_IMPORTANT;
 
@@ -114,8 +116,9 @@ impl Git {
         GitCommand {
             git: self,
             options: vec![arg("--git-dir=", git_dir)],
+            checkout: None,
             env: Vec::new(),
-            input: Vec::new(),
+            input: Input::Bytes(Vec::new()),
             timeout: LOCAL_TIMEOUT,
             output_limit: OUTPUT_LIMIT,
             remote: false,
@@ -129,21 +132,39 @@ fn arg(option: &str, value: &Path) -> OsString {
     arg
 }
 
+/// The standard input of git.
+#[derive(Debug)]
+enum Input {
+    Bytes(Vec<u8>),
+    File(File),
+}
+
 /// A git command that is being put together.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct GitCommand<'a> {
     git: &'a Git,
     options: Vec<OsString>,
+    checkout: Option<Checkout<'a>>,
     env: Vec<(OsString, OsString)>,
-    input: Vec<u8>,
+    input: Input,
     timeout: Duration,
     output_limit: usize,
     remote: bool,
 }
 
-impl GitCommand<'_> {
-    pub(super) fn work_tree(mut self, dir: &Path) -> Self {
-        self.options.push(arg("--work-tree=", dir));
+/// The directory with the files for a git command, below an open one.
+#[derive(Debug)]
+struct Checkout<'a> {
+    root: &'a Directory,
+    path: PathBuf,
+}
+
+impl<'a> GitCommand<'a> {
+    /// Works on the files in the directory at `path` below `root`. Git starts in that directory
+    /// itself, so it works on no other one that has taken the place.
+    pub(super) fn checkout(mut self, root: &'a Directory, path: PathBuf) -> Self {
+        self.options.push("--work-tree=.".into());
+        self.checkout = Some(Checkout { root, path });
         self
     }
 
@@ -159,7 +180,12 @@ impl GitCommand<'_> {
     }
 
     pub(super) fn input(mut self, bytes: Vec<u8>) -> Self {
-        self.input = bytes;
+        self.input = Input::Bytes(bytes);
+        self
+    }
+
+    pub(super) fn input_file(mut self, file: File) -> Self {
+        self.input = Input::File(file);
         self
     }
 
@@ -179,12 +205,26 @@ impl GitCommand<'_> {
     ///
     /// # Errors
     /// [`GitError`], with git's message, if git does not exit with 0 in time.
-    pub(super) async fn run<S: AsRef<OsStr>>(self, args: &[S]) -> Result<Vec<u8>, GitError> {
+    pub(super) async fn run<S: AsRef<OsStr>>(mut self, args: &[S]) -> Result<Vec<u8>, GitError> {
         let what = args
             .first()
             .map(|word| word.as_ref().to_string_lossy().into_owned())
             .unwrap_or_default();
-        let mut group = GitProcessGroup::new(self.command(args).spawn()?);
+        let checkout = self.checkout.take();
+        let checkout = checkout.map(|Checkout { root, path }| root.descend(&path));
+        let checkout = checkout.transpose()?;
+        let mut command = self.command(args);
+        if let Some(checkout) = &checkout {
+            command.current_dir(checkout.handle());
+        }
+        let input = match std::mem::replace(&mut self.input, Input::Bytes(Vec::new())) {
+            Input::Bytes(bytes) => bytes,
+            Input::File(file) => {
+                command.stdin(file);
+                Vec::new()
+            }
+        };
+        let mut group = GitProcessGroup::new(command.spawn()?);
         if let Some(pid) = group
             .id()
             .and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()))
@@ -195,7 +235,7 @@ impl GitCommand<'_> {
         let seconds = self.timeout.as_secs();
         let Ok(finished) = timeout(
             self.timeout,
-            communicate(group.git(), &self.input, self.output_limit),
+            communicate(group.git(), &input, self.output_limit),
         )
         .await
         else {

@@ -20,6 +20,8 @@ use tokio::time::{Instant, sleep};
 use super::disk::private_directory;
 use super::git::{Git, GitError};
 
+/// The remote's branches in a mirror.
+pub(super) const BRANCHES: &str = "refs/remotes/origin/";
 /// How often to try a lock that another process holds.
 const LOCK_POLL: Duration = Duration::from_millis(50);
 
@@ -138,7 +140,7 @@ impl Mirrors {
         let branch = said
             .lines()
             .find_map(|line| line.strip_prefix("ref: refs/heads/")?.split_once('\t'));
-        Ok(branch.map(|(branch, _)| format!("refs/remotes/origin/{branch}")))
+        Ok(branch.map(|(branch, _)| format!("{BRANCHES}{branch}")))
     }
 
     /// Makes the mirror under another name first, so that an existing mirror is always complete.

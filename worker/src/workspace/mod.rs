@@ -7,17 +7,24 @@
 //! [`ErrorKind::ChangeRefused`] if a change cannot be kept, [`ErrorKind::Workspace`] if something
 //! fails here.
 
+mod alternates;
 mod bounds;
 mod changes;
 mod checkout;
 mod collect;
 mod commit;
+mod directory;
 mod disk;
 mod git;
 mod layout;
 mod leftovers;
 mod mirror;
+mod objects;
+mod overlay;
+mod patch;
 mod process_group;
+mod quote;
+mod references;
 mod source;
 mod survey;
 mod worktree;
@@ -25,7 +32,7 @@ mod worktree;
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use pool_core::id::AttemptId;
@@ -35,17 +42,20 @@ use pool_core::source::{GitRef, Repository};
 use pool_core::task::Task;
 use pool_telemetry::clock::{new_id, wall_clock};
 
+use crate::sandbox::trust::{named_by, real};
+
+use alternates::{ObjectPlaces, object_directories};
 pub(crate) use bounds::bound_git;
 pub use changes::WorktreeChanges;
 pub use checkout::Checkout;
 pub use commit::{Credit, KEPT_DAYS, RepositoryHandle};
-pub(crate) use disk::{
-    failure, make_directory, off_the_runtime, open_regular, remove_any, remove_tree, write_new,
-};
+pub(crate) use directory::Directory;
+pub(crate) use disk::{failure, make_directory, off_the_runtime, open_regular, remove_tree};
 use git::{Git, GitError};
-use layout::Origin;
+use layout::{Origin, repository_settings};
 use leftovers::WorkspaceLock;
 use mirror::Mirrors;
+pub use overlay::{LaidOver, Overlay, lay_over};
 pub use worktree::Worktree;
 
 /// Makes worktrees. One value per worker process, which its programmers share.
@@ -57,6 +67,8 @@ pub struct Workspaces {
     lock: WorkspaceLock,
     /// Repositories in which this process has already removed the refs of old attempts.
     tidied: Mutex<HashSet<PathBuf>>,
+    /// Places that agents must not see, even if a repository names them.
+    guarded: Vec<PathBuf>,
 }
 
 impl Workspaces {
@@ -80,6 +92,9 @@ impl Workspaces {
         path: OsString,
         env: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> io::Result<Self> {
+        let env: Vec<(OsString, OsString)> = env.into_iter().collect();
+        let mut guarded = named_by(env.clone());
+        guarded.push(config.dir.clone());
         let git = Git::new(path, env);
         let lock = WorkspaceLock::begin(&config.dir, &new_id::<AttemptId>().to_string())?;
         let mirrors = Mirrors::new(
@@ -93,7 +108,15 @@ impl Workspaces {
             mirrors,
             lock,
             tidied: Mutex::default(),
+            guarded,
         })
+    }
+
+    /// Keeps more places from agents.
+    #[must_use]
+    pub(crate) fn guarding(mut self, places: Vec<PathBuf>) -> Self {
+        self.guarded.extend(places);
+        self
     }
 
     /// Makes the worktree of an attempt, at the task's base commit.
@@ -102,39 +125,91 @@ impl Workspaces {
     /// [`ErrorKind::Repository`] or [`ErrorKind::Workspace`].
     pub async fn prepare(&self, task: &Task, attempt: AttemptId) -> Result<Worktree, TaskFailure> {
         let (name, base) = (&task.message.repository, task.message.base.as_ref());
-        let unreadable = |error: GitError| {
-            TaskFailure::new(ErrorKind::Repository, format!("repository {name}: {error}"))
-        };
-        let (repository, candidates) = if source::is_url(name) {
-            let mirror = self.mirrors.fetch(name).await.map_err(unreadable)?;
-            let candidates = match base {
-                Some(base) => remote_candidates(base),
-                None => self
-                    .mirrors
-                    .default_branch(&mirror, name)
-                    .await
-                    .map_err(unreadable)?
-                    .into_iter()
-                    .collect(),
-            };
-            (mirror, candidates)
-        } else {
-            let git_dir = source::local_git_dir(name, &self.config.roots)?;
-            (
-                git_dir,
-                vec![base.map_or_else(|| "HEAD".to_owned(), ToString::to_string)],
-            )
-        };
-        let base = self.resolve(&repository, name, base, &candidates).await?;
+        let source = self.source(name, base).await?;
+        let repository = source.git_dir.clone();
+        let objects = self.objects(&repository, name)?;
+        let (base, found_as) = self.resolve(&source, name, base).await?;
         self.tidy(&repository).await;
-        let dir = self.lock.attempts.join(attempt.to_string());
+        let unreadable = |error| unreadable(name, error);
+        let settings = repository_settings(&self.git, &repository)
+            .await
+            .map_err(unreadable)?;
         let origin = Origin {
             git: self.git.clone(),
+            branches: self.branches(&source, &found_as).await,
+            settings,
             repository,
+            objects,
             base,
             author: self.config.clone(),
         };
+        if origin.settings.is_partial {
+            refuse_incomplete(name, &origin).await?;
+        }
+        let dir = self.lock.attempts.join(attempt.to_string());
         Worktree::make(dir, attempt, origin).await
+    }
+
+    /// Finds the repository. Fetches it if a URL names it.
+    async fn source(
+        &self,
+        name: &Repository,
+        base: Option<&GitRef>,
+    ) -> Result<Source, TaskFailure> {
+        if !source::is_url(name) {
+            let local = source::local_repository(name, &self.config.roots)?;
+            return Ok(Source {
+                git_dir: local.git_dir,
+                head: local.head,
+                candidates: vec![base.map_or_else(|| "HEAD".to_owned(), ToString::to_string)],
+            });
+        }
+        let unreadable = |error| unreadable(name, error);
+        let mirror = self.mirrors.fetch(name).await.map_err(unreadable)?;
+        let candidates = match base {
+            Some(base) => remote_candidates(base),
+            None => {
+                let branch = self.mirrors.default_branch(&mirror, name);
+                branch.await.map_err(unreadable)?.into_iter().collect()
+            }
+        };
+        Ok(Source {
+            head: mirror.clone(),
+            git_dir: mirror,
+            candidates,
+        })
+    }
+
+    /// The branches that the base was read from, as the agent is to see them.
+    async fn branches(&self, source: &Source, found_as: &str) -> Vec<String> {
+        if let Some(branch) = found_as.strip_prefix(mirror::BRANCHES) {
+            return vec![format!("refs/heads/{branch}"), found_as.to_owned()];
+        }
+        let args = ["rev-parse", "--symbolic-full-name", found_as];
+        // A commit id has no name.
+        let named = self.git.at(&source.head).line(&args).await;
+        let named = named.unwrap_or_default();
+        let is_branch = |name: &&str| name.starts_with("refs/heads/");
+        named
+            .lines()
+            .filter(is_branch)
+            .take(1)
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// The directories with a repository's objects, which agents and checks see.
+    fn objects(&self, repository: &Path, name: &Repository) -> Result<Vec<PathBuf>, TaskFailure> {
+        let mut open: Vec<PathBuf> = self.config.roots.iter().map(|root| real(root)).collect();
+        open.push(real(repository));
+        let guarded = self.guarded.iter().map(|place| real(place)).collect();
+        let places = ObjectPlaces { open, guarded };
+        object_directories(&repository.join("objects"), &places).map_err(|problem| {
+            TaskFailure::new(
+                ErrorKind::Repository,
+                format!("repository {name}: {problem}"),
+            )
+        })
     }
 
     /// The repository of a task whose worktree is gone, for setting its branch.
@@ -145,7 +220,7 @@ impl Workspaces {
         let git_dir = if source::is_url(name) {
             self.mirrors.git_dir(name)
         } else {
-            source::local_git_dir(name, &self.config.roots)?
+            source::local_repository(name, &self.config.roots)?.git_dir
         };
         Ok(RepositoryHandle {
             git: self.git.clone(),
@@ -153,16 +228,27 @@ impl Workspaces {
         })
     }
 
-    /// The full id of the first candidate that names a commit.
+    /// Whether two names mean the same repository.
+    pub fn is_same(&self, one: &Repository, other: &Repository) -> bool {
+        if source::is_url(one) || source::is_url(other) {
+            return source::plain_url(one) == source::plain_url(other);
+        }
+        let git_dir = |name| {
+            let found = source::local_repository(name, &self.config.roots);
+            found.ok().map(|repository| repository.git_dir)
+        };
+        one == other || git_dir(one).is_some_and(|dir| git_dir(other) == Some(dir))
+    }
+
+    /// The full id of the first candidate that names a commit, and the candidate.
     async fn resolve(
         &self,
-        repository: &std::path::Path,
+        source: &Source,
         name: &Repository,
         base: Option<&GitRef>,
-        candidates: &[String],
-    ) -> Result<String, TaskFailure> {
+    ) -> Result<(String, String), TaskFailure> {
         let mut problem = None;
-        for candidate in candidates {
+        for candidate in &source.candidates {
             let revision = format!("{candidate}^{{commit}}");
             let args = [
                 "rev-parse",
@@ -171,8 +257,8 @@ impl Workspaces {
                 "--end-of-options",
                 &revision,
             ];
-            match self.git.at(repository).line(&args).await {
-                Ok(commit) => return Ok(commit),
+            match self.git.at(&source.head).line(&args).await {
+                Ok(commit) => return Ok((commit, candidate.clone())),
                 // With `--quiet`, status 1 means a missing ref.
                 Err(GitError::Failed { status, .. }) if status.code() == Some(1) => {}
                 Err(error) => problem = Some(error.to_string()),
@@ -190,7 +276,7 @@ impl Workspaces {
     }
 
     /// Removes old refs, once per process and repository.
-    async fn tidy(&self, repository: &std::path::Path) {
+    async fn tidy(&self, repository: &Path) {
         let first = self
             .tidied
             .lock()
@@ -206,11 +292,47 @@ impl Workspaces {
     }
 }
 
+/// The place that a base is read from.
+struct Source {
+    /// The git directory with objects and branches.
+    git_dir: PathBuf,
+    /// The git directory with HEAD.
+    head: PathBuf,
+    /// The names to try for the base.
+    candidates: Vec<String>,
+}
+
+fn unreadable(name: &Repository, error: GitError) -> TaskFailure {
+    TaskFailure::new(ErrorKind::Repository, format!("repository {name}: {error}"))
+}
+
+/// Refuses a base whose files are not all here. Git would fetch them with the repository's own
+/// settings, which the worker does not use.
+async fn refuse_incomplete(name: &Repository, origin: &Origin) -> Result<(), TaskFailure> {
+    let args = ["rev-list", "--objects", "--no-walk", "--missing=print"];
+    let args: Vec<&str> = args.into_iter().chain([origin.base.as_str()]).collect();
+    let repository = origin.git.at(&origin.repository);
+    let listed = repository.run(&args).await;
+    let listed = listed.map_err(|error| unreadable(name, error))?;
+    let lines = listed.split(|byte| *byte == b'\n');
+    match lines.filter(|line| line.starts_with(b"?")).count() {
+        0 => Ok(()),
+        missing => Err(TaskFailure::new(
+            ErrorKind::Repository,
+            format!(
+                "repository {name}: it is a partial clone that lacks {missing} objects of {base}: run `git checkout {base}` \
+                 there once, or use a full clone",
+                base = origin.base
+            ),
+        )),
+    }
+}
+
 /// The refs to try for a base: a branch of the remote, then a tag, then anything else (a commit
 /// id).
 fn remote_candidates(base: &GitRef) -> Vec<String> {
     vec![
-        format!("refs/remotes/origin/{base}"),
+        format!("{}{base}", mirror::BRANCHES),
         format!("refs/tags/{base}"),
         base.to_string(),
     ]

@@ -1,4 +1,4 @@
-//! Finds a task's repository: a git directory below a configured root.
+//! Finds a task's repository below a configured root.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -16,14 +16,40 @@ pub(super) fn is_url(repository: &Repository) -> bool {
     repository.as_str().contains("://")
 }
 
-/// The git directory of a local repository: absolute, without symbolic links, below one of `roots`.
+/// Host and path of a URL, without what makes no other repository: scheme, user, standard port,
+/// upper case in the host, doubled slashes, and `.git` at the end.
+pub(super) fn plain_url(repository: &Repository) -> String {
+    let text = repository.as_str();
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let host = host
+        .strip_suffix(":443")
+        .or_else(|| host.strip_suffix(":22"))
+        .unwrap_or(host);
+    let names: Vec<&str> = path.split('/').filter(|name| !name.is_empty()).collect();
+    let path = names.join("/");
+    let path = path.strip_suffix(".git").unwrap_or(&path);
+    format!("{}/{path}", host.to_lowercase())
+}
+
+/// A repository on this machine: absolute paths without symbolic links, below a root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LocalRepository {
+    /// The git directory with objects and branches.
+    pub(super) git_dir: PathBuf,
+    /// The git directory with HEAD. A linked worktree has its own.
+    pub(super) head: PathBuf,
+}
+
+/// Finds a local repository below one of `roots`.
 ///
 /// # Errors
 /// [`ErrorKind::Repository`] if it does not exist or leads out of the roots.
-pub(super) fn local_git_dir(
+pub(super) fn local_repository(
     repository: &Repository,
     roots: &[PathBuf],
-) -> Result<PathBuf, TaskFailure> {
+) -> Result<LocalRepository, TaskFailure> {
     let failure = |problem: String| {
         TaskFailure::new(
             ErrorKind::Repository,
@@ -40,10 +66,13 @@ pub(super) fn local_git_dir(
     let Some(found) = candidates.iter().find_map(|path| path.canonicalize().ok()) else {
         return Err(failure(format!("not found below {}", list(configured))));
     };
-    let git_dir = git_dir_of(&found).map_err(|problem| failure(problem.to_string()))?;
-    let inside = |path: &Path| roots.iter().any(|root| path.starts_with(root));
-    if inside(&found) && inside(&git_dir) {
-        Ok(git_dir)
+    let local = repository_in(&found).map_err(|problem| failure(problem.to_string()))?;
+    let inside = |path: &PathBuf| roots.iter().any(|root| path.starts_with(root));
+    if [&found, &local.git_dir, &local.head]
+        .into_iter()
+        .all(inside)
+    {
+        Ok(local)
     } else {
         Err(failure(format!(
             "is outside of the configured roots ({})",
@@ -63,8 +92,8 @@ fn list(roots: &[PathBuf]) -> String {
     }
 }
 
-/// The git directory of a repository with files, of a bare one, or of a linked worktree.
-fn git_dir_of(dir: &Path) -> io::Result<PathBuf> {
+/// The git directories of a repository with files, of a bare one, or of a linked worktree.
+fn repository_in(dir: &Path) -> io::Result<LocalRepository> {
     let inner = dir.join(".git");
     if inner.is_file() {
         return linked(dir, &inner);
@@ -75,24 +104,29 @@ fn git_dir_of(dir: &Path) -> io::Result<PathBuf> {
         dir.to_owned()
     };
     if candidate.join("objects").is_dir() && candidate.join("HEAD").exists() {
-        return candidate.canonicalize();
+        let git_dir = candidate.canonicalize()?;
+        return Ok(LocalRepository {
+            head: git_dir.clone(),
+            git_dir,
+        });
     }
     Err(io::Error::other("is not a git repository"))
 }
 
 /// Follows a `.git` file. It names a directory, whose `commondir` names the directory with the
 /// objects.
-fn linked(dir: &Path, file: &Path) -> io::Result<PathBuf> {
+fn linked(dir: &Path, file: &Path) -> io::Result<LocalRepository> {
     let text = read_short(file)?.unwrap_or_default();
     let own = text
         .trim()
         .strip_prefix("gitdir: ")
         .ok_or_else(|| io::Error::other("has a `.git` file without `gitdir:`"))?;
-    let own = dir.join(own);
-    match read_short(&own.join("commondir"))? {
-        Some(common) => own.join(common.trim()).canonicalize(),
-        None => own.canonicalize(),
-    }
+    let head = dir.join(own).canonicalize()?;
+    let git_dir = match read_short(&head.join("commondir"))? {
+        Some(common) => head.join(common.trim()).canonicalize()?,
+        None => head.clone(),
+    };
+    Ok(LocalRepository { git_dir, head })
 }
 
 /// The text of a file that contains a path. None: the file does not exist.

@@ -5,12 +5,18 @@
 //! directories that it cannot read.
 
 use std::ffi::OsStr;
-use std::fs::{self, FileType, Metadata, Permissions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// A pipe, a socket or a device.
+use rustix::fs::FileType;
+
+use super::directory::Directory;
+
+const MOUNTED: &str = "a mounted file system";
+/// The longest path that the kernel accepts, with its closing zero.
+const LONGEST_PATH: usize = 4096;
+
+/// A pipe, a socket, a device, or a directory where something is mounted.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Special {
     /// The path relative to the worktree.
@@ -22,7 +28,7 @@ pub(super) struct Special {
 impl Special {
     /// Whether git would open it, ignored or not.
     pub(super) fn is_opened_by_git(&self) -> bool {
-        self.path.components().any(|part| is_gits(part.as_os_str()))
+        self.what == MOUNTED || self.path.components().any(|part| is_gits(part.as_os_str()))
     }
 }
 
@@ -31,13 +37,17 @@ pub(super) fn is_gits(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".git")
 }
 
-/// Names the thing that replaced the worktree. None: it is still a directory.
+/// Names the thing that replaced the worktree. None: it is still a directory of this attempt.
 pub(super) fn replaced_by(tree: &Path) -> io::Result<Option<&'static str>> {
-    match tree.symlink_metadata() {
-        Ok(found) if found.is_dir() => Ok(None),
-        Ok(found) => Ok(Some(name_of(found.file_type()))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Some("nothing")),
-        Err(error) => Err(error),
+    let (above, name) = Directory::holding(tree)?;
+    match above.kind(name)? {
+        None => Ok(Some("nothing")),
+        Some(FileType::Directory) => match above.enter(name) {
+            Ok(_) => Ok(None),
+            Err(error) if is_mounted(&error) => Ok(Some(MOUNTED)),
+            Err(error) => Err(error),
+        },
+        Some(kind) => Ok(Some(name_of(kind))),
     }
 }
 
@@ -49,55 +59,42 @@ pub(super) fn special_files(
     needed: impl Fn(&OsStr) -> bool,
 ) -> io::Result<Vec<Special>> {
     let mut special = Vec::new();
-    let mut directories = vec![PathBuf::new()];
-    while let Some(directory) = directories.pop() {
-        let path = tree.join(&directory);
-        make_readable(&path, &path.symlink_metadata()?, 0o700)?;
-        let entries = match fs::read_dir(&path) {
-            // The path is longer than the kernel accepts, which git finds as well.
-            Err(error) if error.kind() == io::ErrorKind::InvalidFilename => continue,
-            entries => entries?,
-        };
-        for entry in entries {
-            let entry = entry?;
-            let (kind, path) = (entry.file_type()?, directory.join(entry.file_name()));
-            if path == Path::new(".git") {
-                continue;
-            }
-            if kind.is_dir() {
-                directories.push(path);
-            } else if !kind.is_file() && !kind.is_symlink() {
-                special.push(Special {
-                    path,
-                    what: name_of(kind),
-                });
-            } else if kind.is_file() && needed(&entry.file_name()) {
-                make_readable(&entry.path(), &entry.metadata()?, 0o400)?;
-            }
+    let mounted = Directory::open(tree)?.walk(&mut |directory, path, entry| {
+        match entry.kind {
+            _ if path == Path::new(".git") => return Ok(false),
+            // Git finds paths that are longer than the kernel accepts.
+            FileType::Directory => return Ok(path.as_os_str().len() < LONGEST_PATH),
+            FileType::RegularFile if needed(&entry.name) => directory.make_readable(&entry.name)?,
+            FileType::RegularFile | FileType::Symlink => {}
+            kind @ (FileType::Fifo
+            | FileType::Socket
+            | FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Unknown) => special.push(Special {
+                path: path.to_owned(),
+                what: name_of(kind),
+            }),
         }
-    }
+        Ok(false)
+    })?;
+    let what = MOUNTED;
+    special.extend(mounted.into_iter().map(|path| Special { path, what }));
     Ok(special)
 }
 
-/// Gives the owner these rights on a file or a directory (not on a link).
-pub(super) fn make_readable(path: &Path, found: &Metadata, rights: u32) -> io::Result<()> {
-    let mode = found.permissions().mode();
-    if mode & rights == rights {
-        return Ok(());
-    }
-    fs::set_permissions(path, Permissions::from_mode(mode | rights))
+fn is_mounted(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::CrossesDevices
 }
 
 fn name_of(kind: FileType) -> &'static str {
-    if kind.is_fifo() {
-        "a named pipe"
-    } else if kind.is_socket() {
-        "a socket"
-    } else if kind.is_symlink() {
-        "a link"
-    } else if kind.is_file() {
-        "a file"
-    } else {
-        "a device"
+    match kind {
+        FileType::Fifo => "a named pipe",
+        FileType::Socket => "a socket",
+        FileType::Symlink => "a link",
+        FileType::RegularFile => "a file",
+        FileType::Directory
+        | FileType::CharacterDevice
+        | FileType::BlockDevice
+        | FileType::Unknown => "a device",
     }
 }

@@ -3,28 +3,29 @@
 //!
 //! An attempt's directory contains `tree` (the worktree), `scratch` (home and temporary files of
 //! the agent), `checks` ([`checkout`](super::checkout)) and `git`. The last is the worker's git
-//! directory for this worktree, with its own index, HEAD and configuration, and the repository's
-//! objects. So the repository's configuration never applies here, attempts do not share a lock, and
-//! nothing in the repository needs pruning. `tree/.git` is for the agent alone. It can read all
-//! objects, and the worker never reads it and discards everything in it.
+//! directory for this worktree, with its own index, HEAD, configuration and new objects. So the
+//! repository's configuration never applies here, attempts do not share a lock, and nothing in the
+//! repository needs pruning. `tree/.git` is for the agent alone. It can read all objects, and the
+//! worker never reads it and discards everything in it.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pool_core::id::AttemptId;
-use pool_core::result::TaskFailure;
+use pool_core::result::{ErrorKind, TaskFailure};
+use rustix::fs::FileType;
 
 use super::bounds::end_search_at;
 use super::changes::lexically_outside;
-use super::commit::{Credit, RepositoryHandle, attempt_ref};
-use super::disk::{
-    empty_directory, failure, off_the_runtime, private_directory, remove_any, remove_tree,
-};
+use super::commit::{Credit, RepositoryHandle};
+use super::directory::Directory;
+use super::disk::{failure, off_the_runtime, private_directory, remove_tree};
 use super::git::{GitCommand, GitError, path_of};
-use super::layout::{
-    Origin, object_directories, repository_settings, write_git_dir, write_own_repository,
-};
+use super::layout::{Origin, write_git_dir, write_own_repository};
+use super::references::packed_refs;
 
 /// The worktree of one attempt. Remove it with [`Worktree::remove`]; dropping it does the same in
 /// the background.
@@ -32,8 +33,12 @@ use super::layout::{
 pub struct Worktree {
     /// The attempt's directory; empty after the removal.
     dir: PathBuf,
+    /// The same, opened before an agent could replace it.
+    root: Arc<Directory>,
     attempt: AttemptId,
     origin: Origin,
+    /// Whether the attempt's ref keeps the base, and so has no use after the attempt.
+    keeps_base: AtomicBool,
 }
 
 impl Worktree {
@@ -43,15 +48,16 @@ impl Worktree {
         attempt: AttemptId,
         origin: Origin,
     ) -> Result<Self, TaskFailure> {
+        let unprepared = |error: GitError| failure("cannot prepare the worktree", error);
+        let root = make_directories(&dir).map_err(|error| unprepared(error.into()))?;
         let worktree = Self {
             dir,
+            root: Arc::new(root),
             attempt,
             origin,
+            keeps_base: AtomicBool::new(false),
         };
-        worktree
-            .build()
-            .await
-            .map_err(|error| failure("cannot prepare the worktree", error))?;
+        worktree.build().await.map_err(unprepared)?;
         Ok(worktree)
     }
 
@@ -66,9 +72,16 @@ impl Worktree {
         self.dir.join("scratch")
     }
 
-    /// The directories with the repository's objects, which a checkout reads.
+    /// A directory beside the worktree that no program is shown.
+    pub fn hidden(&self) -> PathBuf {
+        self.dir.join("hidden")
+    }
+
+    /// The directories with objects, which a checkout reads.
     pub fn objects(&self) -> Vec<PathBuf> {
-        object_directories(&self.origin.repository.join("objects"))
+        let mut directories = self.origin.objects.clone();
+        directories.push(self.own_objects());
+        directories
     }
 
     /// The base commit.
@@ -85,8 +98,8 @@ impl Worktree {
     }
 
     /// Commits the changes that the last [`Self::collect`] took in, on a detached HEAD, and returns
-    /// the commit id. A ref of the attempt keeps it from garbage collection until
-    /// [`RepositoryHandle::forget`].
+    /// the commit id. The commit goes to the repository, where a ref of the attempt keeps it from
+    /// garbage collection until [`RepositoryHandle::forget`].
     ///
     /// # Errors
     /// [`ErrorKind::Workspace`](pool_core::result::ErrorKind::Workspace) if git fails.
@@ -101,7 +114,8 @@ impl Worktree {
     /// the agent gets a fresh repository of its own.
     ///
     /// # Errors
-    /// [`ErrorKind::Workspace`](pool_core::result::ErrorKind::Workspace) if that fails.
+    /// [`ErrorKind::ChangeRefused`] if something has taken the place of the worktree,
+    /// [`ErrorKind::Workspace`] if that fails.
     pub async fn restore(&self) -> Result<(), TaskFailure> {
         let again = async {
             self.empty_tree().await?;
@@ -114,17 +128,21 @@ impl Worktree {
         };
         again
             .await
-            .map_err(|error: GitError| failure("cannot restore the worktree", error))
+            .map_err(|error: GitError| refused_or_failed("cannot restore the worktree", error))
     }
 
     /// Resets the worktree to the base commit, so that nothing of a half-applied edit stays.
     ///
     /// # Errors
-    /// [`ErrorKind::Workspace`](pool_core::result::ErrorKind::Workspace) if that fails.
+    /// Those of [`Self::restore`].
     pub async fn reset(&self) -> Result<(), TaskFailure> {
-        self.check_out()
+        let again = async {
+            self.drop_own_objects().await?;
+            self.check_out().await
+        };
+        again
             .await
-            .map_err(|error| failure("cannot reset the worktree", error))
+            .map_err(|error: GitError| refused_or_failed("cannot reset the worktree", error))
     }
 
     /// Removes everything of this attempt except its commit.
@@ -133,6 +151,9 @@ impl Worktree {
     /// [`ErrorKind::Workspace`](pool_core::result::ErrorKind::Workspace) if files remain. The next worker that starts after this process has
     /// ended removes them.
     pub async fn remove(mut self) -> Result<(), TaskFailure> {
+        if self.keeps_base.load(Ordering::Relaxed) {
+            self.repository().forget(self.attempt).await;
+        }
         let dir = std::mem::take(&mut self.dir);
         off_the_runtime(move || remove_tree(&dir))
             .await
@@ -152,37 +173,35 @@ impl Worktree {
         &self.origin
     }
 
+    pub(super) fn attempt(&self) -> AttemptId {
+        self.attempt
+    }
+
+    pub(super) fn keep_base_until_removal(&self, keeps: bool) {
+        self.keeps_base.store(keeps, Ordering::Relaxed);
+    }
+
     pub(super) fn git(&self) -> GitCommand<'_> {
         self.git_in(&self.path())
     }
 
-    /// A git command on another checkout than the agent's.
+    /// A git command on another checkout of this attempt than the agent's.
     pub(super) fn git_in(&self, checkout: &Path) -> GitCommand<'_> {
-        let call = self.origin.git.at(&self.git_dir()).work_tree(checkout);
-        call.env(
-            "GIT_OBJECT_DIRECTORY",
-            self.origin.repository.join("objects"),
-        )
+        let path = checkout.strip_prefix(&self.dir).unwrap_or(checkout);
+        let git = self.origin.git.at(&self.git_dir());
+        self.borrowing(git.checkout(&self.root, path.to_owned()))
     }
 
     async fn build(&self) -> Result<(), GitError> {
-        for part in [
-            self.dir.clone(),
-            self.path(),
-            self.scratch(),
-            self.git_dir(),
-        ] {
-            private_directory(&part)?;
-        }
-        end_search_at(&self.dir)?;
-        let settings = repository_settings(&self.origin).await?;
-        write_git_dir(&self.git_dir(), &self.origin, &settings)?;
+        write_git_dir(&self.git_dir(), &self.origin)?;
+        let refs = packed_refs(&self.origin).await?;
+        fs::write(self.git_dir().join("packed-refs"), refs)?;
         self.check_out().await
     }
 
     async fn check_out(&self) -> Result<(), GitError> {
         self.empty_tree().await?;
-        remove_any(&self.git_dir().join("index"))?;
+        remove_tree(&self.git_dir().join("index"))?;
         self.git()
             .run(&["read-tree", "--reset", "-u", self.base()])
             .await?;
@@ -191,8 +210,8 @@ impl Worktree {
     }
 
     async fn empty_tree(&self) -> io::Result<()> {
-        let tree = self.path();
-        off_the_runtime(move || empty_directory(&tree)).await
+        let root = Arc::clone(&self.root);
+        off_the_runtime(move || root.enter("tree".as_ref())?.empty()).await
     }
 
     /// Gives the agent its temporary repository.
@@ -214,18 +233,34 @@ impl Worktree {
         let commit = command
             .line(&["commit-tree", "-p", self.base(), "-F", "-", &tree])
             .await?;
-        let repository = self.origin.git.at(&self.origin.repository);
-        repository
-            .run(&[
-                "update-ref",
-                "--no-deref",
-                &attempt_ref(self.attempt),
-                &commit,
-            ])
-            .await?;
+        self.hand_over(&commit).await?;
+        self.keep_base_until_removal(false);
         fs::write(self.git_dir().join("HEAD"), format!("{commit}\n"))?;
         Ok(commit)
     }
+}
+
+/// Makes the directories of an attempt, and opens the one that contains them.
+fn make_directories(dir: &Path) -> io::Result<Directory> {
+    private_directory(dir)?;
+    end_search_at(dir)?;
+    let root = Directory::open(dir)?;
+    for part in ["tree", "scratch", "git", "hidden"] {
+        root.make(part)?;
+    }
+    Ok(root)
+}
+
+/// The agent is to blame if something else is in the place of its worktree, or mounted in it. No
+/// other attempt would be better.
+fn refused_or_failed(what: &str, error: GitError) -> TaskFailure {
+    use io::ErrorKind::{CrossesDevices, NotADirectory};
+    if let GitError::Start(found) = &error
+        && matches!(found.kind(), NotADirectory | CrossesDevices)
+    {
+        return TaskFailure::new(ErrorKind::ChangeRefused, format!("{what}: {found}"));
+    }
+    failure(what, error)
 }
 
 /// Removes links that lead out of the checkout, because an edit would change other files through
@@ -234,7 +269,7 @@ pub(super) async fn hide_links_that_lead_outside<'a>(
     checkout: &Path,
     git: impl Fn() -> GitCommand<'a>,
 ) -> Result<(), GitError> {
-    let tree = checkout.canonicalize()?;
+    let (tree, opened) = (checkout.canonicalize()?, Directory::open(checkout)?);
     let mut hidden = Vec::new();
     for entry in git()
         .run(&["ls-files", "-t", "--stage", "-z"])
@@ -248,27 +283,24 @@ pub(super) async fn hide_links_that_lead_outside<'a>(
         else {
             continue;
         };
-        let link = tree.join(path_of(path));
-        let in_place = link
-            .parent()
-            .is_some_and(|parent| parent.canonicalize().is_ok_and(|real| real == parent));
-        if !in_place {
+        let link = path_of(path);
+        let Some((above, name)) = opened.find(&link)? else {
             continue;
-        }
+        };
         if hidden_before {
             // Git before 2.36 has restored it, or a check has made it.
-            remove_any(&link)?;
+            above.remove(name)?;
         }
-        let target = match fs::read_link(&link) {
-            Ok(target) => target,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error.into()),
-        };
-        let resolved_outside = link
+        if above.kind(name)? != Some(FileType::Symlink) {
+            continue;
+        }
+        let target = above.read_link(name)?.unwrap_or_default();
+        let resolved_outside = tree
+            .join(&link)
             .canonicalize()
             .is_ok_and(|target| !target.starts_with(&tree));
-        if target.is_absolute() || resolved_outside || lexically_outside(&path_of(path), &target) {
-            fs::remove_file(&link)?;
+        if target.is_absolute() || resolved_outside || lexically_outside(&link, &target) {
+            above.remove(name)?;
             hidden.extend_from_slice(path);
             hidden.push(0);
         }

@@ -20,7 +20,10 @@ use std::time::Duration;
 use agent_sandbox::{Layers, Level, Plan, RunLimits, WarmRole, landlock_abi, send_files};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid, getuid};
-use serde_json::Value;
+use serde_json::{Value, json};
+
+mod limits;
+mod thousand;
 
 use warm::ForkServer;
 
@@ -29,7 +32,8 @@ const PYTHON: &str = "/usr/bin/python3";
 const USER: u32 = 2001;
 
 /// Attacks that succeed for root only, without any layer.
-const NEED_ROOT: [&str; 5] = [
+const NEED_ROOT: [&str; 6] = [
+    "change_the_mode_of_a_device",
     "read_the_password_hashes",
     "open_a_packet_socket",
     "change_a_setting_of_the_kernel",
@@ -37,7 +41,8 @@ const NEED_ROOT: [&str; 5] = [
     "make_a_device",
 ];
 /// Attacks that `files` does not stop: Landlock knows neither of them.
-const OPEN_IN_FILES: [&str; 4] = [
+const OPEN_IN_FILES: [&str; 5] = [
+    "change_the_mode_of_a_device",
     "change_the_mode_of_a_file_outside",
     "see_whether_a_file_outside_exists",
     "change_the_priority_of_a_process",
@@ -77,11 +82,16 @@ enum Start {
 
 impl World {
     fn new(user: u32) -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
+        Self::below(&std::env::temp_dir(), user)
+    }
+
+    fn below(parent: &Path, user: u32) -> Self {
+        let dir = tempfile::tempdir_in(parent).expect("a directory");
         // Otherwise an ordinary user could not read the worker's executable or the scripts.
         for (name, source) in [
             ("worker", PathBuf::from(env!("CARGO_BIN_EXE_worker"))),
             ("attacks.py", scripts().join("attacks.py")),
+            ("limits.py", scripts().join("limits.py")),
             ("victim.py", scripts().join("victim.py")),
         ] {
             std::fs::copy(source, dir.path().join(name)).expect("a copy");
@@ -155,18 +165,24 @@ impl World {
     }
 
     fn start(&self, plan: Option<&Plan>, argv: &[&str]) -> (Value, String) {
-        let server = self.server.as_ref().filter(|_| plan.is_some());
-        let plan = plan.map_or_else(Vec::new, |plan| serde_json::to_vec(plan).expect("JSON"));
+        self.carry_out(&json!({ "plan": plan }), argv)
+    }
+
+    /// Gives an order to the helper.
+    fn carry_out(&self, order: &Value, argv: &[&str]) -> (Value, String) {
+        let text = order.to_string();
+        let bytes = text.as_bytes();
+        let server = self.server.as_ref().filter(|_| !order["plan"].is_null());
         let (mut line, helper_line) = UnixStream::pair().expect("a line");
-        let mut rest = &plan[..];
+        let mut rest = bytes;
         if let Some(server) = server {
             let child = server.fork();
-            send_files(&line, &plan[..1], &[child.as_fd()]).expect("it is sent");
-            rest = &plan[1..];
+            send_files(&line, &bytes[..1], &[child.as_fd()]).expect("it is sent");
+            rest = &bytes[1..];
         }
         line.write_all(rest).expect("the helper has room for it");
         let mut helper = as_user(Command::new(self.dir.path().join("worker")), self.user)
-            .args(["sandbox-exec", "--plan", &plan.len().to_string(), "--"])
+            .args(["sandbox-exec", "--order", &bytes.len().to_string(), "--"])
             .args(argv)
             .current_dir(self.tree())
             .env_clear()
@@ -253,6 +269,9 @@ fn secret() -> String {
 
 /// Gives a directory and everything in it to a user.
 fn give(path: &Path, user: u32) {
+    if path.is_symlink() {
+        return;
+    }
     if getuid().is_root() {
         chown(path, Some(user), Some(user)).expect("a new owner");
     }
@@ -405,43 +424,110 @@ fn every_layer_that_is_left_out_lets_an_attack_succeed() {
     }
 }
 
+/// Reads the victim's key, and writes into the worktree.
+const READ_KEY: &str = "import json, os
+world = json.loads(os.environ['WORLD'])
+open('written', 'w').write('x')
+print('has the key' if world['secret'] in open(world['key']).read() else 'has another file')";
+
+/// The levels that this kernel has.
+fn levels() -> Vec<Level> {
+    if landlock_abi() < 2 {
+        eprintln!(
+            "level files is skipped: this kernel has Landlock {}",
+            landlock_abi()
+        );
+        return vec![Level::Strict];
+    }
+    vec![Level::Strict, Level::Files]
+}
+
 #[test]
-fn a_run_that_exceeds_a_limit_is_ended_and_told_which() {
-    let starts = [Start::Helper, Start::ForkServer];
-    for (user, start) in users()
-        .into_iter()
-        .flat_map(|user| starts.map(|start| (user, start)))
-    {
-        let world = World::started_by(user, start);
-        let megabyte = 1024 * 1024;
-        let limited = Plan {
-            limits: RunLimits {
-                memory_bytes: 100 * megabyte,
-                processes: 20,
-                disk_bytes: 50 * megabyte,
-            },
-            ..world.plan(layers(Level::Strict))
-        };
-        world.allowed_things_work(&limited);
-        for (script, limit) in [
-            (
-                "import time; x = b'x' * (200 << 20); time.sleep(30)",
-                "memory",
-            ),
-            (
-                "import os, time; [os.fork() or time.sleep(30) for _ in range(40)]; time.sleep(30)",
-                "processes",
-            ),
-            (
-                "import time; open('big', 'wb').write(b'x' * (80 << 20)); time.sleep(30)",
-                "disk",
-            ),
-        ] {
-            let (report, printed) = world.run(Some(&limited), &[PYTHON, "-c", script]);
-            let said = report["ended"]["limit"].as_str().unwrap_or_default();
+fn a_worktree_below_a_directory_of_the_system_can_be_used_and_nothing_beside_it() {
+    if !getuid().is_root() {
+        eprintln!("skipped: only root can write to /opt and /etc");
+        return;
+    }
+    for parent in ["/opt", "/etc"] {
+        for (user, level) in users()
+            .into_iter()
+            .flat_map(|user| levels().into_iter().map(move |level| (user, level)))
+        {
+            let world = World::below(Path::new(parent), user);
+            let plan = Plan {
+                hide: vec![world.dir.path().to_owned()],
+                ..world.plan(layers(level))
+            };
+            world.allowed_things_work(&plan);
+            let (outcome, said) = world.attack(None, "read_the_tree_of_another_attempt");
+            assert_eq!(outcome, Outcome::Succeeded, "without layers: {said}");
+            for name in [
+                "read_the_tree_of_another_attempt",
+                "read_a_key_in_the_home_directory",
+            ] {
+                let (outcome, said) = world.attack(Some(&plan), name);
+                let level = level.name();
+                assert_eq!(
+                    outcome,
+                    Outcome::Failed,
+                    "{name} in {parent}, {level}: {said}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_link_that_an_agent_has_left_in_a_shared_directory_shows_nothing() {
+    for user in users() {
+        for level in levels() {
+            let world = World::new(user);
+            let at = |name: &str| world.dir.path().join(name);
+            std::fs::create_dir(at("cache")).expect("a directory");
+            give(&at("cache"), user);
+            for link in ["operators", "cache/agents"] {
+                std::os::unix::fs::symlink(at("home"), at(link)).expect("a link");
+            }
+            for (read, write, shows_key) in [
+                (vec!["operators"], vec!["cache"], true),
+                (vec!["cache/agents"], vec!["cache"], false),
+                (vec!["cache/agents/.ssh"], vec!["cache"], false),
+                (vec![], vec!["cache", "cache/agents"], false),
+            ] {
+                let mut plan = world.plan(layers(level));
+                plan.read.extend(read.iter().map(|name| at(name)));
+                plan.write.extend(write.iter().map(|name| at(name)));
+                let (report, printed) = world.run(Some(&plan), &[PYTHON, "-c", READ_KEY]);
+                let level = level.name();
+                assert_eq!(
+                    printed.contains("has the key"),
+                    shows_key,
+                    "{read:?} {write:?} in {level} as {user}: {report} {printed}"
+                );
+                assert!(world.tree().join("written").exists(), "it ran: {printed}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_link_beside_a_hidden_file_shows_nothing_in_files() {
+    for user in users() {
+        for level in levels() {
+            let world = World::new(user);
+            let shared = world.dir.path().join("shared");
+            std::fs::create_dir(&shared).expect("a directory");
+            std::fs::write(shared.join("secret"), "").expect("a file");
+            std::os::unix::fs::symlink("../home", shared.join("link")).expect("a link");
+            give(&shared, user);
+            let mut plan = world.plan(layers(level));
+            plan.read.push(shared.clone());
+            plan.hide.push(shared.join("secret"));
+            let (report, printed) = world.run(Some(&plan), &[PYTHON, "-c", READ_KEY]);
             assert!(
-                said.contains(limit),
-                "{limit} as {user}, started by {start:?}: {report} {printed}"
+                !printed.contains("has the key") && world.tree().join("written").exists(),
+                "{} as {user}: {report} {printed}",
+                level.name()
             );
         }
     }

@@ -49,14 +49,14 @@ impl ForkServer {
             limits: RunLimits::default(),
             warm: Some(WarmRole::Server),
         };
-        let plan = serde_json::to_vec(&plan).expect("JSON");
+        let order = serde_json::json!({ "plan": plan }).to_string();
         let (control, inside) = pair();
         let (mut line, helper_line) = UnixStream::pair().expect("a line");
-        let (first, rest) = plan.split_at(1);
+        let (first, rest) = order.as_bytes().split_at(1);
         send_files(&line, first, &[inside.as_fd()]).expect("it is sent");
         line.write_all(rest).expect("the helper has room for it");
         let helper = helper
-            .args(["sandbox-exec", "--plan", &plan.len().to_string(), "--"])
+            .args(["sandbox-exec", "--order", &order.len().to_string(), "--"])
             .args([python, "-c", BOOT])
             .env_clear()
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")

@@ -24,6 +24,7 @@ pub(crate) fn job(worktree: &Worktree, files: &[&str]) -> Job {
     Job {
         worktree: worktree.path(),
         scratch: worktree.scratch(),
+        hidden: worktree.hidden(),
         prompt: "/run touch pwned".to_owned(),
         files: files
             .iter()
@@ -39,7 +40,7 @@ pub(crate) fn job(worktree: &Worktree, files: &[&str]) -> Job {
         access: CommandAccess {
             read: worktree.objects(),
             write: vec![worktree.scratch()],
-            gateway: None,
+            ..CommandAccess::default()
         },
     }
 }

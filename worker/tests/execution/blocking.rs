@@ -100,7 +100,7 @@ async fn aider_finds_its_papers_whatever_lies_in_their_places() {
 
 /// Blocks every git that reads the repository's objects: the worker's own git, after the agent has
 /// ended.
-const BLOCKED_GIT: &str = "echo fixed >calc.py; objects=$(cat .git/objects/info/alternates); \
+const BLOCKED_GIT: &str = "echo fixed >calc.py; objects=$(head -n 1 .git/objects/info/alternates); \
     rm -f \"$objects/info/alternates\"; mkfifo \"$objects/info/alternates\"";
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use pool_core::pool;
-use pool_core::task::AcceptanceCheck;
+use pool_core::task::{AcceptanceCheck, Before};
 use tokio_util::sync::CancellationToken;
 use worker::acceptance::{CheckEnvironment, Checked, run_checks};
 use worker::sandbox::Watch;
@@ -17,6 +17,9 @@ fn check(name: &str, run: &[&str], timeout_s: Option<u64>) -> AcceptanceCheck {
         name: name.to_owned(),
         run: run.iter().map(ToString::to_string).collect(),
         timeout_s,
+        before: Before::Any,
+        overlay: Default::default(),
+        tries: 1,
     }
 }
 

@@ -18,9 +18,10 @@ use tokio_util::sync::CancellationToken;
 use worker::programmer::attempt::AttemptEnd;
 use worker::programmer::claim::{Claimed, read};
 use worker::programmer::workshop::{Attempts, Workshop};
+use worker::sandbox::SandboxLauncher;
 
 use crate::repo::Bench;
-use crate::support::sandbox;
+use crate::support::{self, helper};
 
 /// An attempt of these tests that takes longer hangs.
 const HANGS: Duration = Duration::from_secs(30);
@@ -44,6 +45,11 @@ impl Rig {
         Self::in_directory(bench, script, defaults, &work).await
     }
 
+    /// The same with another sandbox.
+    pub(crate) async fn in_sandbox(bench: Bench, script: &str, sandbox: SandboxLauncher) -> Self {
+        Self::build(bench, script, json!({}), Some(sandbox)).await
+    }
+
     /// The same with another workspace directory than `work`.
     pub(crate) async fn in_directory(
         bench: Bench,
@@ -51,22 +57,47 @@ impl Rig {
         defaults: Value,
         work: &Path,
     ) -> Self {
+        let sections = json!({
+            "defaults": defaults,
+            "workspace": {"dir": work, "roots": [bench.dir.path().join("root")]},
+        });
+        Self::with_sections(bench, script, sections).await
+    }
+
+    /// The same with these sections in the pool file. `sandbox` is `off` unless it is among them.
+    pub(crate) async fn with_sections(bench: Bench, script: &str, sections: Value) -> Self {
+        Self::build(bench, script, sections, None).await
+    }
+
+    async fn build(
+        bench: Bench,
+        script: &str,
+        sections: Value,
+        sandbox: Option<SandboxLauncher>,
+    ) -> Self {
+        let work = bench.dir.path().join("work");
         let llm = ScriptedLlm::start(Script::default(), 0)
             .await
             .expect("a free port");
-        let file = json!({
+        let mut file = json!({
             "programmers": [{"id": "001", "port": 0, "primary_llm": "free/small", "capabilities": ["fast"]}],
-            "defaults": defaults,
             "providers": {"free": {"base_url": llm.base_url(), "free": true}},
             "failover": {"max_retries": 0, "retry_delay_s": 0, "call_timeout_s": 20},
             "agent": {"kind": "command", "command": ["/bin/bash", "-c", script, "agent", "{prompt_file}"]},
             "workspace": {"dir": work, "roots": [bench.dir.path().join("root")]},
             "sandbox": {"level": "off"},
         });
+        for (section, value) in sections.as_object().expect("an object") {
+            file[section] = value.clone();
+        }
         let pool = pool_config::parse(&file.to_string(), Path::new("/pool.yaml"))
             .expect("a valid pool file");
         let programmer = pool.programmers[0].clone();
-        let workshop = Arc::new(Workshop::open(Arc::new(pool), sandbox()).expect("a workshop"));
+        let sandbox = sandbox.unwrap_or_else(|| match sections.get("sandbox") {
+            Some(_) => SandboxLauncher::with_helper(&pool.sandbox, helper()),
+            None => support::sandbox(),
+        });
+        let workshop = Arc::new(Workshop::open(Arc::new(pool), sandbox).expect("a workshop"));
         let attempts = workshop
             .attempts(programmer, None)
             .await

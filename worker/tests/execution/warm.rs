@@ -153,6 +153,7 @@ async fn a_run_whose_server_was_killed_is_cold_and_the_next_server_takes_over() 
     let python = place.dir.path().join(format!("python_{marker}"));
     std::os::unix::fs::symlink(PYTHON, &python).expect("a link");
     command.argv[0] = python.clone().into();
+    command.access.programs.push(python.clone());
     if let WarmPart::Run(start) = &mut command.warm {
         start.interpreter = python;
     }

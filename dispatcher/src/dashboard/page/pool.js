@@ -46,10 +46,19 @@ const budgetCard = () => {
   return { element, update };
 };
 
+// The weakness of a sandbox that is not the whole one; empty for an unknown one.
+const weaknessOf = (sandbox) => {
+  if (!sandbox) return "";
+  if (sandbox.level !== "strict") return `sandbox ${sandbox.level}`;
+  if (sandbox.network === "host") return "sandbox with network";
+  return sandbox.proc === "shared" ? "sandbox shows processes" : "";
+};
+
 const programmerCard = ({ id }) => {
   const state = h("span", { class: "badge" });
   const llm = h("span", { class: "llm mono grow" });
   const backup = h("span", { class: "badge plain", "data-tone": "warn", hidden: true }, "backup");
+  const sandbox = h("span", { class: "badge plain", "data-tone": "warn", hidden: true });
   const text = h("span", {});
   const link = h("a", {});
   const since = h("span", { class: "muted small" });
@@ -60,7 +69,7 @@ const programmerCard = ({ id }) => {
   const buttons = pauseButtons({ what: "programmer", id }, true);
   const worker = h("span", { class: "worker grow muted small llm" });
   const element = h("li", { class: "card programmer" },
-    h("div", { class: "row" }, name, h("span", { class: "marks" }, since, probe, state)), h("div", { class: "row" }, llm, paused, backup), what, h("div", { class: "row foot" }, worker, buttons.element));
+    h("div", { class: "row" }, name, h("span", { class: "marks" }, since, probe, state)), h("div", { class: "row" }, llm, paused, backup), what, h("div", { class: "row foot" }, worker, sandbox, buttons.element));
   const update = (programmer) => {
     set(name, programmer.agent);
     const word = programmer.unknown ? "unknown" : programmer.state;
@@ -86,6 +95,10 @@ const programmerCard = ({ id }) => {
     attribute(what, "title", text.textContent);
     set(worker, programmer.worker ? programmer.worker.replace(/^worker /, "") : "");
     worker.title = programmer.worker ?? "";
+    const weakness = weaknessOf(programmer.sandbox);
+    sandbox.hidden = !weakness;
+    set(sandbox, weakness);
+    attribute(sandbox, "title", weakness ? programmer.sandbox.why ?? weakness : null);
     buttons.update();
   };
   return { element, update };

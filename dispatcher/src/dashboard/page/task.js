@@ -59,7 +59,7 @@ const checkRow = (check) => {
   const passed = check.exit_status === 0;
   return h("details", { class: "check", open: !passed },
     h("summary", {}, h("span", { class: "badge", "data-tone": passed ? "good" : "bad" }, passed ? "passed" : "failed"), h("span", { class: "grow mono" }, check.name),
-      h("span", { class: "muted small" }, `${check.exit_status === null ? "stopped" : `exit ${check.exit_status}`} · ${took(check.duration_ms)}`)),
+      h("span", { class: "muted small" }, `${check.exit_status === null ? "stopped" : `exit ${check.exit_status}`}${check.tries > 1 ? ` · ${check.tries} tries` : ""} · ${took(check.duration_ms)}`)),
     h("pre", {}, plain(check.output_tail) || "No output."));
 };
 
@@ -82,6 +82,9 @@ const alike = (programmers) => {
   return [...groups];
 };
 const listed = (names) => (names.length < 2 ? names.join("") : `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`);
+
+const refused = (attempts) => !attempts ? "" : [[attempts.addresses, "to other machines"], [attempts.names, "questions to name servers"], [attempts.local_ports, "to local ports without a server"]]
+  .filter(([count]) => count).map(([count, what]) => `${number(count)} ${what}`).join(", ");
 
 const taskView = (id, list = "#/tasks") => {
   const state = h("span", { class: "badge" });
@@ -133,7 +136,8 @@ const taskView = (id, list = "#/tasks") => {
     why.hidden = !result.error;
     delete why.dataset.key;
     why.className = "why bad";
-    if (result.error) why.replaceChildren(`${result.status}: ${result.error.kind}`, h("div", { class: "detail" }, rich(result.error.message)));
+    if (result.error) why.replaceChildren(`${result.status}: ${result.error.kind}`, h("div", { class: "detail" }, rich(result.error.message)),
+      ...(result.sandbox?.hints ?? []).map((hint) => h("div", { class: "detail small" }, "Hint: ", rich(hint))));
     checks.hidden = !result.acceptance?.length;
     const failed = (result.acceptance ?? []).filter((check) => check.exit_status !== 0).length;
     checks.replaceChildren(h("div", { class: "head" }, h("h2", {}, "Acceptance checks"), h("span", { class: "grow" }), h("span", { class: "muted small" }, failed ? `${failed} failed` : "all passed")), ...(result.acceptance ?? []).map(checkRow));
@@ -163,6 +167,7 @@ const taskView = (id, list = "#/tasks") => {
       ...fact("Time", times),
       ...fact("Cost", usage && h("strong", {}, usd(usage.cost_usd), usage.estimated ? " (estimated)" : "")),
       ...fact("Tokens", usage?.calls ? `${number(usage.input_tokens)} in, ${number(usage.output_tokens)} out, ${usage.calls} call${usage.calls === 1 ? "" : "s"}${usage.failed_calls ? `, ${usage.failed_calls} failed` : ""}` : ""),
+      ...fact("Refused by the sandbox", refused(result?.sandbox?.network_attempts)),
       ...fact("Attempts", task.attempts > 1 ? task.attempts : ""), ...fact("Agent runs", result?.runs > 1 ? result.runs : ""),
       ...fact("Route", mono(task.route)),
       ...fact("Submitted", task.submitted_at && moment(task.submitted_at)), ...fact("Finished", task.finished_at && moment(task.finished_at)),

@@ -70,6 +70,7 @@ impl PresenceTracker {
                     | ShutReason::Clock
                     | ShutReason::Log
                     | ShutReason::Broker
+                    | ShutReason::Sandbox
                     | ShutReason::Breaker
                     | ShutReason::Budget => true,
                 },

@@ -118,6 +118,7 @@ impl Scene {
             version: "1".to_owned(),
             at_ms: second * SECOND,
             programmers: vec![beat],
+            sandbox: None,
             asks: false,
             ends: false,
         };

@@ -121,8 +121,9 @@ impl ResultMessage {
     }
 
     fn leave_out_checks(&mut self) {
-        self.texts_truncated |= !self.acceptance.is_empty();
+        self.texts_truncated |= !self.acceptance.is_empty() || !self.sandbox.hints.is_empty();
         self.acceptance.clear();
+        self.sandbox.hints.clear();
     }
 }
 

@@ -18,6 +18,7 @@ fn largest() -> ResultMessage {
     let check = |n| CheckReport {
         name: format!("{n}{}", WORST.repeat(120)),
         exit_status: None,
+        tries: 1,
         duration_ms: 1,
         output_tail: WORST.repeat(1_000_000),
     };
@@ -27,6 +28,7 @@ fn largest() -> ResultMessage {
         .collect();
     result.patch = Some(WORST.repeat(crate::result::MAX_PATCH_BYTES));
     result.log_tail = WORST.repeat(4096);
+    result.sandbox.hints = vec![WORST.repeat(512); 8];
     result.task = TaskMessage::parse(task.as_bytes(), Timestamp(0))
         .ok()
         .map(Box::new);

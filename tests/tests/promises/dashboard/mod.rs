@@ -17,14 +17,14 @@ use serde_json::{Value, json};
 use crate::support::{Browser, Pool};
 
 /// The page of this pool, loaded with its state.
-async fn open(pool: &Pool) -> Browser {
+pub(crate) async fn open(pool: &Pool) -> Browser {
     let browser = Browser::start(&pool.path().join("logs")).await;
     go(&browser, pool, "").await;
     browser
 }
 
 /// Loads another view of the page.
-async fn go(browser: &Browser, pool: &Pool, place: &str) {
+pub(crate) async fn go(browser: &Browser, pool: &Pool, place: &str) {
     browser
         .open(&format!("{}/#/{place}", pool.url().trim_end()))
         .await;

@@ -10,7 +10,7 @@ use crate::support::{Browser, Pool, PoolFile, SOON};
 /// go on.
 async fn with_agent(script: &str) -> (Pool, std::path::PathBuf) {
     let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
-    let sign = pool.path().join("go");
+    let sign = pool.signs().join("go");
     let arguments = [
         "/bin/sh",
         "-c",

@@ -13,7 +13,7 @@ const FILE: &str = r#"<img src=x onerror="window.hit=1">.txt"#;
 async fn nothing_that_a_task_an_agent_or_a_file_says_becomes_part_of_the_page() {
     let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
     let agent = r#"echo "$1"; until [ -e "$3" ]; do sleep 0.05; done; echo "$1"; echo "$1" >"$2"; echo "$1" >>readme.txt"#;
-    let go_on = pool.path().join("go");
+    let go_on = pool.signs().join("go");
     let sign = go_on.to_str().expect("a path in UTF-8");
     let file = PoolFile::sample()
         .only(&["001"])

@@ -113,7 +113,7 @@ async fn the_page_shows_what_the_api_says_and_follows_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_shows_an_agents_output_while_it_runs_and_after_another_dispatcher_took_over() {
     let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
-    let go_on = pool.path().join("go");
+    let go_on = pool.signs().join("go");
     let agent = r#"echo "looking around"; until [ -e "$1.1" ]; do sleep 0.05; done
         echo "found it"; until [ -e "$1.2" ]; do sleep 0.05; done; printf "%0300d\n" 4 >>readme.txt"#;
     let arguments = [
@@ -194,7 +194,7 @@ async fn the_page_shows_an_agents_output_while_it_runs_and_after_another_dispatc
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_shows_an_acceptance_checks_output_while_it_runs() {
     let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
-    let go_on = pool.path().join("go");
+    let go_on = pool.signs().join("go");
     let sign = go_on.to_str().expect("a path in UTF-8");
     pool.rewrite(&PoolFile::sample().only(&["001"]).command(&[
         "/bin/sh",

@@ -202,7 +202,7 @@ async fn a_dispatcher_may_be_killed_while_it_says_again_what_the_log_is_about_to
         .only(&["001", "002"])
         .with("events", json!({"max_age": "8s", "segment_mib": 1}));
     let mut pool = Pool::set_up_shared(&sample).await;
-    let directory = pool.path().to_str().expect("a path in UTF-8").to_owned();
+    let directory = pool.signs().to_str().expect("a path in UTF-8").to_owned();
     pool.rewrite(&sample.command(&["/bin/sh", "-c", PATIENT, "agent", &directory]));
     pool.start_dispatcher().await;
     let mut books = Books::open(&pool).await;
@@ -233,7 +233,7 @@ async fn a_dispatcher_may_be_killed_while_it_says_again_what_the_log_is_about_to
         assert_eq!(task["status"], status, "{id}: {task}");
     }
     pool.start_worker(&["--programmers", "002"]);
-    std::fs::write(pool.path().join("go"), "").expect("the sign");
+    std::fs::write(pool.signs().join("go"), "").expect("the sign");
     let report = books.close(&mut pool, REST_WITHIN).await;
     assert_eq!(
         (report.tasks, report.repeated_starts),

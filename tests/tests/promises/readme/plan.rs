@@ -339,7 +339,8 @@ pub(super) const OTHER_BLOCKS: &[(&str, &str, &str)] = &[
         "\"instruction\": \"Write the function median",
         "task.json of the requests",
     ),
-    ("json", "tests unchanged", "submitted; its checks pass"),
+    ("json", "month_total fails", "submitted; its check passes"),
+    ("json", "\"hidden tests\"", "one check of a task, shortened"),
     (
         "json",
         "\"task_id\"",

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use super::pool::task;
 use super::{Pool, PoolFile, SOON, eventually};
 
-/// Reports that it lives, and works until the file `go` exists.
+/// Reports that it lives, by its process's id and start, and works until the file `go` exists.
 const AGENT: &str = r#"
-echo $$ >>"$1/agents"
+echo $$ $(cut -d " " -f 22 /proc/$$/stat) >>"$1/agents"
 until [ -e "$1/go" ]; do sleep 0.05; done
 echo "four" >>readme.txt
 "#;
@@ -27,8 +27,7 @@ impl Bench {
     /// With this pool file, whose agent is replaced.
     pub(crate) async fn with_file(file: PoolFile) -> Self {
         let mut pool = Pool::set_up_shared(&file).await;
-        let signs = pool.path().join("signs");
-        std::fs::create_dir(&signs).expect("a directory for signs");
+        let signs = pool.signs();
         let directory = signs.to_str().expect("a path in UTF-8");
         let file = file.command(&["/bin/sh", "-c", AGENT, "agent", directory]);
         pool.rewrite(&file);
@@ -51,10 +50,13 @@ impl Bench {
         std::fs::write(self.signs.join("go"), "").expect("the sign");
     }
 
-    /// The pids of the agents that were started, oldest first.
+    /// The pids of the agents that were started, oldest first; 0 for one that has ended.
     pub(crate) fn agents(&self) -> Vec<u32> {
         let said = std::fs::read_to_string(self.signs.join("agents")).unwrap_or_default();
-        said.lines().filter_map(|pid| pid.parse().ok()).collect()
+        let agents = said.lines().filter_map(|line| line.split_once(' '));
+        agents
+            .map(|(own, started)| pid_here(own, started).unwrap_or_default())
+            .collect()
     }
 
     pub(crate) async fn agents_started(&self, count: usize) -> Vec<u32> {
@@ -64,6 +66,20 @@ impl Bench {
         })
         .await
     }
+}
+
+/// The pid of a process, which may call itself by another one in a namespace of its own.
+fn pid_here(own: &str, started: &str) -> Option<u32> {
+    let pids = std::fs::read_dir("/proc").expect("processes").flatten();
+    let mut pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.find(|pid: &u32| {
+        let text =
+            |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        let (status, stat) = (text("status"), text("stat"));
+        let innermost = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        innermost.and_then(|pids| pids.split_whitespace().last()) == Some(own)
+            && stat.split(' ').nth(21) == Some(started)
+    })
 }
 
 pub(crate) fn is_alive(pid: u32) -> bool {

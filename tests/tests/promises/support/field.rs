@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pool_core::id::ProgrammerId;
 use serde_json::json;
+use tempfile::TempDir;
 
 use super::pool::tasks;
 use super::private::SETTLED_AFTER;
@@ -24,6 +25,8 @@ pub(crate) struct Field {
     /// The workers in the order of their start.
     pub(crate) workers: Vec<usize>,
     pub(crate) broker: PrivateBroker,
+    /// Where the agents of [`Self::patient`] look for the sign to end.
+    signs: Option<TempDir>,
 }
 
 /// The sample pool's programmers with these ids, with short time-outs for the broker.
@@ -56,6 +59,7 @@ impl Field {
             pool,
             workers,
             broker,
+            signs: None,
         }
     }
 
@@ -70,19 +74,19 @@ impl Field {
 
     /// The agents wait for [`Self::go`].
     pub(crate) async fn patient() -> Self {
-        let directory = tempfile::TempDir::with_prefix("pool-signs-")
-            .expect("a directory for signs")
-            .keep();
-        let argument = directory.to_str().expect("a path in UTF-8");
-        let file = nervous(&["001", "002"]).command(&["/bin/sh", "-c", PATIENT, "agent", argument]);
-        let field = Self::with(&file, &["001", "002"]).await;
-        std::os::unix::fs::symlink(&directory, field.pool.path().join("signs"))
-            .expect("a link to the signs");
+        let signs = TempDir::with_prefix("pool-signs-").expect("a directory for signs");
+        let directory = signs.path().to_str().expect("a path in UTF-8");
+        let file = nervous(&["001", "002"])
+            .writable(signs.path())
+            .command(&["/bin/sh", "-c", PATIENT, "agent", directory]);
+        let mut field = Self::with(&file, &["001", "002"]).await;
+        field.signs = Some(signs);
         field
     }
 
     pub(crate) fn go(&self) {
-        std::fs::write(self.pool.path().join("signs/go"), "").expect("the sign");
+        let signs = self.signs.as_ref().expect("agents that wait");
+        std::fs::write(signs.path().join("go"), "").expect("the sign");
     }
 
     /// Submits tasks `<name>-1`, `<name>-2`, …: half over HTTP, and half over AMQP with a reply

@@ -131,7 +131,9 @@ impl Pool {
 
     async fn set_up_on(cores: Cores, file: &PoolFile, vhost: Vhost) -> Self {
         let directory = TempDir::with_prefix("pool-test-").expect("a directory for a test");
-        std::fs::create_dir_all(directory.path().join("logs")).expect("a directory for logs");
+        for name in ["logs", "signs"] {
+            std::fs::create_dir(directory.path().join(name)).expect("a directory");
+        }
         let path = directory.path().join("config/pool.yaml");
         file.write(&path);
         let pool = Self {
@@ -157,6 +159,11 @@ impl Pool {
             .as_ref()
             .expect("the directory is there until the end")
             .path()
+    }
+
+    /// The directory in which agents and tests leave signs for each other.
+    pub(crate) fn signs(&self) -> PathBuf {
+        self.path().join("signs")
     }
 
     /// Another pool file for processes that start from now on.

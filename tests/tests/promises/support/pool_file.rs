@@ -93,7 +93,8 @@ impl PoolFile {
             "load_balancing": {"health_check_interval_s": 3},
             "agent": {"kind": "noop"},
             "workspace": {"dir": "../work", "roots": ["../repositories"]},
-            "sandbox": {"level": sandbox_level()},
+            // Agents tell tests how far they are, and wait for them, by files in this directory.
+            "sandbox": {"level": sandbox_level(), "write": ["../signs"]},
             "dispatcher": {"drain_timeout_s": 30},
         }))
     }
@@ -157,14 +158,7 @@ impl PoolFile {
     #[must_use]
     pub(crate) fn calling(self, arguments: &[&str]) -> Self {
         let agent = program("calling-agent");
-        let filled_in = [
-            "--base-url",
-            "{base_url}",
-            "--token",
-            "{token}",
-            "--model",
-            "{model}",
-        ];
+        let filled_in = ["--base-url", "{base_url}", "--model", "{model}"];
         let prompt = ["--prompt-file", "{prompt_file}"];
         self.command(
             &[
@@ -192,6 +186,15 @@ impl PoolFile {
         )
     }
 
+    /// Lets agents and checks write in this directory, too.
+    #[must_use]
+    pub(crate) fn writable(mut self, directory: &Path) -> Self {
+        let directory = directory.to_str().expect("a path in UTF-8");
+        let shown = self.0["sandbox"]["write"].as_array_mut();
+        shown.expect("a list of paths").push(directory.into());
+        self
+    }
+
     pub(crate) fn write(&self, path: &Path) {
         std::fs::create_dir_all(path.parent().expect("a directory"))
             .expect("the directory of the pool file");
@@ -199,7 +202,7 @@ impl PoolFile {
     }
 }
 
-/// The sandbox level of all pools: `POOL_TEST_SANDBOX`, or else `off`.
+/// The sandbox level of all pools: `POOL_TEST_SANDBOX`, or else the default of a pool file.
 fn sandbox_level() -> String {
-    std::env::var("POOL_TEST_SANDBOX").unwrap_or_else(|_| "off".to_owned())
+    std::env::var("POOL_TEST_SANDBOX").unwrap_or_else(|_| "auto".to_owned())
 }

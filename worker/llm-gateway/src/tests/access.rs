@@ -93,6 +93,44 @@ async fn only_the_holder_of_a_token_gets_in_and_only_where_something_is() {
 }
 
 #[tokio::test]
+async fn the_token_of_a_run_in_its_own_network_is_valid_nowhere_else() {
+    let rig = Rig::start(plan("free/small")).await;
+    let session = rig.gateway.open_apart(plan("free/small"));
+    // Stands for a listener that was made in the network of the run.
+    let inside = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = inside.local_addr().expect("an address");
+    let another = rig.gateway.open_apart(plan("free/small"));
+    session.server()(inside);
+    let status = async |base_url: &str, token: &str| {
+        let models = rig.client.get(format!("{base_url}/models"));
+        let answer = models.bearer_auth(token).send().await.expect("an answer");
+        answer.status().as_u16()
+    };
+    let own = format!("http://{address}/v1");
+    assert_eq!(
+        status(&own, session.token()).await,
+        200,
+        "in its own network"
+    );
+    assert_eq!(
+        status(&rig.session.base_url(), session.token()).await,
+        401,
+        "every user of the machine can reach the programmer's port"
+    );
+    for other in [another.token(), rig.session.token()] {
+        assert_eq!(status(&own, other).await, 401, "another run has no access");
+    }
+    assert_eq!(
+        status(&rig.session.base_url(), rig.session.token()).await,
+        200,
+        "a run in the machine's network has"
+    );
+    session.close().await;
+    let models = rig.client.get(format!("{own}/models")).send().await;
+    assert!(models.is_err(), "its listener is closed with it");
+}
+
+#[tokio::test]
 async fn a_closed_session_lets_nobody_in_and_gives_up_open_calls() {
     let rig = Rig::start(plan("paid/gpt")).await;
     let other = rig.gateway.open(plan("free/small"));

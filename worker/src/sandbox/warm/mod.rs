@@ -24,6 +24,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::access::server_plan;
 use super::{SandboxCommand, SandboxLauncher};
 
 pub use installation::python_of;
@@ -97,10 +98,14 @@ pub(super) struct Wiring {
     pub(super) start: StartKind,
 }
 
-/// Decides how a command starts.
-pub(super) fn wire(sandbox: &SandboxLauncher, command: &SandboxCommand) -> Wiring {
+/// Decides how a command with this plan starts.
+pub(super) fn wire(
+    sandbox: &SandboxLauncher,
+    command: &SandboxCommand,
+    plan: Option<Plan>,
+) -> Wiring {
     let mut wiring = Wiring {
-        plan: sandbox.plan(command),
+        plan,
         socket: None,
         start: StartKind::Usual,
     };
@@ -110,7 +115,7 @@ pub(super) fn wire(sandbox: &SandboxLauncher, command: &SandboxCommand) -> Wirin
     match &command.warm {
         WarmPart::None => {}
         WarmPart::Server(socket) => {
-            *plan = confinement.server_plan(command);
+            *plan = server_plan(plan.clone());
             wiring.socket = Some(Arc::clone(socket));
         }
         WarmPart::Run(start) if confinement.can_be_warm() => {

@@ -20,7 +20,7 @@ use super::{Modules, Recording, ServerState, WarmPart, WarmServers, WarmStart};
 use crate::sandbox::{
     CommandAccess, Exit, Finished, LaunchError, SandboxCommand, SandboxLauncher, Watch,
 };
-use crate::workspace::{make_directory, off_the_runtime, remove_tree, write_new};
+use crate::workspace::{Directory, make_directory, off_the_runtime, remove_tree};
 
 pub(super) const SOURCE: &str = include_str!("server.py");
 pub(super) const RECORDER: &str = include_str!("record.py");
@@ -127,6 +127,10 @@ impl ServerLife {
         launcher.limits.max_memory_bytes = 0;
         launcher.limits.max_file_bytes = 0;
         launcher.limits.max_processes = 0;
+        launcher.limits.max_total_memory_bytes = 0;
+        launcher.limits.max_disk_bytes = 0;
+        // It stays in the group of the worker, and each child joins the group of its run.
+        launcher.groups = None;
         launcher
     }
 
@@ -143,6 +147,7 @@ impl ServerLife {
             silence: None,
             access: CommandAccess {
                 read: vec![self.start.program.clone()],
+                programs: vec![self.start.program.clone(), self.start.interpreter.clone()],
                 ..CommandAccess::default()
             },
             warm: WarmPart::Server(Arc::new(inside)),
@@ -151,8 +156,8 @@ impl ServerLife {
 
     /// The list of modules of this installation, from the directory or from a made-up run.
     async fn recorded(&self, directory: &Path, recording: &Recording) -> Result<Vec<u8>, String> {
-        let list = directory.join(format!("{}.json", self.stamp));
-        if let Ok(known) = read_list(&list) {
+        let name = format!("{}.json", self.stamp);
+        if let Ok(known) = read_list(&directory.join(&name)) {
             return Ok(known);
         }
         let place = directory.join(format!("record-{}", std::process::id()));
@@ -162,8 +167,8 @@ impl ServerLife {
         let removed = off_the_runtime(move || remove_tree(&tidied)).await;
         let recorded = recorded?;
         removed.map_err(text)?;
-        let written = recorded.clone();
-        off_the_runtime(move || write_new(&list, &written))
+        let (directory, written) = (directory.to_owned(), recorded.clone());
+        off_the_runtime(move || Directory::open(&directory)?.write(&name, &written))
             .await
             .map_err(text)?;
         Ok(recorded)
@@ -172,6 +177,9 @@ impl ServerLife {
     async fn record(&self, place: &Path, recording: &Recording) -> Result<Vec<u8>, String> {
         let made = place.to_owned();
         let made = off_the_runtime(move || {
+            if let Some(above) = made.parent() {
+                make_directory(above)?;
+            }
             remove_tree(&made)?;
             make_directory(&made)
         });
@@ -187,6 +195,7 @@ impl ServerLife {
         ];
         argv.append(&mut command.argv);
         command.argv = argv;
+        command.access.programs.push(self.start.interpreter.clone());
         let watch = Watch::new(self.ending.clone());
         let finished = self.sandbox.run(command, &watch).await;
         match finished {

@@ -1,9 +1,10 @@
-//! The processes that are alive, and their processor time: read from `/proc/*/stat`, which shows every process of the same user.
+//! The processes that are alive, and their processor time: read from `/proc/*/stat`, which shows every process of the same
+//! user.
 
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, SysconfVar, getpid, sysconf};
+use nix::unistd::{Pid, SysconfVar, sysconf};
 
 /// The fields of `/proc/PID/stat` of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,9 +17,18 @@ struct ProcStat {
     ticks: u64,
 }
 
+/// The number of this process in `/proc`. In a container that shows its own `/proc` inside, it is
+/// another one than `getpid` returns.
+fn this_process() -> i32 {
+    let own = std::fs::read_link("/proc/self");
+    own.ok()
+        .and_then(|link| link.to_str()?.parse().ok())
+        .unwrap_or(0)
+}
+
 /// All processes below this one.
-pub(super) fn descendants() -> Vec<Pid> {
-    let family = family(&processes(), getpid().as_raw());
+pub fn descendants() -> Vec<Pid> {
+    let family = family(&processes(), this_process());
     family
         .into_iter()
         .skip(1)
@@ -26,9 +36,21 @@ pub(super) fn descendants() -> Vec<Pid> {
         .collect()
 }
 
+/// All other processes of this process's namespace, of which it is process 1.
+pub(crate) fn of_namespace() -> Vec<Pid> {
+    match this_process() {
+        // Nothing else is in this `/proc`, and its list is much quicker than the files in it.
+        1 => numbers()
+            .filter(|pid| *pid != 1)
+            .map(Pid::from_raw)
+            .collect(),
+        _ => descendants(),
+    }
+}
+
 /// All processes below this one, except for the stages of a sandbox whose first stage is `first`.
-pub(super) fn others_than_stages(first: Pid) -> Vec<Pid> {
-    let family = family(&processes(), getpid().as_raw());
+pub fn others_than_stages(first: Pid) -> Vec<Pid> {
+    let family = family(&processes(), this_process());
     let first = first.as_raw();
     family
         .iter()
@@ -38,19 +60,25 @@ pub(super) fn others_than_stages(first: Pid) -> Vec<Pid> {
         .collect()
 }
 
-/// All processes in the session that `leader` made, also after the leader has ended.
-pub(super) fn session_of(leader: Pid) -> Vec<Pid> {
-    let of_session = |process: &ProcStat| process.session == leader.as_raw();
-    processes()
-        .into_iter()
-        .filter(of_session)
-        .map(|process| Pid::from_raw(process.pid))
-        .collect()
+/// All processes in the session that `leader` made, also after the leader has ended, and everything
+/// below them.
+pub fn session_of(leader: Pid) -> Vec<Pid> {
+    let all = processes();
+    let of_session = all
+        .iter()
+        .filter(|process| process.session == leader.as_raw());
+    let mut found: Vec<i32> = of_session
+        .flat_map(|process| family(&all, process.pid))
+        .map(|process| process.pid)
+        .collect();
+    found.sort_unstable();
+    found.dedup();
+    found.into_iter().map(Pid::from_raw).collect()
 }
 
 /// The processor time of a process and its descendants. A descendant that has ended counts if some
 /// process below `root` waited for it. A subreaper waits for orphans.
-pub(super) fn processor_time(root: Pid) -> Duration {
+pub fn processor_time(root: Pid) -> Duration {
     let ticks: u64 = family(&processes(), root.as_raw())
         .iter()
         .map(|process| process.ticks)
@@ -83,17 +111,19 @@ fn family(processes: &[ProcStat], root: i32) -> Vec<ProcStat> {
 }
 
 /// Sends a signal to each process. A process that has ended in the meantime is not an error.
-pub(super) fn signal_all(pids: &[Pid], signal: Signal) {
+pub fn signal_all(pids: &[Pid], signal: Signal) {
     for pid in pids {
         let _ = kill(*pid, signal);
     }
 }
 
+fn numbers() -> impl Iterator<Item = i32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten();
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
 fn processes() -> Vec<ProcStat> {
-    std::fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+    numbers()
         .filter_map(|pid| {
             parse(
                 pid,
@@ -128,6 +158,8 @@ fn parse(pid: i32, stat: &str) -> Option<ProcStat> {
 
 #[cfg(test)]
 mod tests {
+    use nix::unistd::getpid;
+
     use super::*;
 
     #[test]
