@@ -13,7 +13,11 @@ fn found(output: &str) -> Vec<(&str, Refusal)> {
 #[test]
 fn the_output_of_many_tools_names_the_path_and_how_it_was_refused() {
     /// A tool, what it prints, and what it says by that.
-    type Row = (&'static str, &'static str, &'static [(&'static str, Refusal)]);
+    type Row = (
+        &'static str,
+        &'static str,
+        &'static [(&'static str, Refusal)],
+    );
     let table: &[Row] = &[
         (
             "coreutils",
