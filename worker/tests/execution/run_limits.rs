@@ -1,4 +1,4 @@
-//! What becomes of an attempt when a run uses more than it may, or when there is no sandbox for it.
+//! The end of an attempt whose run uses more than it may, or for which there is no sandbox.
 
 use std::os::unix::fs::PermissionsExt as _;
 
