@@ -66,7 +66,7 @@ impl Checked {
 /// check is there only while it runs. `watch` is called with the name of each check when it begins.
 ///
 /// # Errors
-/// [`ErrorKind::Workspace`](pool_core::result::ErrorKind::Workspace) if the home directory or the
+/// [`ErrorKind::Workspace`] if the home directory or the
 /// sandbox cannot be made; also the errors of `renew`.
 pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
     checks: &[AcceptanceCheck],

@@ -1,4 +1,4 @@
-//! What `--dry-run` finds out about a task without running it: its repository, base, files, and the
+//! Looks at a task for `--dry-run`, without running it: its repository, base, files, and the
 //! programs and files of its checks.
 //!
 //! It looks at this machine only. A worker on another machine may have other programs and
@@ -14,7 +14,7 @@ use pool_core::patterns::PathMatcher;
 use pool_core::pool::Pool;
 use pool_core::task::{AcceptanceCheck, Before, TaskMessage};
 
-/// What a look at a task has found.
+/// The findings of a look at a task.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
     /// The task would fail.
@@ -23,12 +23,12 @@ pub(super) struct Found {
 }
 
 /// The files of a commit, and whether each can be executed.
-type Tree = BTreeMap<String, bool>;
+type BaseTree = BTreeMap<String, bool>;
 
 /// Looks at tasks. It reads each commit once.
 pub(super) struct Preflight<'a> {
     pool: &'a Pool,
-    trees: HashMap<(PathBuf, String), Result<Tree, Unknown>>,
+    trees: HashMap<(PathBuf, String), Result<BaseTree, Unknown>>,
 }
 
 /// Why the files of a commit are not known.
@@ -72,7 +72,7 @@ impl<'a> Preflight<'a> {
         found
     }
 
-    fn tree(&mut self, task: &TaskMessage) -> Result<Tree, Unknown> {
+    fn tree(&mut self, task: &TaskMessage) -> Result<BaseTree, Unknown> {
         let name = task.repository.as_str();
         if name.contains("://") {
             let why = format!("{name} is a URL: its base and its files are not checked here");
@@ -131,7 +131,7 @@ impl<'a> Preflight<'a> {
 }
 
 /// The files of a commit in a local repository.
-fn files_of(directory: &Path, name: &str, base: &str) -> Result<Tree, Unknown> {
+fn files_of(directory: &Path, name: &str, base: &str) -> Result<BaseTree, Unknown> {
     let not_here = |why: String| {
         Unknown::NotHere(format!(
             "repository {name} cannot be looked at from here: {why}"
@@ -170,7 +170,7 @@ fn files_of(directory: &Path, name: &str, base: &str) -> Result<Tree, Unknown> {
 }
 
 /// Reads `100644 blob <id>\tpath\0` and so on.
-fn tree_of(listed: &[u8]) -> Tree {
+fn tree_of(listed: &[u8]) -> BaseTree {
     let entries = listed.split(|byte| *byte == 0);
     let entry = |entry: &[u8]| {
         let text = String::from_utf8_lossy(entry).into_owned();
@@ -185,18 +185,18 @@ fn first_line(text: &[u8]) -> String {
     text.lines().next().unwrap_or("git failed").to_owned()
 }
 
-fn is_directory(tree: &Tree, path: &str) -> bool {
+fn is_directory(tree: &BaseTree, path: &str) -> bool {
     let below = format!("{path}/");
     let mut rest = tree.range(below.clone()..);
     rest.next()
         .is_some_and(|(path, _)| path.starts_with(&below))
 }
 
-fn has(tree: &Tree, path: &str) -> bool {
+fn has(tree: &BaseTree, path: &str) -> bool {
     tree.contains_key(path) || is_directory(tree, path)
 }
 
-fn missing_file(task: &TaskMessage, tree: &Tree) -> Option<String> {
+fn missing_file(task: &TaskMessage, tree: &BaseTree) -> Option<String> {
     let mut files = task.files.iter();
     let file = files.find(|file| !has(tree, file.as_str()))?;
     Some(format!(
@@ -205,7 +205,7 @@ fn missing_file(task: &TaskMessage, tree: &Tree) -> Option<String> {
 }
 
 /// A program of the repository that the worker could not start.
-fn not_executable(task: &TaskMessage, tree: &Tree) -> Option<String> {
+fn not_executable(task: &TaskMessage, tree: &BaseTree) -> Option<String> {
     task.acceptance.iter().find_map(|check| {
         let path = own_program(check)?;
         let comes_later =
@@ -254,7 +254,7 @@ fn missing_programs(checks: &[AcceptanceCheck]) -> Vec<String> {
 fn unprotected(
     task: &TaskMessage,
     check: &AcceptanceCheck,
-    tree: &Tree,
+    tree: &BaseTree,
     protected: &PathMatcher,
 ) -> Vec<String> {
     // It compares files with the base, and runs none.
@@ -285,7 +285,7 @@ fn unprotected(
 
 /// The paths of the repository that a word of a command names: as such, after `=`, before `::`, or as
 /// a Python module. In a script only words with a slash count.
-fn paths_in(word: &str, tree: &Tree) -> Vec<String> {
+fn paths_in(word: &str, tree: &BaseTree) -> Vec<String> {
     let is_script = word.contains(char::is_whitespace);
     let separators = |c: char| c.is_whitespace() || "=:;,()'\"`<>|&".contains(c);
     let candidates = word.split(separators).filter_map(|part| {

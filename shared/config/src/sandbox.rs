@@ -44,7 +44,7 @@ pub(super) struct RawSandbox {
     max_processes: u64,
     /// Memory of all processes of a run and of its files in memory, in MiB; 0: unlimited.
     max_total_memory_mib: u64,
-    /// What a run may add to the disk, in MiB; 0: unlimited.
+    /// The space that a run may take on the disk, in MiB; 0: unlimited.
     max_disk_mib: u64,
     /// The part of the output of an agent or a check that is kept, in KiB.
     #[schemars(range(min = 1, max = 65536))]

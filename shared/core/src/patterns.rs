@@ -45,11 +45,11 @@ fn is_pattern(text: &str) -> bool {
 /// Patterns, prepared for many paths.
 #[derive(Debug, Clone, Default)]
 pub struct PathMatcher {
-    patterns: Vec<Prepared>,
+    patterns: Vec<PreparedPattern>,
 }
 
 #[derive(Debug, Clone)]
-struct Prepared {
+struct PreparedPattern {
     pattern: PathPattern,
     parts: Vec<Vec<char>>,
 }
@@ -57,7 +57,7 @@ struct Prepared {
 impl PathMatcher {
     /// Prepares these patterns.
     pub fn new<'a>(patterns: impl IntoIterator<Item = &'a PathPattern>) -> Self {
-        let prepare = |pattern: &PathPattern| Prepared {
+        let prepare = |pattern: &PathPattern| PreparedPattern {
             pattern: pattern.clone(),
             parts: parts(pattern.as_str()),
         };
@@ -70,7 +70,8 @@ impl PathMatcher {
     /// in the place of a directory replaces everything in there.
     pub fn find(&self, path: &str) -> Option<&PathPattern> {
         let path = parts(path);
-        let found = |prepared: &&Prepared| prepared.matches(&path) || prepared.is_below(&path);
+        let found =
+            |prepared: &&PreparedPattern| prepared.matches(&path) || prepared.is_below(&path);
         self.patterns.iter().find(found).map(|found| &found.pattern)
     }
 
@@ -81,7 +82,7 @@ impl PathMatcher {
     }
 }
 
-impl Prepared {
+impl PreparedPattern {
     fn matches(&self, path: &[Vec<char>]) -> bool {
         wildcard(
             &self.parts,

@@ -27,7 +27,7 @@ impl RunLimit {
     }
 }
 
-/// What all processes of a run use together.
+/// The use of all processes of a run together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct RunUsage {
     /// In bytes.

@@ -58,7 +58,7 @@ impl Places {
 
     /// None: something else has become more urgent.
     pub(crate) fn usage(&self, processes: &[Pid], urgent: &dyn Fn() -> bool) -> Option<FileUsage> {
-        let mut seen = Seen::default();
+        let mut seen = CountedFiles::default();
         let mut sum = |places: &[PathBuf]| {
             let bytes = places.iter().map(|path| below(path, &mut seen, urgent));
             bytes.sum::<Option<u64>>()
@@ -80,7 +80,7 @@ fn is_in_memory(path: &Path) -> bool {
 
 impl FileUsage {
     /// Adds the open files of a process that have no name, or never had one.
-    fn add_nameless(&mut self, pid: Pid, seen: &mut Seen) {
+    fn add_nameless(&mut self, pid: Pid, seen: &mut CountedFiles) {
         let open = fs::read_dir(format!("/proc/{pid}/fd"));
         for entry in open.into_iter().flatten().flatten() {
             let path = entry.path();
@@ -99,9 +99,9 @@ impl FileUsage {
 
 /// Files with several names, or without one, that were counted.
 #[derive(Default)]
-struct Seen(HashSet<(u64, u64)>);
+struct CountedFiles(HashSet<(u64, u64)>);
 
-impl Seen {
+impl CountedFiles {
     fn is_new(&mut self, device: u64, inode: u64) -> bool {
         self.0.insert((device, inode))
     }
@@ -109,7 +109,7 @@ impl Seen {
 
 /// Bytes below a directory, on its own file system. Links are not followed. None: the walk was given
 /// up.
-fn below(directory: &Path, seen: &mut Seen, urgent: &dyn Fn() -> bool) -> Option<u64> {
+fn below(directory: &Path, seen: &mut CountedFiles, urgent: &dyn Fn() -> bool) -> Option<u64> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let Ok(root) = openat(CWD, directory, flags, Mode::empty()) else {
         return Some(0);
@@ -117,7 +117,7 @@ fn below(directory: &Path, seen: &mut Seen, urgent: &dyn Fn() -> bool) -> Option
     let Ok(stat) = fstat(&root) else {
         return Some(0);
     };
-    let mut walk = Walk {
+    let mut walk = DiskWalk {
         device: stat.st_dev,
         seen,
         urgent,
@@ -128,31 +128,31 @@ fn below(directory: &Path, seen: &mut Seen, urgent: &dyn Fn() -> bool) -> Option
     (!walk.given_up).then_some(walk.sum)
 }
 
-struct Walk<'a> {
+struct DiskWalk<'a> {
     device: u64,
-    seen: &'a mut Seen,
+    seen: &'a mut CountedFiles,
     urgent: &'a dyn Fn() -> bool,
     given_up: bool,
     sum: u64,
 }
 
 /// A directory that is still to be read: a path below an open one.
-struct Pending {
+struct PendingDirectory {
     base: Rc<OwnedFd>,
     path: Vec<u8>,
 }
 
-impl Pending {
+impl PendingDirectory {
     fn open(&self, how: OFlags) -> rustix::io::Result<OwnedFd> {
         let flags = how | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         openat(&*self.base, self.path.as_slice(), flags, Mode::empty())
     }
 }
 
-impl Walk<'_> {
+impl DiskWalk<'_> {
     /// Adds everything below an open directory.
     fn all(&mut self, root: Rc<OwnedFd>, nested: usize) {
-        let mut open = vec![Pending {
+        let mut open = vec![PendingDirectory {
             base: root,
             path: b".".to_vec(),
         }];
@@ -173,9 +173,9 @@ impl Walk<'_> {
     /// Adds the entries of one directory. Its directories are to be read next.
     fn read(
         &mut self,
-        at: &Pending,
+        at: &PendingDirectory,
         directory: &OwnedFd,
-        open: &mut Vec<Pending>,
+        open: &mut Vec<PendingDirectory>,
     ) -> rustix::io::Result<()> {
         let entries = Dir::read_from(directory)?;
         let mut base = Rc::clone(&at.base);
@@ -198,7 +198,7 @@ impl Walk<'_> {
                 path.push(b'/');
                 path.extend_from_slice(name);
                 let base = Rc::clone(&base);
-                open.push(Pending { base, path });
+                open.push(PendingDirectory { base, path });
             }
         }
         Ok(())
@@ -218,7 +218,12 @@ impl Walk<'_> {
 
     /// Adds what lies below a directory that its owner may not read, and gives the directory its mode
     /// back. Only needed without the right to read everything.
-    fn read_unreadable(&mut self, next: &Pending, nested: usize, open: &mut Vec<Pending>) {
+    fn read_unreadable(
+        &mut self,
+        next: &PendingDirectory,
+        nested: usize,
+        open: &mut Vec<PendingDirectory>,
+    ) {
         let directory = match next.path.as_slice() {
             b"." => next.base.try_clone().ok(),
             _ => next.open(OFlags::PATH).ok(),
@@ -234,7 +239,7 @@ impl Walk<'_> {
         }
         let directory = Rc::new(directory);
         if nested == NESTED {
-            open.push(Pending {
+            open.push(PendingDirectory {
                 base: directory,
                 path: b".".to_vec(),
             });

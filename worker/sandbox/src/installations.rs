@@ -7,9 +7,9 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::path_walk::{PathKind, Walk, walk};
 use crate::system;
 use crate::toolchains::ToolchainLookup;
-use crate::walk::{PathKind, Walk, walk};
 
 /// Each link and each virtual environment is a step.
 const MOST_STEPS: usize = 20;

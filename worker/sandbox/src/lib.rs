@@ -24,6 +24,7 @@ mod launch;
 mod message;
 mod namespaces;
 mod network;
+pub mod path_walk;
 mod plan;
 pub mod probe;
 pub mod processes;
@@ -35,7 +36,6 @@ mod system;
 pub mod toolchains;
 mod usage;
 mod view;
-pub mod walk;
 mod warm;
 mod watch;
 

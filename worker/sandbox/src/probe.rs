@@ -172,9 +172,9 @@ fn try_layers(
     running.until_ended()?;
     let verdict = fs::read(place.tree().join(VERDICT))?;
     match serde_json::from_slice(&verdict).map_err(io::Error::from)? {
-        Verdict::Holds { own_proc } => Ok(Proven { layers, own_proc }),
-        Verdict::Open(problem) => Err(ProbeFailure::Open(problem)),
-        Verdict::Hindered(hindrance) => Err(hindrance.into()),
+        ProbeVerdict::Holds { own_proc } => Ok(Proven { layers, own_proc }),
+        ProbeVerdict::Open(problem) => Err(ProbeFailure::Open(problem)),
+        ProbeVerdict::Hindered(hindrance) => Err(hindrance.into()),
     }
 }
 
@@ -338,7 +338,7 @@ struct ProbeTask {
 /// The findings of the program of a self-test.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Verdict {
+enum ProbeVerdict {
     Holds { own_proc: bool },
     Open(String),
     Hindered(Hindrance),
@@ -358,14 +358,14 @@ pub(crate) fn inside(arguments: &[OsString]) -> ! {
 }
 
 impl ProbeTask {
-    fn verdict(&self) -> Verdict {
+    fn verdict(&self) -> ProbeVerdict {
         // First, because the worker waits for it.
         if let Err(hindrance) = self.does_what_it_must() {
-            return Verdict::Hindered(hindrance);
+            return ProbeVerdict::Hindered(hindrance);
         }
         match self.gap() {
-            Some(gap) => Verdict::Open(format!("in the self-test a program {gap}")),
-            None => Verdict::Holds {
+            Some(gap) => ProbeVerdict::Open(format!("in the self-test a program {gap}")),
+            None => ProbeVerdict::Holds {
                 own_proc: sees_only_its_own_processes(),
             },
         }

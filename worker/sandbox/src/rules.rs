@@ -11,10 +11,10 @@ use landlock::{
 };
 use rustix::fs::{FileType, fstat};
 
+use crate::path_walk::open_end;
 use crate::plan::{Level, Plan};
 use crate::show::{Entries, PathAccess, parts};
 use crate::system;
-use crate::walk::open_end;
 
 /// With ABI 1 a file cannot be moved to another directory, and then cargo, npm and others fail.
 pub(crate) const LEAST_ABI: u32 = 2;

@@ -5,9 +5,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::path_walk::{PathKind, Walk, kind_of, walk};
 use crate::plan::Plan;
 use crate::system;
-use crate::walk::{PathKind, Walk, kind_of, walk};
 
 /// How a path is shown. Everything below a shown directory is shown the same way, unless it has an
 /// entry of its own.

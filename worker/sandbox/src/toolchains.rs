@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::walk::{PathKind, kind_of, walk};
+use crate::path_walk::{PathKind, kind_of, walk};
 
 /// A toolchain that lives in the home directory.
 struct Toolchain {

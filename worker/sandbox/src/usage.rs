@@ -1,6 +1,6 @@
 //! The memory of a run's processes, as `/proc` shows it.
 //!
-//! Files in memory are not in it, because their pages need no process: [`walk`](crate::walk) finds them.
+//! Files in memory are not in it, because their pages need no process: [`walk`](crate::path_walk) finds them.
 
 use std::fs;
 

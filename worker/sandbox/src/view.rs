@@ -20,10 +20,10 @@ use rustix::mount::{
 };
 
 use crate::message::{AtStep as _, SetupError, SetupStep, named};
+use crate::path_walk::open_end;
 use crate::plan::Plan;
 use crate::show::{Entries, PathAccess};
 use crate::system;
-use crate::walk::open_end;
 
 const SEALED: MountFlags = MountFlags::RDONLY
     .union(MountFlags::NOSUID)

@@ -1,4 +1,4 @@
-//! What is found before an LLM is asked: files that the base lacks, checks that cannot start, and
+//! Finds mistakes before an LLM is asked: files that the base lacks, checks that cannot start, and
 //! checks that prove nothing.
 
 use std::ffi::OsStr;

@@ -28,7 +28,7 @@ const CPU_WEIGHT: &str = "20";
 const REMOVAL_TRIES: u32 = 200;
 const REMOVAL_PAUSE_MS: u16 = 10;
 
-/// What enforces the limits of whole runs.
+/// The mechanism that enforces the limits of whole runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LimitsBy {
     /// The kernel, with a control group for each run. The disk is watched.
@@ -38,7 +38,7 @@ pub enum LimitsBy {
 }
 
 impl LimitsBy {
-    /// What enforces the limits of this process's runs.
+    /// The mechanism that enforces the limits of this process's runs.
     pub fn of_this_process() -> Self {
         match delegation() {
             Ok(_) => Self::Cgroup,
@@ -306,7 +306,7 @@ impl RunGroup {
         join(&self.home)
     }
 
-    /// What the kernel has refused to the run.
+    /// The refusals of the kernel to the run.
     pub(super) fn exceeded(&self) -> Option<Exceeded> {
         let of = |limit, allowed| Exceeded {
             limit,

@@ -17,7 +17,7 @@ const LOOK_EVERY_MS: u16 = 100;
 /// If memory runs out, the kernel ends programs with this score before the worker.
 const OOM_SCORE: &str = "800";
 
-/// What a helper has to do, apart from the program: comes first on the line.
+/// The task of a helper, apart from the program: comes first on the line.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct HelperOrder {
@@ -109,7 +109,7 @@ impl Limiter {
         refused.or_else(|| watch?.exceeded(descendants, urgent))
     }
 
-    /// What the kernel has refused to the run.
+    /// The refusals of the kernel to the run.
     pub(super) fn refused(&self) -> Option<Exceeded> {
         self.group.as_ref()?.exceeded()
     }

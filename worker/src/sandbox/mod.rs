@@ -169,7 +169,7 @@ impl SandboxLauncher {
         Some(self.confinement.as_ref()?.walls(command))
     }
 
-    /// What the helper needs to know about this command.
+    /// The order to the helper about this command.
     fn order(&self, command: &SandboxCommand, plan: Option<Plan>) -> HelperOrder {
         let limits = RunLimits {
             memory_bytes: self.limits.max_total_memory_bytes,

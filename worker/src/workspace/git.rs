@@ -118,7 +118,7 @@ impl Git {
             options: vec![arg("--git-dir=", git_dir)],
             checkout: None,
             env: Vec::new(),
-            input: Input::Bytes(Vec::new()),
+            input: GitInput::Bytes(Vec::new()),
             timeout: LOCAL_TIMEOUT,
             output_limit: OUTPUT_LIMIT,
             remote: false,
@@ -134,7 +134,7 @@ fn arg(option: &str, value: &Path) -> OsString {
 
 /// The standard input of git.
 #[derive(Debug)]
-enum Input {
+enum GitInput {
     Bytes(Vec<u8>),
     File(File),
 }
@@ -146,7 +146,7 @@ pub(super) struct GitCommand<'a> {
     options: Vec<OsString>,
     checkout: Option<Checkout<'a>>,
     env: Vec<(OsString, OsString)>,
-    input: Input,
+    input: GitInput,
     timeout: Duration,
     output_limit: usize,
     remote: bool,
@@ -180,12 +180,12 @@ impl<'a> GitCommand<'a> {
     }
 
     pub(super) fn input(mut self, bytes: Vec<u8>) -> Self {
-        self.input = Input::Bytes(bytes);
+        self.input = GitInput::Bytes(bytes);
         self
     }
 
     pub(super) fn input_file(mut self, file: File) -> Self {
-        self.input = Input::File(file);
+        self.input = GitInput::File(file);
         self
     }
 
@@ -217,9 +217,9 @@ impl<'a> GitCommand<'a> {
         if let Some(checkout) = &checkout {
             command.current_dir(checkout.handle());
         }
-        let input = match std::mem::replace(&mut self.input, Input::Bytes(Vec::new())) {
-            Input::Bytes(bytes) => bytes,
-            Input::File(file) => {
+        let input = match std::mem::replace(&mut self.input, GitInput::Bytes(Vec::new())) {
+            GitInput::Bytes(bytes) => bytes,
+            GitInput::File(file) => {
                 command.stdin(file);
                 Vec::new()
             }

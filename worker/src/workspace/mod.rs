@@ -155,10 +155,10 @@ impl Workspaces {
         &self,
         name: &Repository,
         base: Option<&GitRef>,
-    ) -> Result<Source, TaskFailure> {
+    ) -> Result<TaskSource, TaskFailure> {
         if !source::is_url(name) {
             let local = source::local_repository(name, &self.config.roots)?;
-            return Ok(Source {
+            return Ok(TaskSource {
                 git_dir: local.git_dir,
                 head: local.head,
                 candidates: vec![base.map_or_else(|| "HEAD".to_owned(), ToString::to_string)],
@@ -173,7 +173,7 @@ impl Workspaces {
                 branch.await.map_err(unreadable)?.into_iter().collect()
             }
         };
-        Ok(Source {
+        Ok(TaskSource {
             head: mirror.clone(),
             git_dir: mirror,
             candidates,
@@ -181,7 +181,7 @@ impl Workspaces {
     }
 
     /// The branches that the base was read from, as the agent is to see them.
-    async fn branches(&self, source: &Source, found_as: &str) -> Vec<String> {
+    async fn branches(&self, source: &TaskSource, found_as: &str) -> Vec<String> {
         if let Some(branch) = found_as.strip_prefix(mirror::BRANCHES) {
             return vec![format!("refs/heads/{branch}"), found_as.to_owned()];
         }
@@ -243,7 +243,7 @@ impl Workspaces {
     /// The full id of the first candidate that names a commit, and the candidate.
     async fn resolve(
         &self,
-        source: &Source,
+        source: &TaskSource,
         name: &Repository,
         base: Option<&GitRef>,
     ) -> Result<(String, String), TaskFailure> {
@@ -293,7 +293,7 @@ impl Workspaces {
 }
 
 /// The place that a base is read from.
-struct Source {
+struct TaskSource {
     /// The git directory with objects and branches.
     git_dir: PathBuf,
     /// The git directory with HEAD.

@@ -17,7 +17,7 @@ use super::directory::Directory;
 /// The files of an overlay: path in the repository, and content.
 pub type Overlay = BTreeMap<RelativePath, String>;
 
-/// What [`lay_over`] has made in a checkout. It stays there until [`Self::take_back`].
+/// The files that [`lay_over`] has made in a checkout. They stay there until [`Self::take_back`].
 #[derive(Debug, Default)]
 #[must_use = "the files stay in the checkout"]
 pub struct LaidOver {
@@ -25,7 +25,7 @@ pub struct LaidOver {
     made: Vec<PathBuf>,
 }
 
-/// Writes the files into the checkout `tree`. What lies in the way is removed.
+/// Writes the files into the checkout `tree`. Anything in the way is removed.
 ///
 /// # Errors
 /// If a file cannot be written, or `tree` is not a directory. Then nothing stays.

@@ -102,7 +102,7 @@ impl Worktree {
     /// garbage collection until [`RepositoryHandle::forget`].
     ///
     /// # Errors
-    /// [`ErrorKind::Workspace`](pool_core::result::ErrorKind::Workspace) if git fails.
+    /// [`ErrorKind::Workspace`] if git fails.
     pub async fn commit(&self, credit: &Credit<'_>) -> Result<String, TaskFailure> {
         self.try_commit(credit)
             .await
@@ -148,7 +148,7 @@ impl Worktree {
     /// Removes everything of this attempt except its commit.
     ///
     /// # Errors
-    /// [`ErrorKind::Workspace`](pool_core::result::ErrorKind::Workspace) if files remain. The next worker that starts after this process has
+    /// [`ErrorKind::Workspace`] if files remain. The next worker that starts after this process has
     /// ended removes them.
     pub async fn remove(mut self) -> Result<(), TaskFailure> {
         if self.keeps_base.load(Ordering::Relaxed) {

@@ -12,7 +12,7 @@ use super::{World, alive, users};
 /// The most for a whole run of a program that does nothing, in the middle of all runs.
 const SETUP: Duration = Duration::from_millis(50);
 
-/// What a run could leave behind.
+/// The things that a run could leave behind.
 #[derive(Debug, PartialEq, Eq)]
 struct Remains {
     mounts: usize,

@@ -105,7 +105,7 @@ const BLOCKED_GIT: &str = "echo fixed >calc.py; objects=$(head -n 1 .git/objects
 
 #[tokio::test]
 async fn the_time_limit_of_a_task_bounds_the_workers_own_git() {
-    let rig = Rig::start(Bench::new(), BLOCKED_GIT).await;
+    let rig = Rig::without_layers(Bench::new(), BLOCKED_GIT).await;
     let began = Instant::now();
     let result = rig.outcome(json!({"limits": {"timeout_s": 3}})).await;
     assert_eq!(word(&result), "task_timeout", "{result:?}");
@@ -118,7 +118,7 @@ async fn the_time_limit_of_a_task_bounds_the_workers_own_git() {
 
 #[tokio::test]
 async fn cancelling_ends_the_workers_own_git() {
-    let rig = Rig::start(Bench::new(), BLOCKED_GIT).await;
+    let rig = Rig::without_layers(Bench::new(), BLOCKED_GIT).await;
     let work = rig.bench.dir.path().join("work").display().to_string();
     let stop = CancellationToken::new();
     let stopping = async {

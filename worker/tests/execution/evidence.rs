@@ -1,4 +1,4 @@
-//! What a check proves: it is tried on the base, sees files that the agent does not, and may be flaky.
+//! The proof of a check: it is tried on the base, sees files that the agent does not, and may be flaky.
 
 use std::path::Path;
 

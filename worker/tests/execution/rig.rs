@@ -45,6 +45,12 @@ impl Rig {
         Self::in_directory(bench, script, defaults, &work).await
     }
 
+    /// The same for an agent that reaches other files than its own.
+    pub(crate) async fn without_layers(bench: Bench, script: &str) -> Self {
+        let sections = json!({"sandbox": {"level": "off"}});
+        Self::with_sections(bench, script, sections).await
+    }
+
     /// The same with another sandbox.
     pub(crate) async fn in_sandbox(bench: Bench, script: &str, sandbox: SandboxLauncher) -> Self {
         Self::build(bench, script, json!({}), Some(sandbox)).await
@@ -64,7 +70,8 @@ impl Rig {
         Self::with_sections(bench, script, sections).await
     }
 
-    /// The same with these sections in the pool file. `sandbox` is `off` unless it is among them.
+    /// The same with these sections in the pool file. The sandbox is that of `support::sandbox`
+    /// unless it is among them.
     pub(crate) async fn with_sections(bench: Bench, script: &str, sections: Value) -> Self {
         Self::build(bench, script, sections, None).await
     }

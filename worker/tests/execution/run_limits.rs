@@ -1,4 +1,4 @@
-//! What becomes of an attempt when a run uses more than it may, or when there is no sandbox for it.
+//! The end of an attempt whose run uses more than it may, or for which there is no sandbox.
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -101,9 +101,6 @@ async fn a_task_without_a_sandbox_is_handed_back_and_the_worker_knows() {
         "it says why: {}",
         hand_back.why
     );
-    assert_eq!(
-        health.trouble().as_deref(),
-        Some(expected),
-        "the gate can shut"
-    );
+    let trouble = health.trouble().unwrap_or_default();
+    assert!(trouble.contains(expected), "the gate can shut: {trouble:?}");
 }

@@ -17,7 +17,7 @@ use worker::workspace::Workspaces;
 
 use crate::repo::{Bench, task, write};
 use crate::rig::{Rig, word};
-use crate::support::{eventually, helper, limits, path, sandbox};
+use crate::support::{eventually, helper, limits, path, sandbox, unconfined};
 
 fn nobody() -> Watch {
     Watch::new(CancellationToken::new())
@@ -183,7 +183,7 @@ signal.signal(signal.SIGTERM, lambda *_: (open({ended:?}, \"w\").close(), sys.ex
 open({up:?}, \"w\").close()
 time.sleep(600)'"
     );
-    let rig = Rig::start(Bench::new(), &script).await;
+    let rig = Rig::without_layers(Bench::new(), &script).await;
     let stop = CancellationToken::new();
     let stopping = async {
         assert!(eventually(|| up.exists()).await, "the agent is up");
@@ -216,7 +216,7 @@ async fn a_program_that_stands_still_is_cancelled_within_a_second() {
         watch.cancel.cancel();
         Instant::now()
     };
-    let (sandbox, stopped) = (sandbox(), command(&["/usr/bin/python3", "-c", &script]));
+    let (sandbox, stopped) = (unconfined(), command(&["/usr/bin/python3", "-c", &script]));
     let (finished, since) = tokio::join!(sandbox.run(stopped, &watch), stopping);
     assert_eq!(
         finished.expect("it started").exit,

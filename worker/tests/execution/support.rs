@@ -4,6 +4,8 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use pool_core::pool::{self, SandboxLevel, SandboxNetwork};
@@ -11,13 +13,15 @@ use tokio::time::{Instant, sleep};
 use worker::sandbox::warm::WarmPart;
 use worker::sandbox::{CommandAccess, SandboxCommand, SandboxLauncher};
 
-/// The limits of the sample pool. `POOL_TEST_SANDBOX` names the level for all tests of this crate; the
-/// tests of the kernel layers choose their own.
+/// The limits of the sample pool. `POOL_TEST_SANDBOX` names the level for all tests of this crate.
+/// Without it, it is `strict` if this machine supports that. Some tests choose their own.
 pub(crate) fn limits() -> pool::Sandbox {
     let level = match std::env::var("POOL_TEST_SANDBOX").as_deref() {
         Ok("strict") => SandboxLevel::Strict,
         Ok("files") => SandboxLevel::Files,
-        Ok(_) | Err(_) => SandboxLevel::Off,
+        Ok(_) => SandboxLevel::Off,
+        Err(_) if strict_works() => SandboxLevel::Strict,
+        Err(_) => SandboxLevel::Off,
     };
     pool::Sandbox {
         level,
@@ -32,6 +36,26 @@ pub(crate) fn limits() -> pool::Sandbox {
         max_processes: 4096,
         max_output_bytes: 256 * 1024,
     }
+}
+
+/// Whether the worker's self-test proves `strict` here.
+fn strict_works() -> bool {
+    static WORKS: LazyLock<bool> = LazyLock::new(|| {
+        let pool = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/pool.yaml");
+        let mut test = Command::new(helper());
+        test.args(["sandbox", "--level", "strict", "--pool", pool]);
+        test.output().expect("the worker runs").status.success()
+    });
+    *WORKS
+}
+
+/// A sandbox without kernel layers, for programs that reach other files than their own.
+pub(crate) fn unconfined() -> SandboxLauncher {
+    let limits = pool::Sandbox {
+        level: SandboxLevel::Off,
+        ..limits()
+    };
+    SandboxLauncher::with_helper(&limits, helper())
 }
 
 pub(crate) fn helper() -> PathBuf {

@@ -7,7 +7,7 @@
 
 mod files;
 mod removal;
-mod walk;
+mod tree_walk;
 
 use std::ffi::{OsStr, OsString};
 use std::io;

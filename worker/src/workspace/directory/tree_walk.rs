@@ -11,7 +11,7 @@ use super::{Directory, Entry, OPEN_AT_ONCE};
 pub(crate) type Visit<'a> = dyn FnMut(&Directory, &Path, &Entry) -> io::Result<bool> + 'a;
 
 /// The directories that a walk has not entered.
-struct Walk<'a> {
+struct TreeWalk<'a> {
     /// They are too deep for now.
     later: &'a mut Vec<PathBuf>,
     mounted: &'a mut Vec<PathBuf>,
@@ -30,7 +30,7 @@ impl Directory {
             let (later, mounted) = (&mut starts, &mut mounted);
             match self.descend(&start) {
                 Ok(directory) => {
-                    let mut found = Walk { later, mounted };
+                    let mut found = TreeWalk { later, mounted };
                     directory.walk_from(&start, OPEN_AT_ONCE, visit, &mut found)?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::CrossesDevices => mounted.push(start),
@@ -45,7 +45,7 @@ impl Directory {
         start: &Path,
         levels: u32,
         visit: &mut Visit<'_>,
-        found: &mut Walk<'_>,
+        found: &mut TreeWalk<'_>,
     ) -> io::Result<()> {
         for entry in self.entries()? {
             let path = start.join(&entry.name);
