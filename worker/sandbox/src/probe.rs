@@ -84,7 +84,7 @@ pub fn prove(
     if level == Level::Files && layers.landlock == 0 {
         return Err(without_landlock(landlock_abi()));
     }
-    let place = ProbeDirectory::new(workspace).map_err(|error| LevelUnavailable {
+    let place = ProbeDirectory::with_room(workspace).map_err(|error| LevelUnavailable {
         level,
         cause: format!(
             "the self-test cannot write to the workspace directory {}: {error}",
@@ -210,6 +210,21 @@ fn private() -> fs::DirBuilder {
 struct ProbeDirectory(PathBuf);
 
 impl ProbeDirectory {
+    /// A full disk must not keep a worker from its start: its tasks fail by name until there is room.
+    /// So the worktree of the self-test then lies in the directory for temporary files.
+    fn with_room(workspace: &Path) -> io::Result<Self> {
+        let is_full = |error: &io::Error| {
+            matches!(
+                error.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            )
+        };
+        match Self::new(workspace) {
+            Err(error) if is_full(&error) => Self::new(&std::env::temp_dir()).map_err(|_| error),
+            made => made,
+        }
+    }
+
     fn new(directory: &Path) -> io::Result<Self> {
         private().recursive(true).create(directory)?;
         for number in 0..u32::MAX {
