@@ -66,8 +66,8 @@ impl Checked {
 /// check is there only while it runs. `watch` is called with the name of each check when it begins.
 ///
 /// # Errors
-/// [`ErrorKind::Workspace`] if the home directory or the
-/// sandbox cannot be made; also the errors of `renew`.
+/// [`ErrorKind::Workspace`] if the home directory cannot be made, or the helper breaks;
+/// [`ErrorKind::Sandbox`] if the kernel layers cannot be set up; also the errors of `renew`.
 pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
     checks: &[AcceptanceCheck],
     config: &pool::Acceptance,
@@ -168,6 +168,10 @@ impl CheckEnvironment<'_> {
             Err(LaunchError::Sandbox(refused)) => {
                 let message = format!("the checks did not start: {refused}");
                 Err(TaskFailure::new(ErrorKind::Sandbox, message))
+            }
+            // It is not the check that failed, so a repair would be of no use.
+            Err(broken @ (LaunchError::Helper { .. } | LaunchError::NoReport(_))) => {
+                Err(failure("a check did not come to its end", broken))
             }
             finished => Ok(finished),
         }

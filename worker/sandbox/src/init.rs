@@ -120,6 +120,7 @@ fn confine(stage: &SandboxStage, argv: &[OsString]) -> Result<(SignalFd, Warm), 
         SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC,
     )
     .at(SetupStep::Rights)?;
+    rights::limit_processes(plan.limits.processes).at(SetupStep::Rights)?;
     let shown = show::entries(plan);
     view::enter(plan, &shown)?;
     std::env::set_current_dir(&plan.directory).at(SetupStep::View)?;

@@ -95,7 +95,7 @@ const KINDS: [InstallationKind; 12] = [
 const VIRTUAL_ENVIRONMENT: &str = "pyvenv.cfg";
 
 /// Files that may hold passwords, in an installation that is shown as a whole.
-const SECRETS: [&str; 2] = [".condarc", "condarc"];
+const SECRETS: [&str; 4] = [".condarc", "condarc", "pip.conf", "conda-meta/state"];
 
 /// The paths that programs need.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::SigSet;
 use rustix::process::{
     DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal,
@@ -46,6 +47,19 @@ pub(crate) fn keep_capabilities_over_exec() -> io::Result<()> {
         configure_capability_in_ambient_set(one, true)?;
     }
     Ok(())
+}
+
+/// Bounds the processes of the namespace of users that this process is in; 0: unlimited. A limit
+/// that is set before the namespace is made would count all processes of the user.
+pub(crate) fn limit_processes(most: u64) -> io::Result<()> {
+    /// So that a run is ended with that cause before the kernel refuses a process.
+    const MORE: u64 = 64;
+    if most == 0 {
+        return Ok(());
+    }
+    let (_, allowed) = getrlimit(Resource::RLIMIT_NPROC)?;
+    let most = allowed.min(most.saturating_add(MORE));
+    Ok(setrlimit(Resource::RLIMIT_NPROC, most, most)?)
 }
 
 /// Gives all capabilities up, for this process and everything that it starts.

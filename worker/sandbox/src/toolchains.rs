@@ -191,24 +191,27 @@ fn holds_password(machine: &impl ToolchainLookup, file: &Path) -> bool {
     let is_configuration = ["config", "config.toml"]
         .iter()
         .any(|name| file.ends_with(name));
-    is_configuration
-        && machine
-            .read_text(file)
-            .is_some_and(|text| text.lines().any(is_password))
+    let unreadable_or_secret = || {
+        let text = machine.read_text(file);
+        text.is_none_or(|text| text.lines().any(is_password))
+    };
+    is_configuration && machine.kind(file).is_some() && unreadable_or_secret()
 }
 
 fn is_password(line: &str) -> bool {
+    let line = &line.to_lowercase();
     let mut keys: Vec<&str> = line.split('=').collect();
     keys.pop();
     let is_key = |text: &str| {
         let text = text.trim_end_matches([' ', '\t', '"', '\'']);
-        ["token", "secret-key", "password"]
+        ["token", "secret", "-key", "_key", "password", "passwd"]
             .iter()
             .any(|key| text.ends_with(key))
     };
-    let mut users = line.split("://").skip(1).filter_map(|rest| {
-        let host = rest.split(['/', '"', '\'']).next()?;
-        Some(host.rsplit_once('@')?.0)
+    // A user and a password in an address, which need not have a scheme.
+    let mut users = line.split(['/', '"', '\'', ' ']).filter_map(|part| {
+        let (user, _host) = part.rsplit_once('@')?;
+        Some(user)
     });
     keys.into_iter().any(is_key) || users.any(|user| user != "git")
 }
@@ -292,6 +295,9 @@ pub(crate) mod tests {
             ("ours = { index = \"https://a/b\", token = \"x\" }", true),
             ("[http]\nproxy = \"http://me:secret@proxy:80\"", true),
             ("[source.ours]\nregistry = \"https://x:y@ours/index\"", true),
+            ("[env]\nGITHUB_TOKEN = \"x\"", true),
+            ("[env]\nAPI_KEY = { value = \"x\" }", true),
+            ("[http]\nproxy = \"me:secret@proxy:80\"", true),
             ("[source.ours]\nregistry = \"ssh://git@ours/index\"", false),
             ("[build]\njobs = 2", false),
         ] {

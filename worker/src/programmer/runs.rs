@@ -224,13 +224,18 @@ pub(super) fn repair_prompt(
     } else {
         format!("\nThese failed as well: {}.", others.join(", "))
     };
+    // The code under test could print the files of the overlay, which the agent must not see.
+    let output = if check.overlay.is_empty() {
+        format!("The end of its output:\n\n{}\n", tail(&report.output_tail))
+    } else {
+        "Its output is not shown, because it uses files that you do not see.\n".to_owned()
+    };
     format!(
         "{instruction}\n\nThe files already contain a change for this task, but the acceptance check {:?} failed.\n\
-         Its command: {}\n{exit} The end of its output:\n\n{}\n{others}\n\
+         Its command: {}\n{exit} {output}{others}\n\
          Fix the code so that this check passes. Change the code, not the check.\n",
         check.name,
         command_line(&check.run),
-        tail(&report.output_tail),
     )
 }
 

@@ -320,6 +320,22 @@ fn a_repair_prompt_holds_the_task_and_what_the_failed_check_said() {
 }
 
 #[test]
+fn a_repair_prompt_shows_no_output_of_a_check_with_hidden_files() {
+    let mut hidden = check("hidden", &["python3", "t.py"]);
+    let path = "t.py".parse().expect("a path");
+    hidden
+        .overlay
+        .insert(path, "assert median([1]) == 1".to_owned());
+    let said = "t.py: assert median([1]) == 1";
+    let prompt = repair_prompt("x", &[hidden], &[report("hidden", Some(1), said)]);
+    assert!(
+        prompt.contains("It exited with status 1. Its output is not shown")
+            && !prompt.contains("median"),
+        "{prompt}"
+    );
+}
+
+#[test]
 fn of_much_output_a_repair_prompt_holds_the_end() {
     let output = format!("{}ä the reason", "ä".repeat(4096));
     let prompt = repair_prompt("x", &[check("a", &["a"])], &[report("a", Some(1), &output)]);

@@ -121,7 +121,12 @@ impl Work<'_> {
     /// # Errors
     /// The failure, if something other than a run failed.
     pub(super) async fn all_runs(&self, findings: &mut Findings) -> Result<Finish, TaskFailure> {
-        self.preflight(findings).await?;
+        match self.preflight(findings).await {
+            Err(failure) if failure.kind == ErrorKind::Sandbox => {
+                return Ok(Finish::HandBack(failure));
+            }
+            looked => looked?,
+        }
         let instruction = &self.task.message.instruction;
         let mut history = Vec::new();
         let mut assignment = Assignment {
@@ -400,11 +405,11 @@ impl Work<'_> {
             return Ok(RunEnd::Passed);
         };
         let failure = match over {
-            Some(CheckLimit { check, exceeded }) => {
+            Some(CheckLimit { check, exceeded }) if check == name => {
                 let message = format!("the acceptance check {check:?} {exceeded}");
                 TaskFailure::new(ErrorKind::Limit, message)
             }
-            None => TaskFailure::new(
+            Some(_) | None => TaskFailure::new(
                 ErrorKind::AcceptanceFailed,
                 format!("the acceptance check {name:?} failed"),
             ),

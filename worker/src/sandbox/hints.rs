@@ -283,16 +283,27 @@ mod tests {
         }
     }
 
+    /// A directory outside of those that are never shared. The build may lie in one of them.
+    fn lasting_directory() -> tempfile::TempDir {
+        let program = std::env::current_exe().expect("the path of this test");
+        let places = [
+            program.parent().expect("its directory"),
+            "/srv".as_ref(),
+            "/opt".as_ref(),
+        ];
+        let lasts = |place: &&Path| !NEVER_SHARED.iter().any(|never| place.starts_with(never));
+        let mut lasting = places.into_iter().filter(lasts);
+        let made = lasting.find_map(|place| tempfile::tempdir_in(place).ok());
+        made.expect("a directory for files that last")
+    }
+
     fn hints(level: Level, dir: &Path, output: &str) -> Vec<String> {
         walls(level, dir).about_paths(&output.replace("~", &dir.display().to_string()))
     }
 
     #[test]
     fn a_path_that_exists_and_is_not_shown_is_named_with_its_key() {
-        // Outside of /tmp, which is never shared.
-        let program = std::env::current_exe().expect("the path of this test");
-        let beside = program.parent().expect("its directory");
-        let dir = tempfile::tempdir_in(beside).expect("a directory");
+        let dir = lasting_directory();
         for name in [".m2", "shown", "tree", "work/other", ".ssh", "conf"] {
             std::fs::create_dir_all(dir.path().join(name)).expect("a directory");
         }

@@ -186,19 +186,19 @@ impl SandboxLauncher {
         }
     }
 
-    /// How many processes the user may have, or in `strict` the run; 0: unlimited. It is more than
-    /// `max_processes`, so that a run is ended with that cause before the kernel refuses one.
+    /// How many processes the user may have; 0: unlimited. It is more than `max_processes`, so that a
+    /// run is ended with that cause before the kernel refuses one. In `strict` process 1 sets a
+    /// limit that counts only the run.
     fn user_processes(&self, order: &HelperOrder) -> u64 {
         const MORE: u64 = 64;
-        if order.group.is_some() || self.limits.max_processes == 0 {
-            return 0;
-        }
         let strict = order
             .plan
             .as_ref()
             .is_some_and(|plan| plan.layers.level == Level::Strict);
-        let runs = if strict { 1 } else { self.runs };
-        self.limits.max_processes.saturating_mul(runs) + MORE
+        if strict || order.group.is_some() || self.limits.max_processes == 0 {
+            return 0;
+        }
+        self.limits.max_processes.saturating_mul(self.runs) + MORE
     }
 
     /// Runs a command until it ends in any way. None of its processes is alive afterwards.

@@ -41,7 +41,7 @@ pub fn lay_over(tree: &Path, overlay: &Overlay) -> io::Result<LaidOver> {
 }
 
 impl LaidOver {
-    /// Removes everything that was made, wherever the check has moved its directory.
+    /// Removes everything that was made, except for files that the check has moved.
     ///
     /// # Errors
     /// If something cannot be removed.

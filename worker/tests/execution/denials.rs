@@ -7,7 +7,7 @@ use pool_core::result::NetworkAttempts;
 use tokio_util::sync::CancellationToken;
 use worker::sandbox::{Finished, SandboxLauncher, Watch};
 
-use crate::support::{helper, limits, shell};
+use crate::support::{helper, lasting_directory, limits, shell};
 
 /// One attempt of each kind, and then a file of the machine.
 const SCRIPT: &str = "(exec 3<>/dev/tcp/10.1.2.3/80) 2>/dev/null
@@ -30,8 +30,7 @@ async fn run(level: SandboxLevel, network: SandboxNetwork, file: &Path) -> Finis
 
 #[tokio::test]
 async fn refused_connections_are_counted_and_a_hidden_file_is_named() {
-    // Programs have a /tmp of their own, so the file must lie elsewhere.
-    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let place = lasting_directory();
     let file = place.path().join("data.txt");
     std::fs::write(&file, "data").expect("a file");
     let named = file.display().to_string();
