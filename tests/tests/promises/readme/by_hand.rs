@@ -96,6 +96,13 @@ async fn a_pool_is_started_by_hand_as_the_book_says() {
         "{}",
         String::from_utf8_lossy(&healthy.stdout)
     );
+    // The dispatcher knows the programmers before all of them consume.
+    let ready = format!("http://{listen}/ready");
+    eventually("the worker is ready", SOON, async || {
+        let answer = http().get(&ready).send().await.ok()?;
+        answer.status().is_success().then_some(())
+    })
+    .await;
     for place in ["/health", "/ready", "/metrics"] {
         answers(&http(), "GET", &format!("http://{listen}{place}"), None).await;
     }

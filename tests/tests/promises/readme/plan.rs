@@ -189,6 +189,10 @@ pub(super) const IN_LINES: &[(&str, How)] = &[
     ("dispatcher openapi", AsItStands),
     ("pool submit", NotHere("with its tasks, in blocks")),
     (
+        "pool submit --dry-run",
+        NotHere("with its tasks, in a block"),
+    ),
+    (
         "pool submit FILE --dry-run",
         Lines(&["pool submit config/trial/tasks.yaml --dry-run"]),
     ),
