@@ -163,9 +163,22 @@ impl Confinement {
         for directory in &directories {
             lookup.show_directory(directory);
         }
+        // The pool file is the operator's, so its programs may lie among the repositories.
+        let operators = TrustMap {
+            repositories: Vec::new(),
+            ..trust.clone()
+        };
+        let mut named = ProgramLookup {
+            trust: &operators,
+            ..lookup
+        };
         for program in &command.access.programs {
-            lookup.show_program(program);
+            named.show_program(program);
         }
+        let mut lookup = ProgramLookup {
+            trust: &trust,
+            ..named
+        };
         let program = command.argv.first();
         let program = program.and_then(|word| look_up(word, &directories));
         if let Some(program) = program.filter(|file| lookup.is_in_sight(file, &self.read)) {
