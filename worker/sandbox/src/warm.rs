@@ -227,7 +227,7 @@ impl Offer {
 #[derive(Debug, Deserialize)]
 struct Ready {
     pid: i32,
-    /// Why it is none.
+    /// The reason why the server cannot be used.
     error: Option<String>,
 }
 

@@ -138,22 +138,28 @@ impl Confinement {
         }
     }
 
-    /// Whether a program can enter the sandbox from outside: only namespaces can be entered, and
-    /// only those that belong to the fork server's.
-    pub(super) fn can_be_warm(&self) -> bool {
-        self.layers.level == Level::Strict && self.layers.own_network
-    }
-
     /// The paths that the programs of a command need. Those in the directories of `PATH` and those that the
     /// pool file names count, and others only if they are shown already.
     fn programs(&self, command: &SandboxCommand) -> ShownPaths {
         let mut trust = self.trust.clone();
         let own = command.access.write.iter().chain([&command.cwd]);
         trust.written.extend(own.map(|path| real(path)));
-        let mut lookup = ProgramLookup {
+        // The pool file is the operator's, so its programs may lie among the repositories.
+        let operators = TrustMap {
+            repositories: Vec::new(),
+            ..trust.clone()
+        };
+        let mut named = ProgramLookup {
             machine: &ThisMachine,
-            trust: &trust,
+            trust: &operators,
             shown: ShownPaths::default(),
+        };
+        for program in &command.access.programs {
+            named.show_program(program);
+        }
+        let mut lookup = ProgramLookup {
+            trust: &trust,
+            ..named
         };
         let path = command.env.iter().find(|(name, _)| name == "PATH");
         let path = path.map(|(_, value)| value.as_os_str());
@@ -163,22 +169,6 @@ impl Confinement {
         for directory in &directories {
             lookup.show_directory(directory);
         }
-        // The pool file is the operator's, so its programs may lie among the repositories.
-        let operators = TrustMap {
-            repositories: Vec::new(),
-            ..trust.clone()
-        };
-        let mut named = ProgramLookup {
-            trust: &operators,
-            ..lookup
-        };
-        for program in &command.access.programs {
-            named.show_program(program);
-        }
-        let mut lookup = ProgramLookup {
-            trust: &trust,
-            ..named
-        };
         let program = command.argv.first();
         let program = program.and_then(|word| look_up(word, &directories));
         if let Some(program) = program.filter(|file| lookup.is_in_sight(file, &self.read)) {

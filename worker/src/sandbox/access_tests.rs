@@ -83,9 +83,8 @@ fn a_failure_that_may_pass_is_tried_again_and_no_other() {
     }
 }
 
-#[test]
-fn runs_use_the_layers_that_were_proven_and_nothing_else() {
-    let limits = pool::Sandbox {
+fn limits() -> pool::Sandbox {
+    pool::Sandbox {
         level: SandboxLevel::Strict,
         network: SandboxNetwork::Gateway,
         read: Vec::new(),
@@ -97,23 +96,55 @@ fn runs_use_the_layers_that_were_proven_and_nothing_else() {
         max_total_memory_bytes: 0,
         max_disk_bytes: 0,
         max_output_bytes: 0,
+    }
+}
+
+fn command(access: CommandAccess) -> SandboxCommand {
+    SandboxCommand {
+        argv: vec!["true".into()],
+        cwd: "/tree".into(),
+        env: Vec::new(),
+        timeout: Duration::ZERO,
+        silence: None,
+        access,
+        warm: crate::sandbox::warm::WarmPart::None,
+    }
+}
+
+#[test]
+fn a_program_of_the_pool_file_is_shown_from_among_the_repositories() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| dir.path().canonicalize().expect("its path").join(name);
+    std::fs::create_dir_all(at("elsewhere/bin")).expect("a directory");
+    std::fs::write(at("elsewhere/bin/agent"), "").expect("a program");
+    std::fs::create_dir(at("root")).expect("a directory");
+    std::os::unix::fs::symlink(at("elsewhere"), at("root/agent")).expect("a link");
+    let guarded = Guarded {
+        repositories: vec![at("root")],
+        ..Guarded::default()
     };
+    let found = FoundToolchains::default();
+    let confinement = Confinement::new(&limits(), STRICT.layers, guarded, &found);
+    let program = at("root/agent/bin/agent");
+    let shows = |access| confinement.plan(&command(access)).read.contains(&program);
+    let named = CommandAccess {
+        programs: vec![program.clone()],
+        ..CommandAccess::default()
+    };
+    assert!(shows(named), "the operator has named it");
+    assert!(!shows(CommandAccess::default()), "nobody else shows it");
+}
+
+#[test]
+fn runs_use_the_layers_that_were_proven_and_nothing_else() {
     let found = FoundToolchains::default();
     for landlock in [0, 2, 7] {
         let layers = Layers {
             landlock,
             ..STRICT.layers
         };
-        let confinement = Confinement::new(&limits, layers, Guarded::default(), &found);
-        let plan = confinement.plan(&SandboxCommand {
-            argv: vec!["true".into()],
-            cwd: "/tmp".into(),
-            env: Vec::new(),
-            timeout: Duration::ZERO,
-            silence: None,
-            access: CommandAccess::default(),
-            warm: crate::sandbox::warm::WarmPart::None,
-        });
+        let confinement = Confinement::new(&limits(), layers, Guarded::default(), &found);
+        let plan = confinement.plan(&command(CommandAccess::default()));
         assert_eq!(plan.layers, layers, "whatever this kernel has");
     }
 }

@@ -118,7 +118,8 @@ pub(super) fn wire(
             *plan = server_plan(plan.clone());
             wiring.socket = Some(Arc::clone(socket));
         }
-        WarmPart::Run(start) if confinement.can_be_warm() => {
+        // Only namespaces can be entered from outside, and only those that belong to the server's.
+        WarmPart::Run(start) if confinement.gives_own_network() => {
             let Some(servers) = &sandbox.warm else {
                 return wiring;
             };
@@ -173,7 +174,7 @@ impl WarmServers {
         }
     }
 
-    /// Has a server fork a child. Returns the socket to that child, or why there is none.
+    /// Has a server fork a child. Returns the socket to that child, or the reason for a cold start.
     fn take(
         self: &Arc<Self>,
         sandbox: &SandboxLauncher,

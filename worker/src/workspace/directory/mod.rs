@@ -192,7 +192,7 @@ impl Directory {
         Ok(entries)
     }
 
-    /// The kind of the thing with this name. None: there is none.
+    /// The kind of the file with this name. None: no file has this name.
     ///
     /// # Errors
     /// Those of the system.
