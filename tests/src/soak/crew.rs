@@ -126,7 +126,7 @@ impl Camp {
             "providers": {"soak": {"base_url": "http://127.0.0.1:9/v1", "free": true}},
             "agent": agent,
             "workspace": {"dir": "work", "roots": ["repositories"]},
-            "sandbox": {"level": "off"},
+            "sandbox": {"write": [MARKS]},
             "broker": {"heartbeat_s": 4, "timeout_s": 5},
             "events": {"tick_s": 1, "stale_s": 5},
             "load_balancing": {"health_check_interval_s": 1},

@@ -16,8 +16,9 @@ use pool_core::pool::{self, AgentKind};
 use pool_core::result::{ErrorKind, TaskFailure};
 use pool_telemetry::clock::new_id;
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use worker::agent::{AgentRun, Edit, from_config, judge};
+use worker::agent::{AgentRun, Edit, Job, from_config, judge};
 use worker::sandbox::warm::StartKind;
 use worker::sandbox::{GatewayServer, SandboxLauncher, Watch};
 use worker::workspace::WorktreeChanges;
@@ -59,19 +60,39 @@ async fn answer(
     .into_response()
 }
 
+/// An LLM on a port of this machine and, for a run in a network of its own, on the listener of its
+/// sandbox. Both give the same answer until the
+/// test ends.
+fn llm_server(given: Answer) -> GatewayServer {
+    let serve = move |listener: std::net::TcpListener| {
+        let app = Router::new()
+            .route("/v1/chat/completions", post(answer))
+            .with_state(given);
+        listener.set_nonblocking(true).expect("a socket");
+        let listener = TcpListener::from_std(listener).expect("a listener");
+        tokio::spawn(async move { axum::serve(listener, app).await });
+    };
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    serve(listener);
+    GatewayServer {
+        port,
+        serve: Arc::new(serve),
+    }
+}
+
+/// Lets the job use this LLM.
+fn use_llm(job: &mut Job, given: Answer) {
+    let server = llm_server(given);
+    job.base_url = format!("http://127.0.0.1:{}/v1", server.port);
+    job.access.gateway = Some(server);
+}
+
 /// Runs aider on the hostile repository with an LLM that always gives the same answer.
 async fn aider(
     bench: &Bench,
     given: Answer,
 ) -> (AgentRun, WorktreeChanges, Result<Edit, TaskFailure>) {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .expect("a port");
-    let address = listener.local_addr().expect("an address");
-    let app = Router::new()
-        .route("/v1/chat/completions", post(answer))
-        .with_state(given);
-    let server = tokio::spawn(async move { axum::serve(listener, app).await });
     let program = std::env::var_os("POOL_AIDER").expect("POOL_AIDER names the aider program");
     let kind = AgentKind::Aider {
         program: program.into(),
@@ -83,7 +104,7 @@ async fn aider(
         .await
         .expect("a worktree");
     let mut job = job(&worktree, &["calc.py"]);
-    job.base_url = format!("http://{address}/v1");
+    use_llm(&mut job, given);
     let run = run(&kind, &job).await.expect("it runs");
     let changes = worktree.collect().await.expect("good changes");
     let verdict = judge(&kind, &run, &RunRecord::default(), !changes.is_empty());
@@ -95,22 +116,12 @@ async fn aider(
         run.output.text()
     );
     assert!(!pwned(&worktree.path()), "a trap of the repository ran");
-    server.abort();
     (run, changes, verdict)
 }
 
 /// One run of aider behind this sandbox, which must edit the file. Returns how it started.
 pub(crate) async fn edit(sandbox: &SandboxLauncher, warm: bool) -> StartKind {
     let bench = Bench::new();
-    let serve: Arc<dyn Fn(std::net::TcpListener) + Send + Sync> = Arc::new(|listener| {
-        let given: Answer = (200, EDIT);
-        let app = Router::new()
-            .route("/v1/chat/completions", post(answer))
-            .with_state(given);
-        listener.set_nonblocking(true).expect("a socket");
-        let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
-        tokio::spawn(async move { axum::serve(listener, app).await });
-    });
     let program = std::env::var_os("POOL_AIDER").expect("POOL_AIDER names the aider program");
     let config = pool::Agent {
         kind: AgentKind::Aider {
@@ -130,8 +141,7 @@ pub(crate) async fn edit(sandbox: &SandboxLauncher, warm: bool) -> StartKind {
         .expect("a worktree");
     let mut job = job(&worktree, &["calc.py"]);
     job.timeout = Duration::from_secs(300);
-    job.base_url = "http://127.0.0.1:18099/v1".to_owned();
-    job.access.gateway = Some(GatewayServer { port: 18099, serve });
+    use_llm(&mut job, (200, EDIT));
     let watch = Watch::new(CancellationToken::new());
     let run = from_config(&config).run(&job, sandbox, &watch).await;
     let run = run.expect("it runs");

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use worker::agent::{Edit, Job, from_config, judge};
-use worker::sandbox::Watch;
+use worker::sandbox::{CommandAccess, GatewayServer, Watch};
 use worker::workspace::WorktreeChanges;
 
 use crate::agents::job;
@@ -105,13 +105,21 @@ impl Kind {
             .prepare(&task(), new_id::<AttemptId>())
             .await
             .expect("a worktree");
+        let job = job(&worktree, &["calc.py"]);
         let job = Job {
             prompt: format!("/add must add.\nSCRIPT: {script}"),
             base_url: session.base_url(),
             token: Secret::new(session.token()),
             model: programmer.primary().clone(),
             env: Vec::new(),
-            ..job(&worktree, &["calc.py"])
+            access: CommandAccess {
+                gateway: Some(GatewayServer {
+                    port: session.port(),
+                    serve: Arc::new(session.server()),
+                }),
+                ..job.access
+            },
+            ..job
         };
         let began = Instant::now();
         let watch = Watch::new(CancellationToken::new());
