@@ -42,7 +42,7 @@ fn failing_calls() -> Vec<Case> {
         (
             "quota",
             json!({"fail": {"status": 429, "code": "insufficient_quota"}}),
-            ErrorKind::LlmRateLimited,
+            ErrorKind::LlmAuth,
         ),
         ("500", fail(500), ErrorKind::LlmUnavailable),
         ("503", fail(503), ErrorKind::LlmUnavailable),

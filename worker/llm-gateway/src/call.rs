@@ -443,7 +443,7 @@ fn is_refusal(outcome: &CallOutcome) -> bool {
     };
     match class {
         CallClass::BadRequest | CallClass::ContextTooLong => true,
-        CallClass::Unavailable => status.is_some_and(|status| status >= 500),
+        CallClass::Unavailable { .. } => status.is_some_and(|status| status >= 500),
         CallClass::Ok
         | CallClass::RateLimited { .. }
         | CallClass::Timeout

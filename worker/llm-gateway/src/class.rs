@@ -14,7 +14,9 @@ pub enum CallClass {
     },
     Timeout,
     /// 5xx, no connection, or a connection that broke.
-    Unavailable,
+    Unavailable {
+        retry_after: Option<Duration>,
+    },
     /// The provider does not serve this model.
     ModelUnavailable,
     Auth,
@@ -50,6 +52,9 @@ pub enum Cap {
 }
 
 impl CallClass {
+    /// An outage whose end the provider does not tell.
+    pub const UNAVAILABLE: Self = Self::Unavailable { retry_after: None };
+
     /// Whether the LLM is at fault, and not the request or the answer. Such a failure counts for
     /// the LLM's breaker. A task that met only such failures can be done by another programmer, or
     /// later.
@@ -62,7 +67,7 @@ impl CallClass {
         match self {
             Self::RateLimited { retry_after } => Some((Fault::RateLimited, *retry_after)),
             Self::Timeout => Some((Fault::Timeout, None)),
-            Self::Unavailable => Some((Fault::Unavailable, None)),
+            Self::Unavailable { retry_after } => Some((Fault::Unavailable, *retry_after)),
             Self::ModelUnavailable => Some((Fault::ModelUnavailable, None)),
             Self::Auth => Some((Fault::Auth, None)),
             Self::Ok
@@ -80,7 +85,7 @@ impl CallClass {
             Self::Ok => "ok",
             Self::RateLimited { .. } => "rate_limited",
             Self::Timeout => "timeout",
-            Self::Unavailable => "unavailable",
+            Self::Unavailable { .. } => "unavailable",
             Self::ModelUnavailable => "model_unavailable",
             Self::Auth => "auth",
             Self::ContextTooLong => "context_too_long",

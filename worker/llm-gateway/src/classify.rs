@@ -12,6 +12,8 @@ use super::error_inside::status_of;
 use super::moderation::{is_about_the_prompt, is_page};
 use super::pricing::Tokens;
 use super::protocol::{AnswerForm, Ending, NoAnswer};
+use super::refusal::Refusal;
+use super::waiting::WaitHeaders;
 
 const MAX_MESSAGE_CHARS: usize = 300;
 
@@ -30,19 +32,10 @@ pub(super) enum Exchange {
         /// The form of a successful body.
         form: AnswerForm,
         status: u16,
-        retry_after: RetryAfter,
+        waits: WaitHeaders,
         body: Bytes,
         end: BodyEnd,
     },
-}
-
-/// The headers that tell when to come back, as the provider sent them.
-#[derive(Debug, Clone, Default)]
-pub(super) struct RetryAfter {
-    /// `retry-after-ms`.
-    pub(super) milliseconds: Option<String>,
-    /// `retry-after`: seconds, or an HTTP date.
-    pub(super) seconds_or_date: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -117,14 +110,14 @@ fn outcome(exchange: Exchange, now: Timestamp) -> Result<CallOutcome, CallFailur
             format!("the key is missing: set the environment variable {variable} for the worker"),
         )),
         Exchange::NotConnected { reason } => {
-            Err(CallFailure::unsent(CallClass::Unavailable, reason))
+            Err(CallFailure::unsent(CallClass::UNAVAILABLE, reason))
         }
         Exchange::TimedOut { after } => Err(CallFailure::maybe_billed(
             CallClass::Timeout,
             format!("no complete answer within {after:?}"),
         )),
         Exchange::Silent { reason } => Err(CallFailure::maybe_billed(
-            CallClass::Unavailable,
+            CallClass::UNAVAILABLE,
             format!("the connection broke before the answer: {reason}"),
         )),
         Exchange::Answered {
@@ -132,12 +125,11 @@ fn outcome(exchange: Exchange, now: Timestamp) -> Result<CallOutcome, CallFailur
             status: status @ 200..300,
             body,
             end,
-            retry_after,
+            waits,
         } => {
-            let wait = retry_after.wait(now);
             let read = || {
                 ProviderAnswer::read(form, &body)
-                    .map_err(|(error, usage)| no_answer(error, usage, &body, wait))
+                    .map_err(|(error, usage)| no_answer(error, usage, &body, &waits, now))
             };
             whole(&end)
                 .and_then(|()| ended(read()?))
@@ -149,13 +141,13 @@ fn outcome(exchange: Exchange, now: Timestamp) -> Result<CallOutcome, CallFailur
         Exchange::Answered {
             form: _,
             status,
-            retry_after,
+            waits,
             body,
             end: _,
         } => Err(CallFailure {
             status: Some(status),
             ..CallFailure::unsent(
-                class_of_error(status, &body, retry_after.wait(now)),
+                class_of_error(status, &body, &waits, now),
                 format!("status {status}: {}", said(&body)),
             )
         }),
@@ -167,7 +159,7 @@ fn whole(end: &BodyEnd) -> Result<(), CallFailure> {
     let (class, message) = match end {
         BodyEnd::Whole => return Ok(()),
         BodyEnd::Broken { reason } => (
-            CallClass::Unavailable,
+            CallClass::UNAVAILABLE,
             format!("the connection broke in the middle of the answer: {reason}"),
         ),
         BodyEnd::TooLarge { limit } => (
@@ -187,7 +179,7 @@ fn ended(answer: ProviderAnswer) -> Result<CallOutcome, CallFailure> {
         Ending::Filtered => return Ok(CallOutcome::Cut(Cut::Filtered, answer)),
         Ending::Unfinished => return Ok(CallOutcome::Cut(Cut::Unfinished, answer)),
         Ending::ContextFull => CallClass::ContextTooLong,
-        Ending::GaveUp => CallClass::Unavailable,
+        Ending::GaveUp => CallClass::UNAVAILABLE,
     };
     let nothing = content.empty.then(Tokens::default);
     Err(CallFailure {
@@ -219,22 +211,28 @@ fn no_answer(
     error: NoAnswer,
     usage: Option<Tokens>,
     body: &[u8],
-    retry_after: Option<Duration>,
+    waits: &WaitHeaders,
+    now: Timestamp,
 ) -> CallFailure {
     let class = match &error {
         // A proxy or a login page answers in the provider's place.
-        _ if is_page(body) => CallClass::Unavailable,
+        _ if is_page(body) => CallClass::UNAVAILABLE,
         NoAnswer::ErrorInside {
             status: Some(status),
             ..
-        } => class_of_error(*status, body, retry_after),
+        } => class_of_error(*status, body, waits, now),
         NoAnswer::Failed(error) => {
-            // A provider that gives up in the middle is out of service, for any reason.
-            let status = status_of(&error["error"]).unwrap_or(500);
-            class_of_error(status, error.to_string().as_bytes(), retry_after)
+            let text = error.to_string();
+            // A provider that gives up in the middle is out of service, unless it says why.
+            let unsaid = match is_about_the_prompt(&error["error"], text.as_bytes()) {
+                true => 400,
+                false => 500,
+            };
+            let status = status_of(&error["error"]).unwrap_or(unsaid);
+            class_of_error(status, text.as_bytes(), waits, now)
         }
         // A stream that stops in the middle counts like a broken connection.
-        NoAnswer::Cut => CallClass::Unavailable,
+        NoAnswer::Cut => CallClass::UNAVAILABLE,
         NoAnswer::ErrorInside { status: None, .. }
         | NoAnswer::Json(_)
         | NoAnswer::NoChoices
@@ -247,64 +245,37 @@ fn no_answer(
     }
 }
 
-/// The class of an error status. Error codes are more precise than statuses, so they come first.
-fn class_of_error(status: u16, body: &[u8], retry_after: Option<Duration>) -> CallClass {
-    let parsed: Value = serde_json::from_slice(body).unwrap_or_default();
-    let code = parsed["error"]["code"].as_str().unwrap_or_default();
+/// The class of an error status. Codes and words are more precise than statuses, so they come
+/// first.
+fn class_of_error(status: u16, body: &[u8], waits: &WaitHeaders, now: Timestamp) -> CallClass {
+    let refusal = Refusal::read(body);
+    let unavailable = || CallClass::Unavailable {
+        retry_after: waits.asked(&refusal.error, now),
+    };
     match status {
-        400..500 if code == "model_not_found" => CallClass::ModelUnavailable,
-        // Anthropic's text for an account without money.
-        400 if said(body).contains("credit balance is too low") => CallClass::Auth,
-        400 | 422 if is_context_error(code, &parsed, body) => CallClass::ContextTooLong,
-        403 if is_about_the_prompt(&parsed, body) => CallClass::BadRequest,
-        // 402: the account has no money left. Waiting does not help.
-        401..=403 => CallClass::Auth,
-        404 => CallClass::ModelUnavailable,
+        400..500 if refusal.is_not_serving() => unavailable(),
+        400..500 if refusal.names_no_model() => CallClass::ModelUnavailable,
+        400 | 429 if refusal.is_out_of_quota() => CallClass::Auth,
+        400 | 422 if refusal.is_about_the_account() => CallClass::Auth,
+        // Some servers report a prompt that is too long as an error of their own.
+        400 | 422 | 500 if refusal.is_too_long() => CallClass::ContextTooLong,
+        403 if is_about_the_prompt(&refusal.error, body) => CallClass::BadRequest,
+        // 402: the account has no money left. 407: a proxy wants a password. Waiting does not help.
+        401..=403 | 407 => CallClass::Auth,
+        404 if refusal.is_about_the_request() => CallClass::BadRequest,
+        404 | 410 => CallClass::ModelUnavailable,
         408 => CallClass::Timeout,
+        // A conflict, a lock, an early call, a failed dependency, a proxy that gave up: they pass.
+        409 | 421 | 423..=425 | 499 => unavailable(),
         413 => CallClass::ContextTooLong,
-        429 => CallClass::RateLimited { retry_after },
+        429 if refusal.is_above_the_rate() => CallClass::ContextTooLong,
+        429 => CallClass::RateLimited {
+            retry_after: waits.until_reset(&refusal.error, now),
+        },
         400..500 => CallClass::BadRequest,
         // Redirects are not followed, because they would send the key elsewhere. So a status below
         // 400 means that the provider does not serve here.
-        0..400 | 500.. => CallClass::Unavailable,
-    }
-}
-
-/// Whether the prompt is too long. OpenAI sends a code for it, llama.cpp a type, Anthropic and most
-/// others only a sentence.
-fn is_context_error(code: &str, parsed: &Value, body: &[u8]) -> bool {
-    const SENTENCES: [&str; 5] = [
-        "maximum context length",
-        "context length exceeded",
-        "prompt is too long",
-        "exceeds the available context size",
-        "exceed context limit",
-    ];
-    let text = String::from_utf8_lossy(body).to_lowercase();
-    code == "context_length_exceeded"
-        || parsed["error"]["type"] == "exceed_context_size_error"
-        || SENTENCES.iter().any(|sentence| text.contains(sentence))
-}
-
-impl RetryAfter {
-    fn wait(&self, now: Timestamp) -> Option<Duration> {
-        let milliseconds = self
-            .milliseconds
-            .as_ref()
-            .and_then(|text| text.trim().parse().ok());
-        milliseconds.map(Duration::from_millis).or_else(|| {
-            let text = self.seconds_or_date.as_ref()?.trim();
-            let whole_seconds = text.split_once('.').map_or(text, |(seconds, _)| seconds);
-            if let Ok(seconds) = whole_seconds.parse::<u64>() {
-                let fraction = u64::from(whole_seconds.len() < text.len());
-                return Some(Duration::from_secs(seconds.saturating_add(fraction)));
-            }
-            let date = jiff::fmt::rfc2822::DateTimeParser::new()
-                .parse_timestamp(text)
-                .ok()?;
-            let at = u64::try_from(date.as_millisecond()).ok()?;
-            Some(Timestamp(at).since(now))
-        })
+        0..400 | 500.. => unavailable(),
     }
 }
 

@@ -17,7 +17,7 @@ fn answered_as(form: AnswerForm, status: u16, body: &str) -> Exchange {
     Exchange::Answered {
         form,
         status,
-        retry_after: RetryAfter::default(),
+        waits: WaitHeaders::default(),
         body,
         end: BodyEnd::Whole,
     }
@@ -102,25 +102,78 @@ fn every_error_status_has_its_class() {
             CallClass::ModelUnavailable,
         ),
         (408, String::new(), CallClass::Timeout),
-        (409, String::new(), CallClass::BadRequest),
+        (407, String::new(), CallClass::Auth),
+        (409, error("", "lock timeout"), CallClass::UNAVAILABLE),
+        (410, "gone".into(), CallClass::ModelUnavailable),
+        (423, String::new(), CallClass::UNAVAILABLE),
+        (424, String::new(), CallClass::UNAVAILABLE),
+        (425, String::new(), CallClass::UNAVAILABLE),
+        (499, String::new(), CallClass::UNAVAILABLE),
+        (
+            400,
+            anthropic(
+                "invalid_request_error",
+                "You have reached your specified API usage limits.",
+            ),
+            CallClass::Auth,
+        ),
+        (
+            400,
+            r#"[{"error": {"code": 400, "message": "API key not valid.", "status": "INVALID_ARGUMENT"}}]"#.into(),
+            CallClass::Auth,
+        ),
+        (400, error("", "No models loaded"), CallClass::UNAVAILABLE),
+        (
+            400,
+            error("model_decommissioned", "it is gone"),
+            CallClass::ModelUnavailable,
+        ),
+        (
+            404,
+            error("", "No endpoints found that support tool use"),
+            CallClass::BadRequest,
+        ),
+        (
+            404,
+            error("", "No endpoints found for a/model."),
+            CallClass::ModelUnavailable,
+        ),
+        (
+            429,
+            error(
+                "rate_limit_exceeded",
+                "Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 41000.",
+            ),
+            CallClass::ContextTooLong,
+        ),
+        (
+            429,
+            error("", "This request would exceed the limit of input tokens per minute"),
+            limited(),
+        ),
+        (
+            500,
+            error("", "the request exceeds the available context size"),
+            CallClass::ContextTooLong,
+        ),
         (413, "too large".into(), CallClass::ContextTooLong),
         (422, error("", "unprocessable"), CallClass::BadRequest),
         (429, error("rate_limit_exceeded", "slow down"), limited()),
-        (429, error("insufficient_quota", "no money"), limited()),
-        (500, "<html>".into(), CallClass::Unavailable),
-        (502, String::new(), CallClass::Unavailable),
-        (503, String::new(), CallClass::Unavailable),
-        (504, String::new(), CallClass::Unavailable),
-        (529, error("", "Overloaded"), CallClass::Unavailable),
+        (429, error("insufficient_quota", "no money"), CallClass::Auth),
+        (500, "<html>".into(), CallClass::UNAVAILABLE),
+        (502, String::new(), CallClass::UNAVAILABLE),
+        (503, String::new(), CallClass::UNAVAILABLE),
+        (504, String::new(), CallClass::UNAVAILABLE),
+        (529, error("", "Overloaded"), CallClass::UNAVAILABLE),
         (
             529,
             anthropic("overloaded_error", "Overloaded"),
-            CallClass::Unavailable,
+            CallClass::UNAVAILABLE,
         ),
         (
             500,
             anthropic("api_error", "Internal server error"),
-            CallClass::Unavailable,
+            CallClass::UNAVAILABLE,
         ),
         (
             429,
@@ -176,7 +229,7 @@ fn every_error_status_has_its_class() {
             ),
             CallClass::Auth,
         ),
-        (302, String::new(), CallClass::Unavailable),
+        (302, String::new(), CallClass::UNAVAILABLE),
     ] {
         let failure = failure(answered(status, &body));
         assert_eq!(failure.class, class, "class of {status} {body}");
@@ -198,7 +251,7 @@ fn a_success_without_an_answer_is_none_and_may_have_been_billed() {
         ),
         (
             "<html>login</html>",
-            CallClass::Unavailable,
+            CallClass::UNAVAILABLE,
             Billing::WorstCase,
         ),
         ("", CallClass::BadAnswer, Billing::WorstCase),
@@ -220,7 +273,7 @@ fn a_success_without_an_answer_is_none_and_may_have_been_billed() {
         ),
         (
             r#"{"error": {"message": "busy", "code": 503}}"#,
-            CallClass::Unavailable,
+            CallClass::UNAVAILABLE,
             Billing::Nothing,
         ),
         (
@@ -255,7 +308,7 @@ fn transport_failures_have_their_class_and_only_sent_calls_are_billed() {
     let cut = |end| Exchange::Answered {
         form: CHAT,
         status: 200,
-        retry_after: RetryAfter::default(),
+        waits: WaitHeaders::default(),
         body: Bytes::new(),
         end,
     };
@@ -270,7 +323,7 @@ fn transport_failures_have_their_class_and_only_sent_calls_are_billed() {
         ),
         (
             Exchange::NotConnected { reason: reason() },
-            CallClass::Unavailable,
+            CallClass::UNAVAILABLE,
             Billing::Nothing,
         ),
         (
@@ -282,12 +335,12 @@ fn transport_failures_have_their_class_and_only_sent_calls_are_billed() {
         ),
         (
             Exchange::Silent { reason: reason() },
-            CallClass::Unavailable,
+            CallClass::UNAVAILABLE,
             Billing::WorstCase,
         ),
         (
             cut(BodyEnd::Broken { reason: reason() }),
-            CallClass::Unavailable,
+            CallClass::UNAVAILABLE,
             Billing::WorstCase,
         ),
         (
@@ -307,46 +360,46 @@ fn transport_failures_have_their_class_and_only_sent_calls_are_billed() {
 }
 
 #[test]
-fn retry_after_is_read_in_all_its_forms() {
-    for (milliseconds, seconds_or_date, expected) in [
-        (None, Some("7"), Some(Duration::from_secs(7))),
-        (None, Some(" 0 "), Some(Duration::ZERO)),
-        (None, Some("1.5"), Some(Duration::from_secs(2))),
-        (Some("250"), Some("1"), Some(Duration::from_millis(250))),
+fn a_wait_goes_with_the_outage_that_it_ends() {
+    let google = r#"[{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message":
+        "You exceeded your current quota, please check your plan and billing details.",
+        "details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "36s"}]}}]"#;
+    let limited = |seconds| CallClass::RateLimited {
+        retry_after: Some(Duration::from_secs(seconds)),
+    };
+    let out = |seconds| CallClass::Unavailable {
+        retry_after: Some(Duration::from_secs(seconds)),
+    };
+    for (status, header, body, class) in [
+        (429, ("retry-after", "7"), "", limited(7)),
+        (503, ("retry-after", "7"), "", out(7)),
+        (529, ("retry-after", "7"), "", out(7)),
+        (409, ("retry-after", "7"), "", out(7)),
         (
-            None,
-            Some("Wed, 21 Oct 2015 07:28:00 GMT"),
-            Some(Duration::from_secs(60)),
+            429,
+            ("x-ratelimit-reset-requests", "6m0s"),
+            "",
+            limited(360),
         ),
         (
-            None,
-            Some("Wed, 21 Oct 2015 07:26:00 GMT"),
-            Some(Duration::ZERO),
+            503,
+            ("x-ratelimit-reset-requests", "6m0s"),
+            "",
+            CallClass::UNAVAILABLE,
         ),
-        (None, Some("soon"), None),
-        (None, Some("-3"), None),
-        (None, None, None),
+        (429, ("x-nothing", ""), google, limited(36)),
+        (400, ("retry-after", "7"), "", CallClass::BadRequest),
     ] {
-        let owned = |text: Option<&str>| text.map(str::to_owned);
-        let retry_after = RetryAfter {
-            milliseconds: owned(milliseconds),
-            seconds_or_date: owned(seconds_or_date),
-        };
+        let mut headers = axum::http::HeaderMap::new();
+        headers.insert(header.0, axum::http::HeaderValue::from_static(header.1));
         let exchange = Exchange::Answered {
             form: CHAT,
-            status: 429,
-            retry_after,
-            body: Bytes::new(),
+            status,
+            waits: WaitHeaders::of(&headers),
+            body: Bytes::copy_from_slice(body.as_bytes()),
             end: BodyEnd::Whole,
         };
-        let class = failure(exchange).class;
-        assert_eq!(
-            class,
-            CallClass::RateLimited {
-                retry_after: expected
-            },
-            "{milliseconds:?} {seconds_or_date:?}"
-        );
+        assert_eq!(failure(exchange).class, class, "{status} {header:?} {body}");
     }
 }
 
@@ -397,27 +450,30 @@ fn a_stream_that_fails_after_its_200_has_the_class_of_its_error() {
         )
     };
     for (form, body, class) in [
-        (responses, failed("server_error", "sorry"), CallClass::Unavailable),
-        (responses, failed("server_is_overloaded", "later"), CallClass::Unavailable),
+        (responses, failed("server_error", "sorry"), CallClass::UNAVAILABLE),
+        (responses, failed("server_is_overloaded", "later"), CallClass::UNAVAILABLE),
         (responses, failed("rate_limit_exceeded", "slow down"), limited()),
         (responses, failed("context_length_exceeded", "too long"), CallClass::ContextTooLong),
         (responses, failed("invalid_prompt", "no"), CallClass::BadRequest),
+        (responses, failed("cyber_policy", "no"), CallClass::BadRequest),
+        (responses, failed("content_policy_violation", "no"), CallClass::BadRequest),
+        (responses, failed("odd", "Your prompt was flagged as violating our policy"), CallClass::BadRequest),
         (
             responses,
             "data: {\"type\": \"error\", \"code\": \"rate_limit_exceeded\", \"message\":\"slow\"}\n\n".to_owned(),
             limited(),
         ),
-        (responses, "data: {\"type\": \"response.created\", \"response\": {}}\n\n".to_owned(), CallClass::Unavailable),
+        (responses, "data: {\"type\": \"response.created\", \"response\": {}}\n\n".to_owned(), CallClass::UNAVAILABLE),
         (responses, "data: {\"type\": \"respo\n\n".to_owned(), CallClass::BadAnswer),
-        (responses, error_body_of_200(), CallClass::Unavailable),
-        (messages, error("overloaded_error", "Overloaded"), CallClass::Unavailable),
-        (messages, error("api_error", "Internal server error"), CallClass::Unavailable),
+        (responses, error_body_of_200(), CallClass::UNAVAILABLE),
+        (messages, error("overloaded_error", "Overloaded"), CallClass::UNAVAILABLE),
+        (messages, error("api_error", "Internal server error"), CallClass::UNAVAILABLE),
         (messages, error("rate_limit_error", "slow down"), limited()),
         (messages, error("authentication_error", "the-secret-key"), CallClass::Auth),
         (messages, error("invalid_request_error", "prompt is too long: 9 > 8"), CallClass::ContextTooLong),
-        (messages, "event: message_start\ndata: {\"type\": \"message_start\"}\n\n".to_owned(), CallClass::Unavailable),
-        (messages, String::new(), CallClass::Unavailable),
-        (messages, "<html>login</html>".to_owned(), CallClass::Unavailable),
+        (messages, "event: message_start\ndata: {\"type\": \"message_start\"}\n\n".to_owned(), CallClass::UNAVAILABLE),
+        (messages, String::new(), CallClass::UNAVAILABLE),
+        (messages, "<html>login</html>".to_owned(), CallClass::UNAVAILABLE),
     ] {
         let failure = failure(answered_as(form, 200, &body));
         assert_eq!(failure.class, class, "{body}");

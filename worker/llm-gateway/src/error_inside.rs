@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use super::moderation::is_code;
+
 /// The error of an answer, or of a part of it, as an object `{"error": …}`. An empty error does not
 /// count.
 pub(super) fn error_in(part: &Value) -> Option<Value> {
@@ -47,10 +49,7 @@ fn status_of_word(word: &str) -> Option<u16> {
         | "invalid_request"
         | "invalid_argument"
         | "invalid_prompt"
-        | "context_length_exceeded"
-        | "content_policy_violation"
-        | "content_filter"
-        | "cyber_policy" => Some(400),
+        | "context_length_exceeded" => Some(400),
         "authentication_error"
         | "authentication"
         | "invalid_api_key"
@@ -76,7 +75,7 @@ fn status_of_word(word: &str) -> Option<u16> {
         | "api_error"
         | "internal"
         | "unavailable" => Some(503),
-        _other => None,
+        code => is_code(code).then_some(400),
     }
 }
 

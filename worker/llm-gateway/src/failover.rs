@@ -47,9 +47,13 @@ pub(super) fn next(class: &CallClass, tries: u32, settings: &Failover) -> Failov
 /// How long to wait before another try with the same LLM. None: do not try it again.
 fn wait(class: &CallClass, settings: &Failover) -> Option<Duration> {
     match class {
-        CallClass::Unavailable | CallClass::BadAnswer => Some(settings.retry_delay),
-        CallClass::RateLimited { retry_after: None } => Some(settings.retry_delay),
-        CallClass::RateLimited {
+        CallClass::BadAnswer
+        | CallClass::Unavailable { retry_after: None }
+        | CallClass::RateLimited { retry_after: None } => Some(settings.retry_delay),
+        CallClass::Unavailable {
+            retry_after: Some(wanted),
+        }
+        | CallClass::RateLimited {
             retry_after: Some(wanted),
         } => (*wanted <= settings.retry_delay.clamp(SHORT_WAIT, LONGEST_WAIT)).then_some(*wanted),
         // A hang has already cost a whole time-out. The other classes would fail again in the same
@@ -71,7 +75,7 @@ fn moves_on(class: &CallClass, settings: &Failover) -> bool {
         |condition| settings.always_failover || settings.failure_conditions.contains(&condition);
     match class {
         CallClass::Timeout => listed(FailureCondition::Timeout),
-        CallClass::Unavailable | CallClass::Auth => listed(FailureCondition::ApiError),
+        CallClass::Unavailable { .. } | CallClass::Auth => listed(FailureCondition::ApiError),
         CallClass::RateLimited { .. } => listed(FailureCondition::RateLimit),
         CallClass::ModelUnavailable => listed(FailureCondition::ModelUnavailable),
         // Another LLM may write better, have a longer context, know the parameter, or cost nothing.

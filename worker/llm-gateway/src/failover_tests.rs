@@ -38,7 +38,7 @@ fn every_class() -> [CallClass; 16] {
         CallClass::Ok,
         limited(None),
         CallClass::Timeout,
-        CallClass::Unavailable,
+        CallClass::UNAVAILABLE,
         CallClass::ModelUnavailable,
         CallClass::Auth,
         CallClass::ContextTooLong,
@@ -59,9 +59,9 @@ fn only_what_may_pass_by_itself_is_tried_again() {
     let settings = settings(true, &[]);
     for class in every_class() {
         let expected = match class {
-            CallClass::RateLimited { .. } | CallClass::Unavailable | CallClass::BadAnswer => {
-                Some(FailoverStep::Retry { after: DELAY })
-            }
+            CallClass::RateLimited { .. }
+            | CallClass::Unavailable { .. }
+            | CallClass::BadAnswer => Some(FailoverStep::Retry { after: DELAY }),
             CallClass::Ok
             | CallClass::Timeout
             | CallClass::ModelUnavailable
@@ -126,7 +126,7 @@ fn the_listed_failures_move_on_and_with_always_failover_all_that_another_llm_may
         (vec![Timeout], vec![CallClass::Timeout]),
         (
             vec![ApiError],
-            vec![CallClass::Unavailable, CallClass::Auth],
+            vec![CallClass::UNAVAILABLE, CallClass::Auth],
         ),
         (vec![RateLimit], vec![limited(None)]),
         (vec![ModelUnavailable], vec![CallClass::ModelUnavailable]),
@@ -190,7 +190,7 @@ fn five_classes_speak_of_the_llm() {
     let expected = [
         limited(None),
         CallClass::Timeout,
-        CallClass::Unavailable,
+        CallClass::UNAVAILABLE,
         CallClass::ModelUnavailable,
         CallClass::Auth,
     ];

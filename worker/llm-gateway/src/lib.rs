@@ -31,11 +31,13 @@ mod pricing;
 mod probe;
 mod protocol;
 pub mod record;
+mod refusal;
 mod reply;
 mod request;
 mod session;
 mod telemetry;
 mod upstream;
+mod waiting;
 
 pub use failover::candidates;
 pub use gateway::{Gateway, LlmSession};

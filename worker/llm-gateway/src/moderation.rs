@@ -41,12 +41,11 @@ const ABOUT_THE_ACCOUNT: [&str; 6] = [
 ];
 
 /// Whether the provider, or a service in front of it, refuses this prompt. Another prompt with the
-/// same key may pass.
+/// same key may pass. `error` is the object that describes the error.
 pub(super) fn is_about_the_prompt(error: &Value, body: &[u8]) -> bool {
     if is_page(body) {
         return true;
     }
-    let error = &error["error"];
     let metadata = &error["metadata"];
     let words = [
         &error["code"],
@@ -57,12 +56,14 @@ pub(super) fn is_about_the_prompt(error: &Value, body: &[u8]) -> bool {
     let text = String::from_utf8_lossy(body).to_lowercase();
     !metadata["reasons"].is_null()
         || !metadata["flagged_input"].is_null()
-        || words
-            .into_iter()
-            .filter_map(Value::as_str)
-            .any(|word| CODES.contains(&word))
+        || words.into_iter().filter_map(Value::as_str).any(is_code)
         || (SENTENCES.iter().any(|sentence| text.contains(sentence))
             && !ABOUT_THE_ACCOUNT.iter().any(|word| text.contains(word)))
+}
+
+/// Whether an error code or type stands for a refused prompt.
+pub(super) fn is_code(word: &str) -> bool {
+    CODES.contains(&word) || word.ends_with("_policy")
 }
 
 /// Whether the body is a page for people, from a proxy, a firewall or a login. No API has written
@@ -133,7 +134,7 @@ mod tests {
             ),
         ] {
             let body = json!({"error": error});
-            let said = is_about_the_prompt(&body, body.to_string().as_bytes());
+            let said = is_about_the_prompt(&body["error"], body.to_string().as_bytes());
             assert_eq!(said, about_the_prompt, "{body}");
         }
         for page in [

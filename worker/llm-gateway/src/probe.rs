@@ -155,7 +155,7 @@ fn fault_of(class: &CallClass, refused_by_api: bool) -> (Option<Fault>, Option<D
         | CallClass::Refused(_) => (Some(Fault::Unavailable), None),
         CallClass::RateLimited { .. }
         | CallClass::Timeout
-        | CallClass::Unavailable
+        | CallClass::Unavailable { .. }
         | CallClass::ModelUnavailable
         | CallClass::Auth => {
             let (fault, retry_after) = class.fault().unzip();

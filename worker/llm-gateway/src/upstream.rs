@@ -10,16 +10,17 @@ use bytes::BytesMut;
 use pool_core::id::LlmName;
 use pool_core::llm::Dialect;
 use pool_core::pool::{OutputLimitField, Pool, Price, Protocol, Provider, Secret};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use reqwest::{Client, Response, Url};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::classify::{BodyEnd, Exchange, RetryAfter};
+use super::classify::{BodyEnd, Exchange};
 use super::llm_limits::{LearnedLimits, LlmLimits};
 use super::pricing::Tariff;
 use super::protocol::{self, AnswerForm, LimitField, Scanner};
 use super::request::AgentRequest;
 use super::telemetry::KeyMissing;
+use super::waiting::WaitHeaders;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
@@ -352,7 +353,7 @@ fn is_loopback(url: &Url) -> bool {
 
 async fn receive(mut response: Response, form: AnswerForm) -> Exchange {
     let status = response.status();
-    let retry_after = retry_after(response.headers());
+    let waits = WaitHeaders::of(response.headers());
     let mut body = BytesMut::new();
     let reading = read_body(&mut response, form.dialect, &mut body);
     let end = if status.is_success() {
@@ -365,7 +366,7 @@ async fn receive(mut response: Response, form: AnswerForm) -> Exchange {
     Exchange::Answered {
         form,
         status: status.as_u16(),
-        retry_after,
+        waits,
         body: body.freeze(),
         end,
     }
@@ -403,19 +404,6 @@ async fn read_body(response: &mut Response, dialect: Dialect, body: &mut BytesMu
                 };
             }
         }
-    }
-}
-
-fn retry_after(headers: &HeaderMap) -> RetryAfter {
-    let text = |name: &str| {
-        headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .map(str::to_owned)
-    };
-    RetryAfter {
-        milliseconds: text("retry-after-ms"),
-        seconds_or_date: text("retry-after"),
     }
 }
 

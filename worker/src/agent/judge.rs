@@ -293,7 +293,7 @@ fn call_failure(call: &CallRecord) -> Option<TaskFailure> {
         CallClass::Ok => return None,
         CallClass::RateLimited { .. } => (ErrorKind::LlmRateLimited, "rate limited"),
         CallClass::Timeout => (ErrorKind::LlmTimeout, "timed out"),
-        CallClass::Unavailable => (ErrorKind::LlmUnavailable, "unavailable"),
+        CallClass::Unavailable { .. } => (ErrorKind::LlmUnavailable, "unavailable"),
         CallClass::ModelUnavailable => (ErrorKind::LlmModelUnavailable, "not served"),
         CallClass::Auth => (ErrorKind::LlmAuth, "the key was refused"),
         CallClass::ContextTooLong => (ErrorKind::LlmContextTooLong, "the prompt is too long"),

@@ -201,12 +201,12 @@ async fn gives_up_at_once(kind: Kind) {
     for (script, class, error) in [
         (
             json!({"fail": {"status": 529}}),
-            CallClass::Unavailable,
+            CallClass::UNAVAILABLE,
             ErrorKind::LlmUnavailable,
         ),
         (
             json!({"fail": {"status": 500}}),
-            CallClass::Unavailable,
+            CallClass::UNAVAILABLE,
             ErrorKind::LlmUnavailable,
         ),
         (
@@ -216,7 +216,7 @@ async fn gives_up_at_once(kind: Kind) {
         ),
         (
             json!({"behave": "cut_stream", "say": "Half of this."}),
-            CallClass::Unavailable,
+            CallClass::UNAVAILABLE,
             ErrorKind::LlmUnavailable,
         ),
     ] {

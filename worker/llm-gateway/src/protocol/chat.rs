@@ -9,15 +9,10 @@ use super::output_limit::{self, LimitField};
 
 const MAX_CHOICES: u64 = 128;
 /// Fields that make a provider do, or charge for, more than tokens at the configured price.
-pub(super) const UNPRICEABLE: [&str; 10] = [
+pub(super) const UNPRICEABLE: [&str; 5] = [
     "audio",
     "enable_search",
-    "models",
-    "plugins",
     "prediction",
-    "preset",
-    "provider",
-    "route",
     "search_parameters",
     "web_search_options",
 ];
@@ -155,8 +150,6 @@ mod tests {
     fn what_cannot_be_priced_is_refused_by_name() {
         for (field, value, named) in [
             ("web_search_options", json!({}), "web_search_options"),
-            ("plugins", json!([{"id": "web"}]), "plugins"),
-            ("models", json!(["dear/model"]), "models"),
             ("service_tier", json!("priority"), "service_tier"),
             ("modalities", json!(["text", "audio"]), "modalities"),
             (

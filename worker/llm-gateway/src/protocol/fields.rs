@@ -9,6 +9,10 @@ pub(crate) enum BadRequest {
     Json(String),
     #[error("`{0}` cannot be priced; send the request without it")]
     Unpriceable(String),
+    #[error(
+        "`{0}` names another LLM, address or key than the pool file; send the request without it"
+    )]
+    Routing(&'static str),
     #[error("`{0}` must be a positive whole number")]
     Number(&'static str),
     #[error("`{0}` must be true or false")]
@@ -18,6 +22,28 @@ pub(crate) enum BadRequest {
     #[error("`{0}` must be a list that is not empty")]
     Nothing(&'static str),
 }
+
+/// Fields by which routers and proxies choose another LLM, address or key than the pool file names,
+/// or add work of their own. No dialect has them.
+pub(super) const ROUTING: [&str; 17] = [
+    "api_base",
+    "api_key",
+    "api_version",
+    "base_url",
+    "context_window_fallbacks",
+    "custom_llm_provider",
+    "extra_body",
+    "extra_headers",
+    "extra_query",
+    "fallbacks",
+    "models",
+    "plugins",
+    "preset",
+    "provider",
+    "route",
+    "router",
+    "transforms",
+];
 
 /// The parts of a request that decide its price, apart from its size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +93,11 @@ fn whole(value: &Value) -> Option<u64> {
             .filter(|float| *float >= 0.0 && float.fract() == 0.0)
             .map(|float| float as u64)
     })
+}
+
+/// The first field that a router would act on.
+pub(super) fn routing_field(fields: &Map<String, Value>) -> Option<&'static str> {
+    ROUTING.into_iter().find(|name| given(fields, name))
 }
 
 /// Whether a field is set and asks for something.

@@ -18,8 +18,7 @@ const BETA: &str = "anthropic-beta";
 /// The smallest value that providers accept for `thinking.budget_tokens`.
 const LEAST_THINKING: u64 = 1024;
 /// Fields that make a provider charge for more than tokens, or use data that is not in the request.
-pub(super) const UNPRICEABLE: [&str; 4] =
-    ["container", "fallbacks", "inference_geo", "mcp_servers"];
+pub(super) const UNPRICEABLE: [&str; 3] = ["container", "inference_geo", "mcp_servers"];
 /// Anthropic's tools that the agent itself runs, by the beginnings of their types. The provider
 /// runs all other tools.
 const OWN_TOOLS: [&str; 4] = ["custom", "bash_", "text_editor_", "memory_"];

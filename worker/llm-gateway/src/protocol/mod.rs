@@ -31,6 +31,7 @@ pub(super) use fields::{BadRequest, PriceFactors, list};
 pub(super) use output_limit::{LIMIT_NAMES, LimitField};
 pub(super) use scan::Scanner;
 
+use fields::ROUTING;
 use output_limit::{MAX_OUTPUT_TOKENS, MAX_TOKENS};
 
 /// The dialect of an answer, and whether it comes as an event stream.
@@ -114,6 +115,9 @@ pub(super) fn check(
     if !is_text && list(fields, conversation).is_empty() {
         return Err(BadRequest::Nothing(conversation));
     }
+    if let Some(name) = fields::routing_field(fields) {
+        return Err(BadRequest::Routing(name));
+    }
     if let Some(part) = unpriceable {
         return Err(BadRequest::Unpriceable(part));
     }
@@ -180,7 +184,35 @@ pub(super) fn acts_on(dialect: Dialect, name: &str) -> bool {
         Dialect::Responses => &responses::UNPRICEABLE,
         Dialect::Messages => &messages::UNPRICEABLE,
     };
-    [&EVERYWHERE, &LIMIT_NAMES[..], unpriceable]
+    [&EVERYWHERE, &LIMIT_NAMES[..], &ROUTING, unpriceable]
         .iter()
         .any(|names| names.contains(&name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn fields_that_routers_act_on_are_refused_by_name_in_every_dialect() {
+        for dialect in [Dialect::Chat, Dialect::Responses, Dialect::Messages] {
+            let usual =
+                json!({"model": "m", "input": "x", "messages": [{"role": "user", "content": "x"}]});
+            let fields = usual.as_object().cloned().unwrap_or_default();
+            assert!(check(dialect, &fields).is_ok(), "{}", name(dialect));
+            for field in ROUTING {
+                let mut fields = fields.clone();
+                fields.insert(field.to_owned(), json!({"to": "dear/model"}));
+                let message = check(dialect, &fields).expect_err(field).to_string();
+                assert!(message.contains(&format!("`{field}`")), "{message}");
+                fields.insert(field.to_owned(), Value::Null);
+                assert!(check(dialect, &fields).is_ok(), "null asks for nothing");
+                assert!(
+                    acts_on(dialect, field),
+                    "{field}: another spelling is refused"
+                );
+            }
+        }
+    }
 }

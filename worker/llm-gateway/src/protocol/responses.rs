@@ -14,13 +14,12 @@ use crate::pricing::Tokens;
 
 /// Fields that make a provider read data that is not in the request, or do and charge for more than
 /// tokens.
-pub(super) const UNPRICEABLE: [&str; 6] = [
+pub(super) const UNPRICEABLE: [&str; 5] = [
     "background",
     "context_management",
     "conversation",
     "previous_response_id",
     "prompt",
-    "plugins",
 ];
 /// Tools that the agent itself runs. The provider runs all other tools, for a price of their own.
 const OWN_TOOLS: [&str; 4] = ["function", "custom", "local_shell", "apply_patch"];

@@ -98,7 +98,7 @@ async fn every_failure_of_a_provider_is_a_400_for_the_agent_and_has_its_true_cla
         ),
         (
             json!({"fail": {"status": 429, "code": "insufficient_quota"}}),
-            limited(None),
+            CallClass::Auth,
             Some(429),
         ),
         (
@@ -108,12 +108,12 @@ async fn every_failure_of_a_provider_is_a_400_for_the_agent_and_has_its_true_cla
         ),
         (
             json!({"fail": {"status": 500}}),
-            CallClass::Unavailable,
+            CallClass::UNAVAILABLE,
             Some(500),
         ),
         (
             json!({"fail": {"status": 529}}),
-            CallClass::Unavailable,
+            CallClass::UNAVAILABLE,
             Some(529),
         ),
         (
@@ -121,10 +121,10 @@ async fn every_failure_of_a_provider_is_a_400_for_the_agent_and_has_its_true_cla
             CallClass::ContextTooLong,
             Some(400),
         ),
-        (json!({"behave": "drop"}), CallClass::Unavailable, None),
+        (json!({"behave": "drop"}), CallClass::UNAVAILABLE, None),
         (
             json!({"behave": "cut_stream", "say": "Half of this is not enough."}),
-            CallClass::Unavailable,
+            CallClass::UNAVAILABLE,
             Some(200),
         ),
         (
@@ -185,7 +185,7 @@ async fn empty_and_cut_answers_are_recorded_as_such() {
 #[tokio::test]
 async fn a_provider_that_nobody_serves_or_that_has_no_key_fails_by_its_class_without_a_request() {
     for (llm, class, part) in [
-        ("gone/small", CallClass::Unavailable, "refused"),
+        ("gone/small", CallClass::UNAVAILABLE, "refused"),
         ("keyless/small", CallClass::Auth, "NOT_SET"),
         ("claude/paid", CallClass::BadRequest, "OpenAI-compatible"),
         (

@@ -171,12 +171,12 @@ async fn every_failure_of_a_provider_is_a_400_for_the_agent_and_has_its_true_cla
             ),
             (
                 json!({"fail": {"status": 500}}),
-                CallClass::Unavailable,
+                CallClass::UNAVAILABLE,
                 Some(500),
             ),
             (
                 json!({"fail": {"status": 529}}),
-                CallClass::Unavailable,
+                CallClass::UNAVAILABLE,
                 Some(529),
             ),
             (
@@ -184,10 +184,10 @@ async fn every_failure_of_a_provider_is_a_400_for_the_agent_and_has_its_true_cla
                 CallClass::ContextTooLong,
                 Some(400),
             ),
-            (json!({"behave": "drop"}), CallClass::Unavailable, None),
+            (json!({"behave": "drop"}), CallClass::UNAVAILABLE, None),
             (
                 json!({"behave": "cut_stream", "say": "Half of this is not enough."}),
-                CallClass::Unavailable,
+                CallClass::UNAVAILABLE,
                 Some(200),
             ),
             (

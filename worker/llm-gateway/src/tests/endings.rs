@@ -354,7 +354,7 @@ async fn a_failure_in_a_stream_ends_it_too() {
         let call = rig.last_call();
         assert_eq!(
             (status, call.class, call.cost),
-            (400, CallClass::Unavailable, cost),
+            (400, CallClass::UNAVAILABLE, cost),
             "{text}: {}",
             call.message
         );
