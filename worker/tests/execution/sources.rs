@@ -184,7 +184,7 @@ fn a_repository_that_the_sandbox_cannot_show_is_no_trouble_of_the_machine() {
         let bench = Bench::new();
         let root = bench.dir.path().join("root");
         git(&root, &["clone", "--quiet", "app", "other"]);
-        let outer = root.join("other/.git/objects/outer");
+        let outer = root.join("other/.git/objects/info/outer");
         let inner = outer.join("inner");
         std::fs::create_dir_all(&inner).expect("a directory");
         mount_bind(&inner, &inner).expect("it is mounted");
