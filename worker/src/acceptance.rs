@@ -165,7 +165,7 @@ impl CheckEnvironment<'_> {
             .await
             .map_err(|error| failure("cannot remove the overlay of a check", error))?;
         match finished {
-            Err(LaunchError::Sandbox(refused)) => {
+            Err(refused @ (LaunchError::Sandbox(_) | LaunchError::OwnPath { .. })) => {
                 let message = format!("the checks did not start: {refused}");
                 Err(TaskFailure::new(ErrorKind::Sandbox, message))
             }

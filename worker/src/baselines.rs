@@ -50,8 +50,9 @@ pub(crate) struct Baselines {
 }
 
 impl Baselines {
-    /// The result for this key. Only one of several callers runs the checks; if it fails, the next
-    /// one does. A check that did not exit by itself is tried again by the next task.
+    /// The result for this key. Only one of several callers runs the checks. A result counts for the
+    /// others if every check exited by itself. After a failure, or a check that ran out of time, the
+    /// next caller runs them.
     ///
     /// # Errors
     /// Those of `check`.
@@ -61,15 +62,14 @@ impl Baselines {
         check: impl Future<Output = Result<Checked, TaskFailure>>,
     ) -> Result<Checked, TaskFailure> {
         let place = self.place(&key);
-        let checked = place.get_or_try_init(|| check).await?.clone();
-        let is_certain = |checked: &Checked| {
-            let mut reports = checked.reports.iter();
-            !checked.cancelled && reports.all(|report| report.exit_status.is_some())
-        };
-        if !is_certain(&checked) {
-            self.forget(&place);
+        let known = place.get_or_try_init(async || match check.await {
+            Ok(checked) if is_certain(&checked) => Ok(checked),
+            of_this_caller => Err(of_this_caller),
+        });
+        match known.await {
+            Ok(checked) => Ok(checked.clone()),
+            Err(of_this_caller) => of_this_caller,
         }
-        Ok(checked)
     }
 
     fn place(&self, key: &BaselineKey) -> Place {
@@ -84,11 +84,12 @@ impl Baselines {
         known.push_back((key.clone(), Arc::clone(&place)));
         place
     }
+}
 
-    fn forget(&self, place: &Place) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|(_, other)| !Arc::ptr_eq(other, place));
-    }
+/// Whether the result says something about the commit, and not about the machine or this attempt.
+fn is_certain(checked: &Checked) -> bool {
+    let mut reports = checked.reports.iter();
+    !checked.cancelled && reports.all(|report| report.exit_status.is_some())
 }
 
 #[cfg(test)]
@@ -157,6 +158,35 @@ mod tests {
         assert!(
             passed.is_ok_and(|checked| checked.passed()),
             "it was run again"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_uncertain_decides_for_none_of_those_who_wait() {
+        let (baselines, runs) = (Baselines::default(), AtomicUsize::new(0));
+        let key = BaselineKey::new("c1", &[check(json!({}))]);
+        let tasks = (0..5).map(|_| {
+            baselines.get(key.clone(), async {
+                tokio::task::yield_now().await;
+                match runs.fetch_add(1, Ordering::Relaxed) {
+                    0 => Ok(ended(None)),
+                    1 => Err(TaskFailure::new(
+                        ErrorKind::Workspace,
+                        "the helper was killed",
+                    )),
+                    _ => Ok(ended(Some(0))),
+                }
+            })
+        });
+        let results = join_all(tasks).await;
+        assert_eq!(runs.load(Ordering::Relaxed), 3, "the third result is kept");
+        let passed = |result: &Result<Checked, TaskFailure>| {
+            result.as_ref().is_ok_and(|checked| checked.passed())
+        };
+        assert_eq!(
+            results.iter().map(passed).collect::<Vec<_>>(),
+            [false, false, true, true, true],
+            "each caller has its own result or a certain one"
         );
     }
 

@@ -209,7 +209,9 @@ fn may_requeue(id: &TaskId, state: &TaskState, force: bool) -> Result<String, Ap
 
 #[cfg(test)]
 mod tests {
-    use pool_core::event::{EmitterId, Event, EventBatch, TaskFinished, TaskSubmitted};
+    use pool_core::event::{Event, TaskFinished, TaskSubmitted};
+    use pool_core::state::PoolState;
+    use pool_core::time::Timestamp;
 
     use super::*;
 
@@ -220,7 +222,6 @@ mod tests {
             (Status::Succeeded, "`pool retry --force t`"),
             (Status::Failed, "`pool retry t`"),
         ] {
-            let mut fold = pool_core::state::PoolState::new();
             let (llm, cost_usd, error) = (None, pool_core::money::MicroUsd::ZERO, None);
             let finished = Event::from(TaskFinished {
                 task: id.clone(),
@@ -236,14 +237,7 @@ mod tests {
                 route: "fast".to_owned(),
                 deadline_ms: None,
             });
-            let batch = EventBatch {
-                v: 1,
-                emitter: new_id::<EmitterId>(),
-                first: 0,
-                at_ms: 1,
-                events: vec![submitted, finished],
-            };
-            fold.apply(&batch, |_, _, _| ());
+            let fold = PoolState::of_events(Timestamp(1), [submitted, finished]);
             let state = fold.tasks.get(&id).expect("it is known");
             let refused = may_requeue(&id, state, true).expect_err("it is over");
             assert!(refused.0.detail.contains(retry), "{}", refused.0.detail);

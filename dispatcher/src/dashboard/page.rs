@@ -26,6 +26,7 @@ const SCRIPT: &str = concat!(
     include_str!("page/budget.js"),
     include_str!("page/report.js"),
     include_str!("page/dead.js"),
+    include_str!("page/checks.js"),
     include_str!("page/submit.js"),
     include_str!("page/main.js"),
 );

@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use pool_api::status::NoHeartbeat;
 use pool_config::{Env, load};
-use pool_core::event::{EmitterId, Event, EventBatch, TaskFinished, TaskStarted, TaskSubmitted};
+use pool_core::event::{Event, TaskFinished, TaskStarted, TaskSubmitted};
 use pool_core::id::{AttemptId, Token};
 use pool_core::money::MicroUsd;
 use pool_core::result::Status;
 use pool_core::state::PoolState;
 use pool_core::time::Timestamp;
-use pool_telemetry::clock::new_id;
 
 use super::*;
 
@@ -22,38 +21,29 @@ fn id(n: u64) -> TaskId {
 
 /// Tasks that were submitted one after another; every third has failed.
 fn fold() -> PoolState {
-    let (mut fold, emitter, mut first) = (PoolState::new(), new_id::<EmitterId>(), 0);
+    let mut fold = PoolState::new();
     for n in 0..COUNT {
         let (body_hash, route) = (String::new(), "fast".to_owned());
-        let mut events = vec![Event::from(TaskSubmitted {
+        let at = Timestamp(1_000 + n);
+        let submitted = TaskSubmitted {
             task: id(n),
             body_hash,
             route,
             deadline_ms: None,
-        })];
+        };
+        fold.append(at, Event::from(submitted));
         if n % 3 == 0 {
             let (llm, cost_usd, error) = (None, MicroUsd::ZERO, None);
-            events.push(Event::from(TaskFinished {
+            let finished = TaskFinished {
                 task: id(n),
                 attempt: None,
                 status: Status::Failed,
                 llm,
                 cost_usd,
                 error,
-            }));
+            };
+            fold.append(at, Event::from(finished));
         }
-        let count = events.len() as u64;
-        fold.apply(
-            &EventBatch {
-                v: 1,
-                emitter,
-                first,
-                at_ms: 1_000 + n,
-                events,
-            },
-            |_, _, _| (),
-        );
-        first += count;
     }
     fold
 }
@@ -118,16 +108,7 @@ fn a_task_whose_programmer_is_not_heard_of_any_more_is_queued_again() {
         route,
         body_hash,
     });
-    fold.apply(
-        &EventBatch {
-            v: 1,
-            emitter: new_id::<EmitterId>(),
-            first: 0,
-            at_ms: 9_000,
-            events: vec![started],
-        },
-        |_, _, _| (),
-    );
+    fold.append(Timestamp(9_000), started);
     let pool = load(Path::new("../config/trial.yaml"), &Env::of_process())
         .expect("the pool file of the trial");
     let unheard = [

@@ -68,12 +68,11 @@ mod tests {
     use std::time::Duration;
 
     use pool_api::status::NoHeartbeat;
-    use pool_core::event::{EmitterId, Event, EventBatch, TaskStarted, TaskSubmitted};
+    use pool_core::event::{Event, TaskStarted, TaskSubmitted};
     use pool_core::id::{AttemptId, Capability, ProgrammerId, TaskId, Token};
     use pool_core::routing::Routes;
 
     use super::*;
-    use pool_telemetry::clock::new_id;
 
     #[test]
     fn a_task_whose_programmer_is_not_heard_of_any_more_waits_with_its_age() {
@@ -101,15 +100,7 @@ mod tests {
             route: route.clone(),
             body_hash,
         });
-        let mut fold = PoolState::new();
-        let batch = EventBatch {
-            v: 1,
-            emitter: new_id::<EmitterId>(),
-            first: 0,
-            at_ms: 5,
-            events: vec![submitted, started],
-        };
-        fold.apply(&batch, |_, _, _| ());
+        let fold = PoolState::of_events(Timestamp(5), [submitted, started]);
         let fast = [Capability::new("fast").expect("a capability")].into();
         let routes = Routes::new(&BTreeMap::from([(programmer, fast)]));
         let route = routes

@@ -1,7 +1,9 @@
 //! Describes a task's events in words, for its page. Pure.
 
 use pool_api::events::{Line, Tone};
-use pool_core::event::{BreakerEvent, BudgetEvent, Event, Spent, TaskEvent, TaskFinished};
+use pool_core::event::{
+    BreakerEvent, BudgetEvent, Event, ReleaseCause, Spent, TaskEvent, TaskFinished,
+};
 use pool_core::id::{AttemptId, ProgrammerId};
 use pool_core::money::MicroUsd;
 use pool_core::result::Status;
@@ -161,10 +163,12 @@ fn words_of_task(event: &TaskEvent, number: Option<u32>) -> Words {
             Words::new(Tone::Active, text).of(Some(&started.programmer), Some(started.attempt))
         }
         TaskEvent::Released(released) => {
-            let text = if released.no_llm {
-                "handed back: no LLM was available"
-            } else {
-                "handed back: the worker was shut down or lost its connection; the attempt does not count"
+            let text = match released.cause {
+                ReleaseCause::NoLlm => "handed back: no LLM was available",
+                ReleaseCause::NoSandbox => "handed back: the sandbox could not be set up",
+                ReleaseCause::Stopped => {
+                    "handed back: the worker was shut down or lost its connection; the attempt does not count"
+                }
             };
             Words::new(Tone::Warning, text).of(None, Some(released.attempt))
         }
@@ -251,7 +255,7 @@ mod tests {
         let released = Event::from(TaskReleased {
             task: task.clone(),
             attempt: AttemptId::from_u128(1),
-            no_llm: false,
+            cause: ReleaseCause::Stopped,
         });
         let events = [
             (started(0), Verdict::Accepted),

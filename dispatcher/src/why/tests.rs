@@ -6,7 +6,7 @@ use pool_api::status::{LastBeat, NoHeartbeat};
 use pool_api::why::ProgrammerWhy;
 use pool_config::parse;
 use pool_core::event::{
-    BudgetReserved, BudgetSet, Configuration, EmitterId, Event, EventBatch, FailedCall, LlmFailed,
+    BudgetReserved, BudgetSet, Configuration, EmitterId, Event, FailedCall, LlmFailed,
     ProgrammerUp, TargetPaused, TaskPublished, TaskStarted, TaskSubmitted,
 };
 use pool_core::heartbeat::{Gate, ShutReason};
@@ -50,7 +50,6 @@ struct World {
     fold: PoolState,
     heard: Snapshot,
     fresh: bool,
-    seq: u64,
     at: Timestamp,
 }
 
@@ -71,7 +70,6 @@ impl World {
             fold,
             heard,
             fresh: true,
-            seq: 0,
             at,
         };
         for programmer in world.pool.programmers.clone() {
@@ -93,16 +91,7 @@ impl World {
     }
 
     fn append(&mut self, decision: Event) {
-        let (emitter, events) = (EmitterId::from_u128(1), vec![decision]);
-        let batch = EventBatch {
-            v: 1,
-            emitter,
-            first: self.seq,
-            at_ms: self.at.0,
-            events,
-        };
-        self.seq += 1;
-        self.fold.apply(&batch, |_, _, _| ());
+        self.fold.append(self.at, decision);
     }
 
     fn later(&mut self, seconds: u64) {
@@ -535,19 +524,13 @@ fn an_owner_whose_programmer_is_held_by_another_process_does_not_make_it_busy() 
     let mut world = World::new();
     world.start("a", "006", 1);
     world.later(1);
-    let up = vec![Event::from(ProgrammerUp {
+    let up = Event::from(ProgrammerUp {
         programmer: id("006"),
         host: "h".to_owned(),
         again: false,
-    })];
-    let batch = EventBatch {
-        v: 1,
-        emitter: EmitterId::from_u128(2),
-        first: 0,
-        at_ms: world.at.0,
-        events: up,
-    };
-    world.fold.apply(&batch, |_, _, _| ());
+    });
+    let other = EmitterId::from_u128(2);
+    world.fold.append_as(other, world.at, up);
     world.wait("t", "premium");
     assert_eq!(
         world.state("006").state,

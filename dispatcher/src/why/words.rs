@@ -228,16 +228,20 @@ fn place(position: Option<Position>) -> String {
 pub(super) fn also(state: &TaskState, pool: &Pool, now: Timestamp) -> String {
     let mut also = String::new();
     if state.releases > 0 {
-        let (times, without) = (
-            counted(state.releases as usize, "time", "times"),
-            state.hand_backs,
-        );
+        let times = counted(state.releases as usize, "time", "times");
         also.push_str(&format!("; it was handed back {times}"));
-        if without > 0 {
-            also.push_str(&format!(
-                " ({without} of at most {} because no LLM was available)",
-                pool.dispatcher.max_hand_backs
-            ));
+        let most = pool.dispatcher.max_hand_backs;
+        let causes = [
+            (state.hand_backs, "no LLM was available"),
+            (state.sandbox_hand_backs, "the sandbox could not be set up"),
+        ];
+        let causes: Vec<String> = causes
+            .into_iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, cause)| format!("{count} of at most {most} because {cause}"))
+            .collect();
+        if !causes.is_empty() {
+            also.push_str(&format!(" ({})", causes.join(", ")));
         }
     }
     if let Some(deadline) = state.deadline {

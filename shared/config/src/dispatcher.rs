@@ -22,7 +22,7 @@ pub(super) struct RawDispatcher {
     /// Seconds between a failed attempt and the next one; doubled after each further attempt.
     #[schemars(range(max = 300))]
     retry_delay_s: u64,
-    /// How often a task may be handed back because none of the programmer's LLMs was available.
+    /// How often a task may be handed back because none of the programmer's LLMs was available, and how often because the sandbox could not be set up.
     #[schemars(range(max = 1000))]
     max_hand_backs: u32,
     /// Seconds after which a lost task, which is in no queue and with no programmer, is published again.

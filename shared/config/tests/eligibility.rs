@@ -8,8 +8,8 @@ use std::time::Duration;
 use pool_config::parse;
 use pool_core::eligibility::*;
 use pool_core::event::{
-    BudgetReserved, Configuration, EmitterId, Event, EventBatch, FailedCall, LlmFailed,
-    ProgrammerUp, TaskFinished, TaskStarted, TaskSubmitted,
+    BudgetReserved, Configuration, Event, FailedCall, LlmFailed, ProgrammerUp, TaskFinished,
+    TaskStarted, TaskSubmitted,
 };
 use pool_core::heartbeat::ShutReason;
 use pool_core::id::{AttemptId, LlmName, ProgrammerId, TaskId, Token};
@@ -37,7 +37,6 @@ workspace: {dir: /tmp, roots: [/tmp]}
 struct Log {
     pool: Pool,
     fold: PoolState,
-    seq: u64,
     at: u64,
 }
 
@@ -46,7 +45,6 @@ impl Log {
         let pool = parse(POOL, Path::new("pool.yaml")).expect("a good pool file");
         let mut log = Self {
             fold: PoolState::new(),
-            seq: 0,
             at: 1_000_000,
             pool,
         };
@@ -68,15 +66,7 @@ impl Log {
     }
 
     fn append(&mut self, decision: Event) {
-        let batch = EventBatch {
-            v: 1,
-            emitter: EmitterId::from_u128(1),
-            first: self.seq,
-            at_ms: self.at,
-            events: vec![decision],
-        };
-        self.seq += 1;
-        self.fold.apply(&batch, |_, _, _| ());
+        self.fold.append(Timestamp(self.at), decision);
     }
 
     fn fail(&mut self, llm: &str, task: u32, programmer: &str) {

@@ -474,7 +474,8 @@ pub struct DispatcherConfig {
     pub max_attempts: u32,
     /// The pause before the second attempt; it doubles before each further one.
     pub retry_delay: Duration,
-    /// How often a task may be handed back because no LLM was available.
+    /// How often a task may be handed back because no LLM was available, and how often because the
+    /// sandbox could not be set up.
     pub max_hand_backs: u32,
     /// How long a task may be in no queue and without an owner before it is published again.
     pub repair_after: Duration,

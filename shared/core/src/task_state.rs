@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::event::ReleaseCause;
 use crate::id::{AttemptId, LlmName, ProgrammerId, Token};
 use crate::money::MicroUsd;
 use crate::result::{ErrorKind, Status, Usage};
@@ -56,6 +57,9 @@ pub struct TaskState {
     pub releases: u32,
     /// Those of `releases` for which no LLM was available.
     pub hand_backs: u32,
+    /// Those of `releases` for which the sandbox could not be set up.
+    #[serde(default)]
+    pub sandbox_hand_backs: u32,
     /// The sum of `used`. Older versions do not know `used`; they read this sum from the snapshot, where it
     /// has no details.
     #[serde(default, serialize_with = "without_details")]
@@ -275,6 +279,18 @@ impl TaskState {
     /// Whether this attempt owns the task.
     pub fn is_owned_by(&self, attempt: AttemptId) -> bool {
         self.owner().is_some_and(|owner| owner.attempt == attempt)
+    }
+
+    /// How often an attempt gave the task back for this cause.
+    pub fn released_for(&self, cause: ReleaseCause) -> u32 {
+        match cause {
+            ReleaseCause::Stopped => {
+                let others = self.hand_backs + self.sandbox_hand_backs;
+                self.releases.saturating_sub(others)
+            }
+            ReleaseCause::NoLlm => self.hand_backs,
+            ReleaseCause::NoSandbox => self.sandbox_hand_backs,
+        }
     }
 
     /// Sets the usage of one attempt.

@@ -189,7 +189,7 @@ catalog! {
     ATTEMPTS_RETRIED: Counter = "pool_attempts_retried_total" ["error"] Count, Worker, Sum,
         "failed attempts after which another one was scheduled, by the kind of error";
     ATTEMPTS_RELEASED: Counter = "pool_attempts_released_total" ["reason"] Count, Worker, Sum,
-        "attempts that gave their task back to its queue: `no_llm`, or `stopped` by a drain, the end of the worker, or a lost connection";
+        "attempts that gave their task back to its queue: `no_llm`, `no_sandbox`, or `stopped` by a drain, the end of the worker, or a lost connection";
     AGENT_RUNS: Counter = "pool_agent_runs_total" ["programmer", "outcome"] Count, Worker, Sum,
         "runs of agents by outcome: `passed`, `check_failed`, `no_llm_left`, or a kind of error";
     AGENT_STARTS: Counter = "pool_agent_starts_total" ["start"] Count, Worker, Sum,

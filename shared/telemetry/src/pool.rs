@@ -171,9 +171,10 @@ impl BreakerChanged<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_core::event::{BudgetReserved, Configuration, EmitterId, Event, EventBatch};
+    use pool_core::event::{BudgetReserved, Configuration, Event};
     use pool_core::id::{AttemptId, ProgrammerId};
     use pool_core::rules::{BudgetRules, Rules};
+    use pool_core::time::Timestamp;
 
     const POOL: &str = r#"
 programmers: [{id: "001", primary_llm: ollama/qwen, capabilities: [fast]}]
@@ -202,15 +203,7 @@ workspace: {dir: /tmp, roots: [/tmp]}
             programmer: ProgrammerId::new("001").expect("an id"),
             amount_usd: MicroUsd(2_500_000),
         });
-        let mut fold = PoolState::new();
-        let batch = EventBatch {
-            v: 1,
-            emitter: EmitterId::from_u128(1),
-            first: 0,
-            at_ms: 1,
-            events: vec![configured, reserved],
-        };
-        fold.apply(&batch, |_, _, _| ());
+        let fold = PoolState::of_events(Timestamp(1), [configured, reserved]);
         let pool =
             pool_config::parse(POOL, std::path::Path::new("pool.yaml")).expect("a good pool file");
         let standing = Eligibility {

@@ -6,7 +6,7 @@
 use super::catalog::{
     ATTEMPTS_RELEASED, ATTEMPTS_RETRIED, TASK_QUEUE, TASK_RUN, TASKS_FINISHED, TASKS_SUBMITTED,
 };
-use pool_core::event::{Event, TaskEvent};
+use pool_core::event::{Event, ReleaseCause, TaskEvent};
 use pool_core::id::{LlmName, TaskId};
 use pool_core::result::ErrorKind;
 use pool_core::state::{Outcome, PoolState, TaskState};
@@ -26,8 +26,8 @@ pub enum Written {
     },
     /// An attempt gave its task back.
     Released {
-        /// None of its LLMs was available.
-        no_llm: bool,
+        /// Why it did so.
+        cause: ReleaseCause,
     },
     /// A task has an outcome.
     Ended {
@@ -51,7 +51,7 @@ impl Written {
                 .as_ref()
                 .map(|retry| Self::Retried { error: retry.error }),
             TaskEvent::Released(released) => Some(Self::Released {
-                no_llm: released.no_llm,
+                cause: released.cause,
             }),
             TaskEvent::Finished(_) | TaskEvent::Cancelled(_) => Some(Self::Ended {
                 task: event.task().clone(),
@@ -68,8 +68,14 @@ impl Written {
         match self {
             Self::Submitted { route } => TASKS_SUBMITTED.add([route], 1),
             Self::Retried { error } => ATTEMPTS_RETRIED.add([error.as_str()], 1),
-            Self::Released { no_llm: true } => ATTEMPTS_RELEASED.add(["no_llm"], 1),
-            Self::Released { no_llm: false } => ATTEMPTS_RELEASED.add(["stopped"], 1),
+            Self::Released { cause } => {
+                let reason = match cause {
+                    ReleaseCause::Stopped => "stopped",
+                    ReleaseCause::NoLlm => "no_llm",
+                    ReleaseCause::NoSandbox => "no_sandbox",
+                };
+                ATTEMPTS_RELEASED.add([reason], 1);
+            }
             Self::Ended { task } => {
                 if let Some(state) = fold.tasks.get(task) {
                     ended(task, state);
@@ -108,10 +114,11 @@ fn ended(task: &TaskId, state: &TaskState) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_core::event::{EmitterId, EventBatch, TaskFinished, TaskStarted, TaskSubmitted};
+    use pool_core::event::{TaskFinished, TaskStarted, TaskSubmitted};
     use pool_core::id::{AttemptId, ProgrammerId, Token};
     use pool_core::money::MicroUsd;
     use pool_core::result::Status;
+    use pool_core::time::Timestamp;
 
     #[test]
     fn a_task_that_ends_is_counted_with_its_times() {
@@ -149,17 +156,8 @@ mod tests {
             .collect();
         assert_eq!(written.len(), 2, "its start is not counted");
         let mut fold = PoolState::new();
-        for (seq, (at_ms, event)) in
-            (0..).zip([(1_000, submitted), (3_000, started), (10_000, finished)])
-        {
-            let batch = EventBatch {
-                v: 1,
-                emitter: EmitterId::from_u128(1),
-                first: seq,
-                at_ms,
-                events: vec![event],
-            };
-            fold.apply(&batch, |_, _, _| ());
+        for (at_ms, event) in [(1_000, submitted), (3_000, started), (10_000, finished)] {
+            fold.append(Timestamp(at_ms), event);
         }
         let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
         metrics::with_local_recorder(&recorder, || {

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 use crate::launch::{SandboxStage, refuse};
-use crate::message::{AtStep as _, SetupError, SetupStep, StageMessage};
+use crate::message::{AtStep as _, SetupError, SetupStep, StageMessage, at_path};
 use crate::{filter, rights, rules, show};
 
 pub(crate) fn main(argv: &[OsString]) -> ! {
@@ -29,7 +29,8 @@ fn confine(stage: &SandboxStage) -> Result<(), SetupError> {
     let plan = &stage.plan;
     // The program keeps this, but what it starts does not.
     rights::die_with_the_parent().at(SetupStep::Rights)?;
-    std::env::set_current_dir(&plan.directory).at(SetupStep::View)?;
+    let started_in = std::env::set_current_dir(&plan.directory);
+    at_path(&plan.directory, started_in).at(SetupStep::View)?;
     rights::drop_capabilities().at(SetupStep::Rights)?;
     if plan.layers.landlock > 0 {
         let shown = show::entries(plan);

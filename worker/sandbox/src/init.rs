@@ -14,7 +14,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::launch::{SandboxStage, refuse};
-use crate::message::{AtStep as _, SetupError, SetupStep, StageMessage};
+use crate::message::{AtStep as _, SetupError, SetupStep, StageMessage, at_path};
 use crate::network::{self, NetworkAttempts};
 use crate::plan::Plan;
 use crate::show::Entries;
@@ -123,7 +123,8 @@ fn confine(stage: &SandboxStage, argv: &[OsString]) -> Result<(SignalFd, Warm), 
     rights::limit_processes(plan.limits.processes).at(SetupStep::Rights)?;
     let shown = show::entries(plan);
     view::enter(plan, &shown)?;
-    std::env::set_current_dir(&plan.directory).at(SetupStep::View)?;
+    let started_in = std::env::set_current_dir(&plan.directory);
+    at_path(&plan.directory, started_in).at(SetupStep::View)?;
     let warm = Warm::prepare(stage, &shown, argv).at(SetupStep::View)?;
     rights::keep_reading().at(SetupStep::Rights)?;
     rights::hide_process().at(SetupStep::Rights)?;

@@ -5,6 +5,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -52,9 +53,22 @@ pub struct SetupError {
     /// The error number of the kernel, if the kernel refused something.
     #[serde(default)]
     pub errno: Option<i32>,
+    /// The file or directory of the machine that could not be shown, if that was the problem.
+    #[serde(default)]
+    pub path: Option<PathBuf>,
 }
 
 impl SetupError {
+    /// The path that is to blame. If the machine has no room left, none is.
+    pub fn blamed_path(&self) -> Option<&Path> {
+        use nix::errno::Errno::{EAGAIN, EMFILE, ENFILE, ENOMEM, ENOSPC};
+        let no_room = [EAGAIN, EMFILE, ENFILE, ENOMEM, ENOSPC];
+        let is_full = no_room
+            .iter()
+            .any(|errno| self.errno == Some(*errno as i32));
+        self.path.as_deref().filter(|_| !is_full)
+    }
+
     /// The next step of the person who runs the worker.
     pub fn remedy(&self) -> &'static str {
         match self.step {
@@ -143,6 +157,7 @@ impl<T, E: std::error::Error + 'static> AtStep<T> for Result<T, E> {
             step,
             problem: problem.to_string(),
             errno: errno_of(&problem),
+            path: path_of(&problem),
         })
     }
 }
@@ -160,20 +175,34 @@ fn errno_of(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     })
 }
 
+/// The path that an error is about.
+fn path_of(error: &(dyn std::error::Error + 'static)) -> Option<PathBuf> {
+    let about = error.downcast_ref::<io::Error>()?.get_ref()?;
+    about.downcast_ref::<About>()?.path.clone()
+}
+
 /// An error of the kernel about a path, or about another thing.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {source}")]
 struct About {
     what: String,
+    path: Option<PathBuf>,
     source: io::Error,
 }
 
 /// Says what an error is about. Its number stays.
-pub(crate) fn named<T>(what: impl std::fmt::Display, result: io::Result<T>) -> io::Result<T> {
-    result.map_err(|source| {
-        let what = what.to_string();
-        io::Error::new(source.kind(), About { what, source })
-    })
+pub(crate) fn named<T>(what: &str, result: io::Result<T>) -> io::Result<T> {
+    about(what.to_owned(), None, result)
+}
+
+/// Says which path an error is about. Its number stays.
+pub(crate) fn at_path<T>(path: &Path, result: io::Result<T>) -> io::Result<T> {
+    about(path.display().to_string(), Some(path), result)
+}
+
+fn about<T>(what: String, path: Option<&Path>, result: io::Result<T>) -> io::Result<T> {
+    let path = path.map(Path::to_owned);
+    result.map_err(|source| io::Error::new(source.kind(), About { what, path, source }))
 }
 
 /// Sends a message, with a listener if it announces one.
@@ -264,7 +293,7 @@ mod tests {
     #[test]
     fn an_error_keeps_its_number_on_the_way() {
         let refused = || io::Error::from(nix::errno::Errno::EAGAIN);
-        let about = named("/x", named::<()>("copy", Err(refused())));
+        let about = at_path(Path::new("/x"), named::<()>("copy", Err(refused())));
         let errors = [
             Err::<(), _>(refused()).at(SetupStep::View),
             about.at(SetupStep::View),
@@ -281,5 +310,25 @@ mod tests {
         }
         let error = Err::<(), _>(io::Error::other("x")).at(SetupStep::View);
         assert_eq!(error.expect_err("an error").errno, None, "not the kernel's");
+    }
+
+    #[test]
+    fn a_path_is_to_blame_unless_the_machine_is_full() {
+        use nix::errno::Errno::{EACCES, EINVAL, ENOMEM, ENOSPC};
+        let path = Path::new("/srv/app/objects");
+        let refused = |errno| Err::<(), _>(io::Error::from(errno));
+        let link = Err(io::Error::other("is a link now"));
+        for (result, expected) in [
+            (at_path(path, named("remount", refused(EINVAL))), Some(path)),
+            (at_path(path, refused(EACCES)), Some(path)),
+            (at_path(path, link), Some(path)),
+            (at_path(path, refused(ENOMEM)), None),
+            (at_path(path, refused(ENOSPC)), None),
+            (named("make mounts private", refused(EINVAL)), None),
+            (refused(EINVAL), None),
+        ] {
+            let error = result.at(SetupStep::View).expect_err("an error");
+            assert_eq!(error.blamed_path(), expected, "{error}");
+        }
     }
 }

@@ -583,6 +583,7 @@ mod tests {
             step,
             problem: errno.to_string(),
             errno: Some(errno as i32),
+            path: None,
         }
     }
 

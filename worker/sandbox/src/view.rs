@@ -19,7 +19,7 @@ use rustix::mount::{
     mount_change, mount_remount, move_mount, open_tree, unmount,
 };
 
-use crate::message::{AtStep as _, SetupError, SetupStep, named};
+use crate::message::{AtStep as _, SetupError, SetupStep, at_path, named};
 use crate::path_walk::open_end;
 use crate::plan::Plan;
 use crate::show::{Entries, PathAccess};
@@ -59,13 +59,14 @@ pub(crate) fn enter(plan: &Plan, shown: &Entries) -> Result<(), SetupError> {
     change_propagation().at(SetupStep::View)?;
     let nodes = open(shown, plan.layers.own_network).at(SetupStep::View)?;
     // The new root stands on this directory until it becomes the root.
-    let root = match fs::canonicalize(&plan.directory).at(SetupStep::View)? {
+    let directory = at_path(&plan.directory, fs::canonicalize(&plan.directory));
+    let root = match directory.at(SetupStep::View)? {
         root if root.parent().is_none() => PathBuf::from("/usr"),
         directory => directory,
     };
     temporary(&root, "mode=755,size=4m,nr_inodes=50k").at(SetupStep::View)?;
     let rules = place(&root, nodes).at(SetupStep::View)?;
-    restrict_mounts(&root, &rules).at(SetupStep::View)?;
+    restrict_mounts(&root, Path::new("/"), &rules).at(SetupStep::View)?;
     terminals(&root).at(SetupStep::View)?;
     processes(&root).at(SetupStep::Proc)?;
     pivot(&root).at(SetupStep::View)
@@ -87,7 +88,7 @@ fn copy(path: &Path) -> io::Result<OwnedFd> {
         | OpenTreeFlags::AT_RECURSIVE
         | OpenTreeFlags::AT_EMPTY_PATH;
     let copied = open_end(path).and_then(|file| Ok(open_tree(file, "", flags)?));
-    named(path.display(), copied)
+    at_path(path, copied)
 }
 
 fn attach(tree: OwnedFd, target: &Path) -> io::Result<()> {
@@ -179,7 +180,7 @@ fn place(root: &Path, nodes: BTreeMap<PathBuf, Node>) -> io::Result<Vec<(PathBuf
             continue;
         }
         if let (false, Some(parent)) = (exists, target.parent()) {
-            named(path.display(), fs::create_dir_all(parent))?;
+            at_path(&path, fs::create_dir_all(parent))?;
         }
         let stand = |directory: bool| match (exists, directory) {
             (true, _) => Ok(()),
@@ -211,7 +212,7 @@ fn place(root: &Path, nodes: BTreeMap<PathBuf, Node>) -> io::Result<Vec<(PathBuf
                 copies.push((path.clone(), false));
             }),
         };
-        named(path.display(), done)?;
+        at_path(&path, done)?;
     }
     Ok(rules)
 }
@@ -293,16 +294,18 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 }
 
 /// Gives every mount below `root` the flags of the nearest rule above it. A bind mount takes its
-/// flags from outside, and mounts inside of it have flags of their own.
-fn restrict_mounts(root: &Path, rules: &[(PathBuf, MountFlags)]) -> io::Result<()> {
+/// flags from outside, and mounts inside of it have flags of their own. `outside` is what `root`
+/// shows.
+fn restrict_mounts(root: &Path, outside: &Path, rules: &[(PathBuf, MountFlags)]) -> io::Result<()> {
     let info = fs::read("/proc/self/mountinfo")?;
     for mount in info.split(|byte| *byte == b'\n').filter_map(mounted) {
         let rule = rules
             .iter()
             .filter(|(path, _)| mount.at.starts_with(path))
             .max_by_key(|(path, _)| path.as_os_str().len());
-        if let (true, Some((_, more))) = (mount.at.starts_with(root), rule) {
-            remount(&mount.at, mount.flags | *more)?;
+        if let (Ok(below), Some((_, more))) = (mount.at.strip_prefix(root), rule) {
+            let remounted = remount(&mount.at, mount.flags | *more);
+            at_path(&outside.join(below), remounted)?;
         }
     }
     Ok(())
@@ -310,10 +313,7 @@ fn restrict_mounts(root: &Path, rules: &[(PathBuf, MountFlags)]) -> io::Result<(
 
 fn remount(target: &Path, flags: MountFlags) -> io::Result<()> {
     let done = mount_remount(target, MountFlags::BIND | flags, c"");
-    named(
-        format_args!("remount {}", target.display()),
-        done.map_err(Into::into),
-    )
+    named("remount", done.map_err(Into::into))
 }
 
 /// Terminals of its own, so that nobody types into those of others.
@@ -335,8 +335,10 @@ fn processes(root: &Path) -> io::Result<()> {
     let proc = root.join("proc");
     let flags = WRITABLE | MountFlags::NOEXEC;
     if mount("proc", &proc, "proc", flags, None).is_err() {
-        attach(copy(Path::new("/proc"))?, &proc)?;
-        return restrict_mounts(&proc, &[(proc.clone(), SEALED | MountFlags::NOEXEC)]);
+        let outside = Path::new("/proc");
+        attach(copy(outside)?, &proc)?;
+        let rules = [(proc.clone(), SEALED | MountFlags::NOEXEC)];
+        return restrict_mounts(&proc, outside, &rules);
     }
     for name in system::PROC_READ_ONLY {
         let path = proc.join(name);

@@ -239,7 +239,7 @@ fn set(env: &mut Vec<(OsString, OsString)>, name: impl AsRef<OsStr>, value: impl
 
 fn launch_failure(error: &LaunchError) -> TaskFailure {
     let kind = match error {
-        LaunchError::Sandbox(_) => ErrorKind::Sandbox,
+        LaunchError::Sandbox(_) | LaunchError::OwnPath { .. } => ErrorKind::Sandbox,
         LaunchError::Program { .. } | LaunchError::Helper { .. } => ErrorKind::AgentConfig,
         LaunchError::NoReport(_) => {
             return TaskFailure::new(ErrorKind::AgentCrashed, error.to_string());

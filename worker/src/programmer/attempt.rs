@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pool_broker::fault::{Point, point};
+use pool_core::event::ReleaseCause;
 use pool_core::id::{AttemptId, TaskId};
 use pool_core::pool::AgentKind;
 use pool_core::result::{ErrorKind, ResultMessage, Status, TaskFailure, Usage};
@@ -46,6 +47,16 @@ pub struct HandBack {
     /// The usage and findings of the attempt, as a failed outcome. It is used when the task has
     /// been handed back too often.
     pub outcome: AttemptOutcome,
+}
+
+impl HandBack {
+    pub fn cause(&self) -> ReleaseCause {
+        if self.kind == ErrorKind::Sandbox {
+            ReleaseCause::NoSandbox
+        } else {
+            ReleaseCause::NoLlm
+        }
+    }
 }
 
 /// The outcome of an attempt.

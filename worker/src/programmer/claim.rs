@@ -267,7 +267,7 @@ impl Claimed {
 mod tests {
     use super::*;
     use pool_core::event::{
-        EmitterId, Event, EventBatch, TaskFinished, TaskPublished, TaskReleased, TaskStarted,
+        Event, ReleaseCause, TaskFinished, TaskPublished, TaskReleased, TaskStarted,
     };
     use pool_core::id::{Capability, ProgrammerId};
 
@@ -287,16 +287,7 @@ mod tests {
     }
 
     fn fold(events: Vec<Event>) -> PoolState {
-        let mut fold = PoolState::new();
-        let batch = EventBatch {
-            v: 1,
-            emitter: EmitterId::from_u128(1),
-            first: 0,
-            at_ms: NOW.0,
-            events,
-        };
-        fold.apply(&batch, |_, _, _| ());
-        fold
+        PoolState::of_events(NOW, events)
     }
 
     fn started(count: u64, hash: &str) -> Event {
@@ -405,7 +396,7 @@ mod tests {
         let released = Event::from(TaskReleased {
             task: TaskId::new("t").expect("an id"),
             attempt: AttemptId::from_u128(1),
-            no_llm: false,
+            cause: ReleaseCause::Stopped,
         });
         let after = |events| after_refusal(&fold(events), &delivered, Refusal::Superseded);
         let owned = vec![started(5, &delivered.body_hash)];

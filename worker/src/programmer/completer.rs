@@ -116,21 +116,13 @@ async fn settle(process: Process, outcome_writer: Arc<OutcomeWriter>, concluded:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_core::event::{EmitterId, EventBatch, TaskCancelled, TaskStarted};
+    use pool_core::event::{TaskCancelled, TaskStarted};
     use pool_core::id::Token;
     use pool_core::result::{ErrorKind, Status, TaskFailure};
+    use pool_core::time::Timestamp;
 
     fn fold(events: Vec<Event>) -> PoolState {
-        let mut fold = PoolState::new();
-        let batch = EventBatch {
-            v: 1,
-            emitter: EmitterId::from_u128(1),
-            first: 0,
-            at_ms: 1000,
-            events,
-        };
-        fold.apply(&batch, |_, _, _| ());
-        fold
+        PoolState::of_events(Timestamp(1000), events)
     }
 
     #[tokio::test]

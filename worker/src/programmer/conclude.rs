@@ -11,7 +11,7 @@ use pool_broker::headers::{DeadLetterInfo, Reply};
 use pool_broker::process::Process;
 use pool_broker::steps::{self, ReissuePoints, request_result, send_on};
 use pool_broker::{BrokerError, acks, log_broker_error};
-use pool_core::event::{Event, PoolEvent, TaskReleased};
+use pool_core::event::{Event, PoolEvent, ReleaseCause, TaskReleased};
 use pool_core::id::{AttemptId, TaskId};
 use pool_core::result::{ResultMessage, Status};
 use pool_core::state::{PoolState, TaskState, Verdict};
@@ -200,7 +200,7 @@ pub async fn lost(process: &Process, claim: &Claim) {
     let released = Event::from(TaskReleased {
         task: claim.task.clone(),
         attempt: claim.attempt,
-        no_llm: false,
+        cause: ReleaseCause::Stopped,
     });
     if let Err(error) = process.log.append(released).await {
         tracing::warn!(%error, "the attempt counts towards max_attempts although only its connection broke");

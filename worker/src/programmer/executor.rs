@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lapin::message::Delivery;
 use pool_broker::fault::{Point, point};
-use pool_core::event::{Event, Spent, TaskReleased, TaskStarted};
+use pool_core::event::{Event, ReleaseCause, Spent, TaskReleased, TaskStarted};
 use pool_core::heartbeat::Gate;
 use pool_core::id::AttemptId;
 use pool_core::result::{ErrorKind, ResultMessage, Usage};
@@ -29,9 +29,7 @@ use llm_gateway::permits::Permits;
 enum Attempted {
     Outcome(Box<AttemptOutcome>),
     /// No LLM was left for it, or no sandbox.
-    HandBack {
-        no_llm: bool,
-    },
+    HandBack(ReleaseCause),
     Superseded,
     Interrupted,
 }
@@ -40,10 +38,14 @@ impl Attempted {
     fn reason(&self) -> &'static str {
         match self {
             Self::Outcome(_) => "it has an outcome",
-            Self::HandBack { no_llm: true } => "no LLM is left for the task; handing it back",
-            Self::HandBack { no_llm: false } => "there is no sandbox for the task; handing it back",
+            Self::HandBack(ReleaseCause::NoLlm) => "no LLM is left for the task; handing it back",
+            Self::HandBack(ReleaseCause::NoSandbox) => {
+                "there is no sandbox for the task; handing it back"
+            }
             Self::Superseded => "the task belongs to another attempt, or it has an outcome",
-            Self::Interrupted => "this programmer has to stop; handing the task back",
+            Self::HandBack(ReleaseCause::Stopped) | Self::Interrupted => {
+                "this programmer has to stop; handing the task back"
+            }
         }
     }
 }
@@ -123,7 +125,7 @@ impl ProgrammerRunner {
             delivery,
             claimed,
             connection,
-            no_llm: false,
+            cause: ReleaseCause::Stopped,
         })
     }
 
@@ -205,7 +207,7 @@ impl ProgrammerRunner {
                 held,
                 outcome: *outcome,
             }),
-            Attempted::HandBack { no_llm } => In::Interrupted(TaskInHand { no_llm, ..held }),
+            Attempted::HandBack(cause) => In::Interrupted(TaskInHand { cause, ..held }),
             Attempted::Superseded => self.superseded(&held).await,
             Attempted::Interrupted => In::Interrupted(held),
         }
@@ -255,18 +257,18 @@ impl ProgrammerRunner {
                     AttemptEnd::Outcome(outcome) => return Attempted::Outcome(outcome),
                     AttemptEnd::Stopped { .. } => return Attempted::Interrupted,
                     AttemptEnd::HandBack(hand_back) => {
-                        let no_llm = hand_back.kind != ErrorKind::Sandbox;
-                        let before = log.read(|fold| fold.tasks.get(id).map_or(0, |state| match no_llm {
-                            true => state.hand_backs,
-                            false => state.releases,
-                        }));
+                        let cause = hand_back.cause();
+                        let before = log.read(|fold| {
+                            let state = fold.tasks.get(id);
+                            state.map_or(0, |state| state.released_for(cause))
+                        });
                         if let Some(outcome) = self.fail_at_last(before, *hand_back) {
                             return Attempted::Outcome(outcome);
                         }
                         tokio::select! {
                             () = &mut superseded => return Attempted::Superseded,
-                            () = self.ending.drain.cancelled() => return Attempted::HandBack { no_llm },
-                            () = tokio::time::sleep(pause_before_hand_back(before, no_llm)) => return Attempted::HandBack { no_llm },
+                            () = self.ending.drain.cancelled() => return Attempted::HandBack(cause),
+                            () = tokio::time::sleep(pause_before_hand_back(before, cause)) => return Attempted::HandBack(cause),
                         }
                     }
                 }
@@ -424,12 +426,12 @@ impl ProgrammerRunner {
         let released = Event::from(TaskReleased {
             task: delivered.task.id.clone(),
             attempt: *attempt,
-            no_llm: held.no_llm,
+            cause: held.cause,
         });
         match self.process.log.append(released).await {
             Ok(Verdict::Accepted) => match consumer.give_back(held.delivery).await {
                 Ok(()) => {
-                    if held.no_llm {
+                    if held.cause == ReleaseCause::NoLlm {
                         // Lets the gate take in this failure before the programmer asks for another
                         // task.
                         tokio::time::sleep(2 * gate::LOOK_EVERY).await;
@@ -448,11 +450,11 @@ impl ProgrammerRunner {
 /// from using up the task's hand-backs: ten of them last five minutes.
 ///
 /// Without a sandbox, the gate has to shut first.
-fn pause_before_hand_back(before: u32, no_llm: bool) -> Duration {
+fn pause_before_hand_back(before: u32, cause: ReleaseCause) -> Duration {
     const FIRST: Duration = Duration::from_secs(5);
     const LONGEST: Duration = Duration::from_secs(60);
     match before {
-        0 | 1 if no_llm => Duration::ZERO,
+        0 | 1 if cause == ReleaseCause::NoLlm => Duration::ZERO,
         0 | 1 => 2 * gate::LOOK_EVERY,
         _ => (FIRST * 2u32.saturating_pow(before - 2)).min(LONGEST),
     }

@@ -30,7 +30,7 @@ use std::time::Duration;
 use lapin::message::Delivery;
 use pool_broker::BrokerError;
 use pool_broker::process::Process;
-use pool_core::event::{Event, ProgrammerUp};
+use pool_core::event::{Event, ProgrammerUp, ReleaseCause};
 use pool_core::heartbeat::{Gate, ShutReason};
 use pool_core::pool::{self, Pool};
 use pool_core::routing::queue_name;
@@ -71,8 +71,8 @@ struct TaskInHand {
     claimed: Claimed,
     /// The number of the connection that brought the task.
     connection: u64,
-    /// The task is handed back because no LLM was left for it.
-    no_llm: bool,
+    /// Why the task is handed back, if it is.
+    cause: ReleaseCause,
 }
 
 /// A task whose attempt has an outcome.

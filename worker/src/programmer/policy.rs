@@ -9,6 +9,7 @@ use pool_core::pool;
 use pool_core::result::{ErrorKind, TaskFailure};
 
 use super::runs::RunEnd;
+use crate::workspace::AttributeChange;
 
 /// How many paths a prompt for a repair lists.
 const LISTED: usize = 20;
@@ -27,11 +28,14 @@ struct Rule {
     matcher: PathMatcher,
 }
 
-/// A path that a rule forbids.
+/// A change that a rule forbids.
 struct Violation<'a> {
+    /// The changed file.
     path: &'a str,
     pattern: &'a PathPattern,
     rule: &'a Rule,
+    /// The change of another file, if the rule protects that one.
+    of_other: Option<&'a AttributeChange>,
 }
 
 impl Policy {
@@ -73,12 +77,30 @@ impl Policy {
         Self { rules }
     }
 
-    /// How a run with this change ends, if the change is forbidden.
-    pub(super) fn refuse(&self, files: &[String], instruction: &str) -> Option<RunEnd> {
-        let violations: Vec<Violation<'_>> = files
-            .iter()
-            .filter_map(|path| self.violation(path))
-            .collect();
+    /// Whether a rule protects this path.
+    pub(super) fn protects(&self, path: &str) -> bool {
+        self.protection(path).is_some()
+    }
+
+    /// How a run with this change ends, if the change is forbidden. `attributes` are the protected
+    /// files that get other git attributes from it.
+    pub(super) fn refuse(
+        &self,
+        files: &[String],
+        attributes: &[AttributeChange],
+        instruction: &str,
+    ) -> Option<RunEnd> {
+        let by_path = files.iter().filter_map(|path| self.violation(path));
+        let by_attribute = attributes.iter().filter_map(|change| {
+            let (rule, pattern) = self.protection(&change.path)?;
+            Some(Violation {
+                path: &change.source,
+                pattern,
+                rule,
+                of_other: Some(change),
+            })
+        });
+        let violations: Vec<Violation<'_>> = by_path.chain(by_attribute).collect();
         let first = violations.first()?;
         Some(RunEnd::Refused {
             failure: TaskFailure::new(first.rule.kind, message(first, violations.len() - 1)),
@@ -93,8 +115,17 @@ impl Policy {
                 path,
                 pattern,
                 rule,
+                of_other: None,
             })
         })
+    }
+
+    fn protection(&self, path: &str) -> Option<(&Rule, &PathPattern)> {
+        let mut protecting = self
+            .rules
+            .iter()
+            .filter(|rule| rule.kind == ErrorKind::ProtectedChanged);
+        protecting.find_map(|rule| Some((rule, rule.matcher.find(path)?)))
     }
 }
 
@@ -103,14 +134,23 @@ fn message(first: &Violation<'_>, others: usize) -> String {
         path,
         pattern,
         rule,
+        of_other,
     } = first;
+    let what = match of_other {
+        None => (*path).to_owned(),
+        Some(AttributeChange {
+            path: other,
+            attribute,
+            ..
+        }) => format!("{path} changes the git attribute `{attribute}` of {other}, which"),
+    };
     let others = match others {
         0 => String::new(),
         1 => " (and one more path)".to_owned(),
         several => format!(" (and {several} more paths)"),
     };
     format!(
-        "the change is refused: {path} may not be changed, because `{pattern}` of {} matches it{others}: say in the \
+        "the change is refused: {what} may not be changed, because `{pattern}` of {} matches it{others}: say in the \
          instruction that it stays as it is, or remove the pattern",
         rule.key
     )
@@ -166,8 +206,15 @@ mod tests {
     }
 
     fn refused(files: &[&str]) -> Option<(TaskFailure, String)> {
+        refused_with(files, &[])
+    }
+
+    fn refused_with(
+        files: &[&str],
+        attributes: &[AttributeChange],
+    ) -> Option<(TaskFailure, String)> {
         let files: Vec<String> = files.iter().map(ToString::to_string).collect();
-        let end = policy().refuse(&files, "Fix add.")?;
+        let end = policy().refuse(&files, attributes, "Fix add.")?;
         let RunEnd::Refused { failure, repair } = end else {
             panic!("another end: {end:?}")
         };
@@ -220,6 +267,27 @@ mod tests {
             );
             assert!(!repair.contains("calc.py"), "and nothing else: {repair}");
         }
+    }
+
+    #[test]
+    fn an_attribute_of_a_protected_file_is_refused_with_its_source() {
+        let change = |path: &str| AttributeChange {
+            path: path.to_owned(),
+            attribute: "eol".to_owned(),
+            source: ".gitattributes".to_owned(),
+        };
+        let files = [".gitattributes", "calc.py"];
+        assert!(policy().protects("tests/a.py") && !policy().protects(".env.local"));
+        let (failure, repair) = refused_with(&files, &[change("tests/a.py")]).expect("a refusal");
+        assert_eq!(failure.kind, ErrorKind::ProtectedChanged);
+        let said = ".gitattributes changes the git attribute `eol` of tests/a.py, which may not be changed, because \
+                    `tests/**` of `protect` in the task matches it";
+        assert!(failure.message.contains(said), "{}", failure.message);
+        assert!(repair.contains("\n.gitattributes\n"), "{repair}");
+        assert!(
+            refused_with(&files, &[change("src/a.py")]).is_none(),
+            "no rule protects that file"
+        );
     }
 
     #[test]

@@ -375,7 +375,10 @@ impl Work<'_> {
         }
         findings.changes = changes;
         let instruction = &self.task.message.instruction;
-        if let Some(refused) = self.policy.refuse(&findings.changes.files, instruction) {
+        let protects = |path: &str| self.policy.protects(path);
+        let attributes = self.worktree.attribute_changes(&findings.changes, protects);
+        let (attributes, files) = (self.step(attributes).await?, &findings.changes.files);
+        if let Some(refused) = self.policy.refuse(files, &attributes, instruction) {
             findings.checks = Vec::new();
             return Ok(refused);
         }

@@ -13,37 +13,63 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// The state of a process's sandbox. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct SandboxHealth {
-    /// Why it could not be set up.
-    trouble: Arc<watch::Sender<Option<String>>>,
+    failures: Arc<watch::Sender<Failures>>,
+}
+
+/// The failures to set the sandbox up.
+#[derive(Debug, Default)]
+struct Failures {
+    /// How many there were.
+    count: u64,
+    /// Why the last one happened; None: a self-test has passed that began after it.
+    last: Option<String>,
 }
 
 impl SandboxHealth {
     /// Why the sandbox could not be set up; None: it works, as far as anybody knows.
     pub fn trouble(&self) -> Option<String> {
-        self.trouble.borrow().clone()
+        self.failures.borrow().last.clone()
     }
 
     pub(super) fn broke(&self, why: String) {
-        self.trouble.send_replace(Some(why));
+        self.failures.send_modify(|failures| {
+            failures.count += 1;
+            failures.last = Some(why);
+        });
     }
 
-    /// Runs the self-test after a failure, until it passes. This future does not end.
+    /// Forgets the last failure, unless it came after the first `known` ones. Returns whether it did.
+    fn works_since(&self, known: u64) -> bool {
+        self.failures.send_if_modified(|failures| {
+            let passed = failures.count == known;
+            if passed {
+                failures.last = None;
+            }
+            passed
+        })
+    }
+
+    /// Runs the self-test after a failure, until it passes. A test says nothing about a failure that
+    /// comes while it runs, so another one follows. This future does not end.
     pub async fn keep_testing<T>(self, first_wait: Duration, test: impl Fn() -> T)
     where
         T: Future<Output = Result<(), String>>,
     {
-        let mut trouble = self.trouble.subscribe();
+        let mut failures = self.failures.subscribe();
         // It cannot fail: this process holds the sender.
-        while trouble.wait_for(Option::is_some).await.is_ok() {
+        while failures.wait_for(|seen| seen.last.is_some()).await.is_ok() {
             let mut wait = first_wait;
             loop {
                 tokio::time::sleep(wait).await;
-                let Err(why) = test().await else { break };
-                self.broke(why);
+                let known = self.failures.borrow().count;
+                match test().await {
+                    Ok(()) if self.works_since(known) => break,
+                    Ok(()) => {}
+                    Err(why) => self.broke(why),
+                }
                 wait = longer(wait);
             }
             tracing::info!("the sandbox can be set up again");
-            self.trouble.send_replace(None);
         }
     }
 }
@@ -74,7 +100,7 @@ mod tests {
                 })
             });
         tokio::spawn(testing);
-        let mut trouble = health.trouble.subscribe();
+        let mut failures = health.failures.subscribe();
         tokio::task::yield_now().await;
         assert_eq!(
             tests.load(Ordering::Relaxed),
@@ -87,15 +113,43 @@ mod tests {
             Some("no namespaces"),
             "the first failure"
         );
-        trouble.mark_unchanged();
+        failures.mark_unchanged();
         for expected in [Some("test 1"), Some("test 2"), None] {
-            trouble.changed().await.expect("the test goes on");
+            failures.changed().await.expect("the test goes on");
             assert_eq!(
-                trouble.borrow_and_update().as_deref(),
+                failures.borrow_and_update().last.as_deref(),
                 expected,
                 "what the last test said"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn a_failure_during_a_test_needs_a_test_of_its_own() {
+        let health = SandboxHealth::default();
+        let (tests, mut begun) = tokio::sync::mpsc::unbounded_channel();
+        let testing = health
+            .clone()
+            .keep_testing(Duration::from_millis(1), move || {
+                let (finish, finished) = tokio::sync::oneshot::channel();
+                tests.send(finish).expect("somebody looks");
+                async { finished.await.expect("an end of the test") }
+            });
+        tokio::spawn(testing);
+        health.broke("first".to_owned());
+        let first = begun.recv().await.expect("a test");
+        health.broke("second".to_owned());
+        first.send(Ok(())).expect("the test is awaited");
+        let second = begun.recv().await.expect("another test");
+        assert_eq!(
+            health.trouble().as_deref(),
+            Some("second"),
+            "the first test began before this failure"
+        );
+        second.send(Ok(())).expect("the test is awaited");
+        let mut failures = health.failures.subscribe();
+        let works = failures.wait_for(|seen| seen.last.is_none());
+        works.await.expect("the second test began after it");
     }
 
     #[test]

@@ -227,6 +227,8 @@ impl SandboxLauncher {
                 SetupFailed { refused }.emit();
                 self.health.broke(error.to_string());
             }
+            // Other tasks have other paths.
+            Err(LaunchError::OwnPath { refused, .. }) => SetupFailed { refused }.emit(),
             Err(_) => {}
         }
         finished
@@ -250,6 +252,15 @@ pub struct SandboxCommand {
     /// Its rights besides its directory, which is writable.
     pub access: CommandAccess,
     pub warm: WarmPart,
+}
+
+impl SandboxCommand {
+    /// Whether a path is at or below one that this command has for itself.
+    fn has_for_itself(&self, path: &Path) -> bool {
+        let access = &self.access;
+        let mut own = access.read.iter().chain(&access.write).chain([&self.cwd]);
+        own.any(|own| path.starts_with(own) || path.starts_with(trust::real(own)))
+    }
 }
 
 /// Receives the bytes that a running command prints.
@@ -357,6 +368,12 @@ pub enum LaunchError {
     },
     #[error("{0}; {remedy}", remedy = .0.remedy())]
     Sandbox(SetupError),
+    /// The sandbox could not be set up because of a path that only this command has.
+    #[error(
+        "{refused}; only tasks like this one need {}: see that the worker's user can read it, and what is mounted there",
+        path.display()
+    )]
+    OwnPath { refused: SetupError, path: PathBuf },
     #[error(
         "the sandbox helper ended without a report ({0}); see in the log of the kernel (`dmesg`) \
          whether memory ran out"

@@ -3,11 +3,12 @@
 
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use agent_sandbox::processes::{session_of, signal_all};
-use agent_sandbox::{Plan, receive_bytes, send_files};
+use agent_sandbox::{Plan, SetupError, receive_bytes, send_files};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use pool_core::result::NetworkAttempts;
@@ -100,7 +101,7 @@ pub(super) async fn run(
                 problem,
             });
         }
-        (_, Some(HelperReport::Refused(refused))) => return Err(LaunchError::Sandbox(refused)),
+        (_, Some(HelperReport::Refused(refused))) => return Err(not_set_up(&command, refused)),
         (Some(stopped), Some(HelperReport::Ended { stragglers, .. })) => (stopped, stragglers),
         (Some(stopped), Some(HelperReport::Listening) | None) => (stopped, 0),
         (
@@ -146,6 +147,14 @@ pub(super) async fn run(
         setup,
         denials: Denials { network, hints },
     })
+}
+
+/// Whether the machine is to blame for a sandbox that could not be set up, or this command.
+fn not_set_up(command: &SandboxCommand, refused: SetupError) -> LaunchError {
+    match refused.blamed_path().map(Path::to_owned) {
+        Some(path) if command.has_for_itself(&path) => LaunchError::OwnPath { refused, path },
+        Some(_) | None => LaunchError::Sandbox(refused),
+    }
 }
 
 /// How long the layers took, and what the run tried to reach.

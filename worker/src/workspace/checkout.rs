@@ -6,15 +6,18 @@
 //! place of a hidden link. Its repository is new, too. HEAD and index are the base commit, so `git
 //! diff HEAD` shows the change. No setting, hook or attribute of the agent applies.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use pool_core::result::TaskFailure;
+use rustix::fs::FileType;
 
+use super::attributes::ATTRIBUTES;
 use super::directory::Directory;
 use super::disk::{copy_regular, failure, off_the_runtime, private_directory, remove_tree};
 use super::git::GitError;
 use super::layout::write_own_repository;
-use super::survey::{replaced_by, special_files};
+use super::survey::{LONGEST_PATH, replaced_by, special_files};
 use super::worktree::{Worktree, hide_links_that_lead_outside};
 
 /// A checkout for acceptance checks. It is removed with its worktree, or by the next checkout.
@@ -106,6 +109,7 @@ impl Worktree {
                     above.remove(name)?;
                 }
             }
+            remove_attributes(&tree)?;
             Ok(true)
         });
         if !cleared.await? {
@@ -129,4 +133,19 @@ impl Worktree {
             move || write_own_repository(&checkout.tree, &git_dir, &checkout.base_index, &origin);
         Ok(off_the_runtime(make).await?)
     }
+}
+
+/// Removes the files with attributes. `git checkout-index` would obey them before those of the
+/// index, and a check may have made or changed them.
+fn remove_attributes(tree: &Directory) -> io::Result<()> {
+    let visited = tree.walk(&mut |directory, path, entry| {
+        if path == Path::new(".git") {
+            return Ok(false);
+        }
+        if entry.name == ATTRIBUTES && entry.kind != FileType::Directory {
+            directory.remove(&entry.name)?;
+        }
+        Ok(path.as_os_str().len() < LONGEST_PATH)
+    });
+    visited.map(drop)
 }

@@ -8,6 +8,7 @@
 //! fails here.
 
 mod alternates;
+mod attributes;
 mod bounds;
 mod changes;
 mod checkout;
@@ -45,6 +46,7 @@ use pool_telemetry::clock::{new_id, wall_clock};
 use crate::sandbox::trust::{named_by, real};
 
 use alternates::{ObjectPlaces, object_directories};
+pub use attributes::AttributeChange;
 pub(crate) use bounds::bound_git;
 pub use changes::WorktreeChanges;
 pub use checkout::Checkout;

@@ -14,7 +14,7 @@ use super::directory::Directory;
 
 const MOUNTED: &str = "a mounted file system";
 /// The longest path that the kernel accepts, with its closing zero.
-const LONGEST_PATH: usize = 4096;
+pub(super) const LONGEST_PATH: usize = 4096;
 
 /// A pipe, a socket, a device, or a directory where something is mounted.
 #[derive(Debug, PartialEq, Eq)]

@@ -7,17 +7,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use llm_gateway::record::RunRecord;
-use pool_core::id::AttemptId;
 use pool_core::pool::{self, AgentKind, Secret};
 use pool_core::result::{ErrorKind, TaskFailure};
 use pool_core::source::RelativePath;
-use pool_telemetry::clock::new_id;
 use tokio_util::sync::CancellationToken;
 use worker::agent::{AgentEvidence, AgentRun, Edit, Job, from_config, judge};
 use worker::sandbox::{CommandAccess, Exit, Watch};
 use worker::workspace::Worktree;
 
-use crate::repo::{Bench, llm, task, write};
+use crate::repo::{Bench, llm, write};
 use crate::support::sandbox;
 
 pub(crate) fn job(worktree: &Worktree, files: &[&str]) -> Job {
@@ -83,11 +81,7 @@ pub(crate) fn shell_agent(script: &str, more: &[&str]) -> AgentKind {
 #[tokio::test]
 async fn a_command_agent_gets_its_words_its_environment_and_no_more() {
     let bench = Bench::new();
-    let workspaces = bench.workspaces();
-    let worktree = workspaces
-        .prepare(&task(), new_id::<AttemptId>())
-        .await
-        .expect("a worktree");
+    let worktree = bench.worktree().await;
     let kind = shell_agent(
         "printf '%s|' \"$@\"; echo; cat \"$1\"; echo; env | cut -d= -f1 | sort | tr '\\n' ' '; echo $POOL_MODEL $LANG; \
          test -n \"$POOL_TOKEN\" -a \"$POOL_TOKEN\" = \"$OPENAI_API_KEY\" && pwd && echo changed >calc.py",
@@ -123,11 +117,7 @@ async fn a_command_agent_gets_its_words_its_environment_and_no_more() {
 #[tokio::test]
 async fn a_command_agent_gets_the_variables_of_the_pool_file_filled_in() {
     let bench = Bench::new();
-    let workspaces = bench.workspaces();
-    let worktree = workspaces
-        .prepare(&task(), new_id::<AttemptId>())
-        .await
-        .expect("a worktree");
+    let worktree = bench.worktree().await;
     let argv = [
         "sh",
         "-c",
@@ -165,11 +155,7 @@ async fn a_command_agent_gets_the_variables_of_the_pool_file_filled_in() {
 #[tokio::test]
 async fn a_program_that_is_missing_is_a_mistake_of_the_configuration() {
     let bench = Bench::new();
-    let workspaces = bench.workspaces();
-    let worktree = workspaces
-        .prepare(&task(), new_id::<AttemptId>())
-        .await
-        .expect("a worktree");
+    let worktree = bench.worktree().await;
     write(&worktree.path().join("no-such-agent"), "#!/bin/sh\n");
     for program in ["no-such-agent", "/no/such/agent"] {
         let kind = AgentKind::Command {
@@ -191,11 +177,7 @@ async fn a_program_that_is_missing_is_a_mistake_of_the_configuration() {
 #[tokio::test]
 async fn noop_does_nothing_and_succeeds() {
     let bench = Bench::new();
-    let workspaces = bench.workspaces();
-    let worktree = workspaces
-        .prepare(&task(), new_id::<AttemptId>())
-        .await
-        .expect("a worktree");
+    let worktree = bench.worktree().await;
     let run = run(&AgentKind::Noop, &job(&worktree, &[]))
         .await
         .expect("it runs");
@@ -240,11 +222,7 @@ async fn aider_sees_no_configuration_of_the_repository_and_leaves_none() {
          echo '{\"event\":\"launched\"}\n{\"event\":\"message_send_starting\"}\n{\"event\":\"message_send\",\"properties\":{\"completion_tokens\":9}}' \
          >\"$HOME/../analytics.jsonl\"",
     );
-    let workspaces = bench.workspaces();
-    let worktree = workspaces
-        .prepare(&task(), new_id::<AttemptId>())
-        .await
-        .expect("a worktree");
+    let worktree = bench.worktree().await;
     let kind = AgentKind::Aider {
         program: stand_in,
         edit_format: "diff".to_owned(),
@@ -306,11 +284,7 @@ async fn aider_sees_no_configuration_of_the_repository_and_leaves_none() {
 #[tokio::test]
 async fn aiders_own_configuration_cannot_be_a_file_of_the_task() {
     let bench = Bench::new();
-    let workspaces = bench.workspaces();
-    let worktree = workspaces
-        .prepare(&task(), new_id::<AttemptId>())
-        .await
-        .expect("a worktree");
+    let worktree = bench.worktree().await;
     let kind = AgentKind::Aider {
         program: "/bin/true".into(),
         edit_format: "diff".to_owned(),
@@ -328,11 +302,7 @@ async fn aiders_own_configuration_cannot_be_a_file_of_the_task() {
 #[tokio::test]
 async fn an_aider_that_did_nothing_it_should_is_a_mistake_of_the_configuration() {
     let bench = Bench::new();
-    let workspaces = bench.workspaces();
-    let worktree = workspaces
-        .prepare(&task(), new_id::<AttemptId>())
-        .await
-        .expect("a worktree");
+    let worktree = bench.worktree().await;
     let kind = AgentKind::Aider {
         program: "/bin/true".into(),
         edit_format: "diff".to_owned(),

@@ -11,10 +11,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use llm_gateway::record::RunRecord;
-use pool_core::id::AttemptId;
 use pool_core::pool::{self, AgentKind};
 use pool_core::result::{ErrorKind, TaskFailure};
-use pool_telemetry::clock::new_id;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +22,7 @@ use worker::sandbox::{GatewayServer, SandboxLauncher, Watch};
 use worker::workspace::WorktreeChanges;
 
 use crate::agents::{hostile_to_aider, job, pwned, run};
-use crate::repo::{Bench, task};
+use crate::repo::Bench;
 
 /// The LLM's answer: a status and the text of its message.
 type Answer = (u16, &'static str);
@@ -98,11 +96,7 @@ async fn aider(
         program: program.into(),
         edit_format: "diff".to_owned(),
     };
-    let workspaces = bench.workspaces();
-    let worktree = workspaces
-        .prepare(&task(), new_id::<AttemptId>())
-        .await
-        .expect("a worktree");
+    let worktree = bench.worktree().await;
     let mut job = job(&worktree, &["calc.py"]);
     use_llm(&mut job, given);
     let run = run(&kind, &job).await.expect("it runs");
@@ -134,11 +128,7 @@ pub(crate) async fn edit(sandbox: &SandboxLauncher, warm: bool) -> StartKind {
         warm,
         warm_modules: Vec::new(),
     };
-    let workspaces = bench.workspaces();
-    let worktree = workspaces
-        .prepare(&task(), new_id::<AttemptId>())
-        .await
-        .expect("a worktree");
+    let worktree = bench.worktree().await;
     let mut job = job(&worktree, &["calc.py"]);
     job.timeout = Duration::from_secs(300);
     use_llm(&mut job, (200, EDIT));

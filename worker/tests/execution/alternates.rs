@@ -1,9 +1,7 @@
 //! Repositories that take objects from elsewhere. Agents see those objects, so a repository may not
 //! name what they must not see.
 
-use pool_core::id::AttemptId;
 use pool_core::result::ErrorKind;
-use pool_telemetry::clock::new_id;
 
 use crate::repo::{Bench, git, task_on, write};
 
@@ -13,8 +11,7 @@ async fn a_clone_with_shared_objects_is_checked_out_and_its_agent_sees_them() {
     let root = bench.dir.path().join("root");
     git(&root, &["clone", "--quiet", "--shared", "app", "clone"]);
     let worktree = bench
-        .workspaces()
-        .prepare(&task_on("clone", ""), new_id::<AttemptId>())
+        .prepare(&task_on("clone", ""))
         .await
         .expect("a worktree");
     let objects = worktree.objects();
@@ -31,7 +28,6 @@ async fn a_clone_with_shared_objects_is_checked_out_and_its_agent_sees_them() {
 #[tokio::test]
 async fn a_repository_that_names_what_agents_must_not_see_is_refused() {
     let bench = Bench::new();
-    let workspaces = bench.workspaces();
     let secret = bench.dir.path().join("work/mirrors/other.git/objects");
     write(&secret.join("pack/pack-1.pack"), "");
     let keys = bench.dir.path().join("keys");
@@ -44,9 +40,7 @@ async fn a_repository_that_names_what_agents_must_not_see_is_refused() {
         "../../../../keys".to_owned(),
     ] {
         write(&list, format!("{named}\n"));
-        let refused = workspaces
-            .prepare(&task_on("app", ""), new_id::<AttemptId>())
-            .await;
+        let refused = bench.prepare(&task_on("app", "")).await;
         let failure = refused.expect_err("it is refused");
         assert_eq!(failure.kind, ErrorKind::Repository, "{}", failure.message);
         assert!(
@@ -56,8 +50,8 @@ async fn a_repository_that_names_what_agents_must_not_see_is_refused() {
         );
     }
     std::fs::remove_file(list).expect("the list");
-    workspaces
-        .prepare(&task_on("app", ""), new_id::<AttemptId>())
+    bench
+        .prepare(&task_on("app", ""))
         .await
         .expect("without the list it is fine");
 }
@@ -65,7 +59,6 @@ async fn a_repository_that_names_what_agents_must_not_see_is_refused() {
 #[tokio::test]
 async fn the_objects_of_a_repository_must_be_below_a_root_too() {
     let bench = Bench::new();
-    let workspaces = bench.workspaces();
     let (objects, keys) = (
         bench.app().join(".git/objects"),
         bench.dir.path().join("keys"),
@@ -73,9 +66,7 @@ async fn the_objects_of_a_repository_must_be_below_a_root_too() {
     write(&keys.join("id_ed25519"), "secret");
     std::fs::rename(&objects, bench.dir.path().join("objects")).expect("they are moved");
     std::os::unix::fs::symlink(&keys, &objects).expect("a link");
-    let refused = workspaces
-        .prepare(&task_on("app", ""), new_id::<AttemptId>())
-        .await;
+    let refused = bench.prepare(&task_on("app", "")).await;
     let failure = refused.expect_err("it is refused");
     assert_eq!(failure.kind, ErrorKind::Repository, "{}", failure.message);
 }

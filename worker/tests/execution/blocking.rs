@@ -81,11 +81,7 @@ async fn aider_finds_its_papers_whatever_lies_in_their_places() {
     let script = "cd \"$HOME/..\"; rm -rf prompt.txt pin.yml meta.json analytics.jsonl llm.log; \
         mkfifo prompt.txt pin.yml analytics.jsonl; mkdir llm.log; ln -s /dev/zero meta.json";
     let stand_in = program(&bench, "aider", script);
-    let workspaces = bench.workspaces();
-    let worktree = workspaces
-        .prepare(&task(), new_id::<AttemptId>())
-        .await
-        .expect("a worktree");
+    let worktree = bench.worktree().await;
     let kind = pool_core::pool::AgentKind::Aider {
         program: stand_in,
         edit_format: "diff".to_owned(),

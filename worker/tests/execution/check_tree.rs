@@ -212,6 +212,30 @@ async fn a_check_cannot_change_what_the_next_one_tests() {
 }
 
 #[tokio::test]
+async fn a_check_cannot_change_what_the_next_one_tests_by_attributes() {
+    let reads = |name: &str| json!({"name": name, "run": ["bash", "-c", "find . -path ./.git -prune -o -type f -print | sort | xargs sha1sum"]});
+    // A file that was touched is checked out again.
+    let touches = "echo x >>tests/test_calc.py; echo x >>docs/guide.md; echo x >>a.txt";
+    for tampers in [
+        "echo '*.py eol=crlf' >tests/.gitattributes; echo '* eol=crlf' >docs/.gitattributes",
+        "echo '* working-tree-encoding=UTF-16' >.gitattributes",
+        "rm .gitattributes; ln -s docs/guide.md .gitattributes",
+        "mkdir -p new/deep; echo '* eol=crlf' >new/deep/.gitattributes",
+        "echo '* eol=crlf' >.git/info/attributes; mkdir .git/info; echo '* eol=crlf' >.git/info/attributes",
+    ] {
+        let checks = json!({"acceptance": [
+            reads("before"),
+            {"name": "tampers", "run": ["bash", "-c", format!("{touches}; {tampers}; exit 0")]},
+            reads("after"),
+        ]});
+        let (_rig, result) = outcome("echo fixed >calc.py; echo x >a.txt", checks).await;
+        assert_eq!(word(&result), "succeeded", "{tampers}: {result:?}");
+        let text = |index: usize| &result.acceptance[index].output_tail;
+        assert_eq!(text(2), text(0), "{tampers}");
+    }
+}
+
+#[tokio::test]
 async fn a_check_that_replaces_its_directory_is_not_followed() {
     let other = tempfile::tempdir().expect("a directory");
     std::fs::write(other.path().join("precious"), "x").expect("a file");

@@ -10,10 +10,8 @@ use llm_gateway::class::CallClass;
 use llm_gateway::permits::Unlimited;
 use llm_gateway::record::{self, RunRecord};
 use llm_gateway::{CallPlan, Gateway, Upstreams};
-use pool_core::id::AttemptId;
 use pool_core::pool::{AgentKind, Failover, Pool, Secret};
 use pool_core::result::{ErrorKind, TaskFailure, Usage};
-use pool_telemetry::clock::new_id;
 use pool_tests::scripted_llm::{Script, ScriptedLlm};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -23,7 +21,7 @@ use worker::sandbox::{CommandAccess, GatewayServer, Watch};
 use worker::workspace::WorktreeChanges;
 
 use crate::agents::job;
-use crate::repo::{Bench, task};
+use crate::repo::Bench;
 use crate::support::sandbox;
 
 /// An agent, the protocol of its provider, and the variable that names its program.
@@ -100,11 +98,7 @@ impl Kind {
             context_limit: programmer.limits.context_limit,
         }));
         let bench = Bench::new();
-        let workspaces = bench.workspaces();
-        let worktree = workspaces
-            .prepare(&task(), new_id::<AttemptId>())
-            .await
-            .expect("a worktree");
+        let worktree = bench.worktree().await;
         let job = job(&worktree, &["calc.py"]);
         let job = Job {
             prompt: format!("/add must add.\nSCRIPT: {script}"),

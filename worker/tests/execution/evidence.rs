@@ -107,6 +107,32 @@ async fn tasks_on_one_commit_try_a_check_on_the_base_once() {
 }
 
 #[tokio::test]
+async fn a_check_that_ran_out_of_time_on_the_base_decides_for_its_own_task_alone() {
+    let counted = tempfile::tempdir().expect("a directory");
+    let count = counted.path().join("count");
+    let script = format!(
+        "echo x >>{0}; test $(wc -l <{0}) -gt 1 || sleep 60",
+        count.display()
+    );
+    let check = json!([{"name": "hangs once", "run": ["sh", "-c", script], "before": "passes", "timeout_s": 1}]);
+    let rig = rig(FIXES).await;
+    let tasks = (0..3).map(|_| rig.outcome(checks(check.clone())));
+    let results = futures_util::future::join_all(tasks).await;
+    let mut words: Vec<&str> = results.iter().map(word).collect();
+    words.sort_unstable();
+    assert_eq!(
+        words,
+        ["check_proves_nothing", "succeeded", "succeeded"],
+        "{results:?}"
+    );
+    assert_eq!(
+        lines(&count),
+        4,
+        "two tries on the base, one on each change"
+    );
+}
+
+#[tokio::test]
 async fn an_overlay_is_there_for_its_check_alone() {
     let script = "cat calc.py; find .. -name '*hidden*' 2>/dev/null; grep -r WORD-OF-THE-OVERLAY .. 2>/dev/null; \
         cat \"$1\"; echo fixed >>calc.py";

@@ -3,12 +3,10 @@
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use pool_core::id::AttemptId;
-use pool_telemetry::clock::new_id;
 use serde_json::json;
 
 use crate::agents::{job, run, shell_agent};
-use crate::repo::{Bench, git, task, write};
+use crate::repo::{Bench, git, write};
 use crate::rig::{Rig, check, word};
 
 /// A checkout with uncommitted work. The pool's workspace directory is inside it.
@@ -103,11 +101,7 @@ async fn variables_that_name_a_repository_do_not_reach_an_agent() {
     let bench = Bench::new();
     let outer = outer_repository(&bench);
     let before = state(&outer);
-    let workspaces = bench.workspaces();
-    let worktree = workspaces
-        .prepare(&task(), new_id::<AttemptId>())
-        .await
-        .expect("a worktree");
+    let worktree = bench.worktree().await;
     let mut job = job(&worktree, &[]);
     let git_dir = outer.join(".git");
     for (name, value) in [

@@ -4,13 +4,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use pool_core::id::AttemptId;
-use pool_telemetry::clock::new_id;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use worker::programmer::attempt::AttemptEnd;
 
-use crate::repo::{Bench, credit, git, llm, programmer, task, write};
+use crate::repo::{Bench, commit, git, task, write};
 use crate::rig::{Rig, check, word};
 
 /// Every file of a repository, with its size.
@@ -139,11 +137,7 @@ async fn a_moved_file_is_a_move_in_the_patch() {
     let bench = Bench::new();
     bench.write("large.bin", &"line\n".repeat(600_000));
     bench.commit("large");
-    let workspaces = bench.workspaces();
-    let worktree = workspaces
-        .prepare(&task(), new_id::<AttemptId>())
-        .await
-        .expect("a worktree");
+    let worktree = bench.worktree().await;
     let tree = worktree.path();
     std::fs::rename(tree.join("large.bin"), tree.join("moved.bin")).expect("it is moved");
     write(&tree.join("one"), "x".repeat(1000));
@@ -155,24 +149,13 @@ async fn a_moved_file_is_a_move_in_the_patch() {
         ["calc.py", "large.bin", "moved.bin", "one", "two"],
         "the changed files"
     );
+    let clone = bench.apply(&changes);
     let patch = changes.patch.expect("a move fits into a result");
     assert!(
         patch.contains("rename from large.bin\nrename to moved.bin"),
         "{patch}"
     );
-    let clone = bench.dir.path().join("clone");
-    git(bench.dir.path(), &["clone", "--quiet", "root/app", "clone"]);
-    let file = bench.dir.path().join("patch");
-    write(&file, patch);
-    git(
-        &clone,
-        &["apply", "--index", file.to_str().expect("a path")],
-    );
-    let (task, programmer, llm) = (task(), programmer(), llm());
-    let commit = worktree
-        .commit(&credit(&task, &programmer, &llm))
-        .await
-        .expect("a commit");
+    let commit = commit(&worktree).await;
     assert_eq!(
         git(&clone, &["write-tree"]),
         bench.git(&["rev-parse", &format!("{commit}^{{tree}}")]),
@@ -185,11 +168,7 @@ async fn a_file_in_another_encoding_is_the_only_binary_part_of_a_patch() {
     let bench = Bench::new();
     bench.write("old latin.txt", "x\n");
     bench.commit("second");
-    let workspaces = bench.workspaces();
-    let worktree = workspaces
-        .prepare(&task(), new_id::<AttemptId>())
-        .await
-        .expect("a worktree");
+    let worktree = bench.worktree().await;
     let tree = worktree.path();
     for name in [
         "old latin.txt",
@@ -202,6 +181,7 @@ async fn a_file_in_another_encoding_is_the_only_binary_part_of_a_patch() {
     write(&tree.join("a1.txt"), "plain\n");
     write(&tree.join("utf8.txt"), "caf\u{e9}\n");
     let changes = worktree.collect().await.expect("good changes");
+    let clone = bench.apply(&changes);
     let patch = changes.patch.expect("a patch");
     assert_eq!(
         patch.matches("GIT binary patch").count(),
@@ -214,16 +194,6 @@ async fn a_file_in_another_encoding_is_the_only_binary_part_of_a_patch() {
             "{line} can be read:\n{patch}"
         );
     }
-    git(bench.dir.path(), &["clone", "--quiet", "root/app", "clone"]);
-    let (clone, file) = (
-        bench.dir.path().join("clone"),
-        bench.dir.path().join("patch"),
-    );
-    write(&file, patch);
-    git(
-        &clone,
-        &["apply", "--index", file.to_str().expect("a path")],
-    );
     assert_eq!(
         std::fs::read(clone.join("a*[b].txt")).expect("a file"),
         b"caf\xe9\n",

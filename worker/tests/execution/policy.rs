@@ -218,6 +218,144 @@ async fn a_repair_is_told_to_undo_a_forbidden_change() {
     }
 }
 
+/// A base commit whose protected files can get another content by attributes alone.
+fn bench_with_attributes() -> Bench {
+    let bench = Bench::new();
+    bench.write("tests/test_calc.py", "# $Id$\nassert add(1, 2) == 3\n");
+    bench.write(
+        "tests/unit/deep/test_more.py",
+        "# $Id$\nassert add(0, 0) == 0\n",
+    );
+    bench.write("tests/fixed.txt", "a\nb\n");
+    bench.write("data/.gitattributes", "*.txt eol=crlf\n");
+    bench.write("data/protected.txt", "a\nb\n");
+    bench.commit("second");
+    bench
+}
+
+/// The checks print what the protected files contain.
+fn prints_protected_files() -> Value {
+    let prints = "cat tests/test_calc.py tests/unit/deep/test_more.py tests/fixed.txt data/protected.txt | sha1sum";
+    json!({
+        "protect": ["tests/**/*.py", "tests/*.txt", "data/protected.txt"],
+        "acceptance": [{"name": "prints", "run": ["bash", "-c", prints]}],
+    })
+}
+
+async fn outcome_with_attributes(deed: &str, task: Value) -> ResultMessage {
+    let sections = json!({"defaults": {"max_fix_iterations": 1}});
+    let script = format!("echo fixed >calc.py; {deed}");
+    let rig = Rig::with_sections(bench_with_attributes(), &script, sections).await;
+    rig.outcome(task).await
+}
+
+#[tokio::test]
+async fn attributes_that_change_what_a_protected_file_contains_are_refused() {
+    for (attribute, path, source, deed) in [
+        (
+            "eol",
+            "tests/fixed.txt",
+            ".gitattributes",
+            "echo 'tests/*.txt eol=crlf' >.gitattributes",
+        ),
+        (
+            "ident",
+            "tests/unit/deep/test_more.py",
+            ".gitattributes",
+            "echo 'test_more.py ident' >.gitattributes",
+        ),
+        (
+            "working-tree-encoding",
+            "tests/test_calc.py",
+            ".gitattributes",
+            "echo 'test_calc.py working-tree-encoding=UTF-16' >.gitattributes",
+        ),
+        (
+            "ident",
+            "tests/unit/deep/test_more.py",
+            "tests/unit/.gitattributes",
+            "echo '*.py ident' >tests/unit/.gitattributes",
+        ),
+        (
+            "filter",
+            "tests/test_calc.py",
+            "tests/.gitattributes",
+            "echo 'test_calc.py filter=evil' >tests/.gitattributes",
+        ),
+        (
+            "export-subst",
+            "tests/test_calc.py",
+            "tests/.gitattributes",
+            "echo 'test_calc.py export-subst' >tests/.gitattributes",
+        ),
+        // Git reads the target of the link as if it were the text of the file.
+        (
+            "eol",
+            "tests/fixed.txt",
+            "tests/.gitattributes",
+            "ln -s '*.txt eol=crlf' tests/.gitattributes",
+        ),
+        (
+            "eol",
+            "tests/fixed.txt",
+            ".gitattributes",
+            "printf '[attr]mine eol=crlf\\ntests/fixed.txt mine\\n' >.gitattributes",
+        ),
+        (
+            "eol",
+            "data/protected.txt",
+            "data/.gitattributes",
+            "rm data/.gitattributes",
+        ),
+        (
+            "eol",
+            "data/protected.txt",
+            "data/.gitattributes",
+            "ln -sf ../docs/guide.md data/.gitattributes",
+        ),
+    ] {
+        let result = outcome_with_attributes(deed, prints_protected_files()).await;
+        assert_eq!(
+            (word(&result), is_made_again(&result)),
+            ("protected_changed", false),
+            "{deed}: {result:?}"
+        );
+        let said = format!("{source} changes the git attribute `{attribute}` of {path}");
+        assert!(message(&result).contains(&said), "{}", message(&result));
+    }
+}
+
+#[tokio::test]
+async fn attributes_of_other_files_and_those_that_git_does_not_read_are_free() {
+    let mut seen = Vec::new();
+    for deed in [
+        "true",
+        "echo 'calc.py eol=crlf' >.gitattributes",
+        "echo '*.md text' >tests/.gitattributes",
+        "echo '*.txt eol=crlf' >>data/.gitattributes",
+        // Those of the agent's own repository, and those that the commit lacks.
+        "mkdir .git/info; echo '* eol=crlf ident' >.git/info/attributes; git config core.attributesFile \"$PWD/docs/guide.md\"",
+        "mkdir .git/info; git config filter.evil.smudge 'sed s/3/4/'; echo '* filter=evil' >.git/info/attributes",
+        "printf '.gitattributes\\n' >tests/.gitignore; echo '* eol=crlf ident' >tests/.gitattributes",
+    ] {
+        let result = outcome_with_attributes(deed, prints_protected_files()).await;
+        assert_eq!(word(&result), "succeeded", "{deed}: {result:?}");
+        seen.push(result.acceptance[0].output_tail.clone());
+    }
+    seen.dedup();
+    assert_eq!(seen.len(), 1, "the protected files are the same: {seen:?}");
+}
+
+#[tokio::test]
+async fn a_repair_can_take_attributes_back() {
+    let script = "if grep -q 'may not be changed' \"$1\"; then rm .gitattributes; git checkout -q HEAD -- tests; \
+        else echo fixed >calc.py; echo 'tests/** eol=crlf' >.gitattributes; fi";
+    let rig = Rig::start(bench_with_attributes(), script).await;
+    let result = rig.outcome(prints_protected_files()).await;
+    assert_eq!((word(&result), result.runs), ("succeeded", 2), "{result:?}");
+    assert_eq!(result.files_changed, ["calc.py"], "the rest is kept");
+}
+
 #[tokio::test]
 async fn a_repair_that_undoes_nothing_leaves_the_refusal() {
     let rig = Rig::start(

@@ -3,23 +3,29 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use pool_core::id::{LlmName, ProgrammerId, TaskId};
+use pool_core::id::{AttemptId, LlmName, ProgrammerId, TaskId};
 use pool_core::pool;
+use pool_core::result::TaskFailure;
 use pool_core::task::{Task, TaskMessage};
 use pool_core::time::Timestamp;
+use pool_telemetry::clock::new_id;
 use tempfile::TempDir;
-use worker::workspace::{Credit, Workspaces};
+use worker::workspace::{Credit, Workspaces, Worktree, WorktreeChanges};
 
 /// A root with the repository `app`, and a workspace directory next to it.
 pub(crate) struct Bench {
+    /// Those of [`Self::prepare`].
+    workspaces: OnceLock<Workspaces>,
     pub(crate) dir: TempDir,
 }
 
 impl Bench {
     pub(crate) fn new() -> Self {
         let bench = Self {
+            workspaces: OnceLock::new(),
             dir: tempfile::tempdir().expect("a directory"),
         };
         std::fs::create_dir_all(bench.app()).expect("a repository directory");
@@ -46,6 +52,27 @@ impl Bench {
 
     pub(crate) fn workspaces(&self) -> Workspaces {
         Workspaces::open(&self.config()).expect("the workspace directory is writable")
+    }
+
+    /// The worktree of a new attempt.
+    pub(crate) async fn prepare(&self, task: &Task) -> Result<Worktree, TaskFailure> {
+        let workspaces = self.workspaces.get_or_init(|| self.workspaces());
+        workspaces.prepare(task, new_id::<AttemptId>()).await
+    }
+
+    /// The worktree of a new attempt at [`task`].
+    pub(crate) async fn worktree(&self) -> Worktree {
+        self.prepare(&task()).await.expect("a worktree")
+    }
+
+    /// Applies a patch to the base commit in a clone, as a reader would, and returns the clone.
+    pub(crate) fn apply(&self, changes: &WorktreeChanges) -> PathBuf {
+        let (clone, patch) = (self.dir.path().join("clone"), self.dir.path().join("patch"));
+        git(self.dir.path(), &["clone", "--quiet", "root/app", "clone"]);
+        write(&patch, changes.patch.as_deref().expect("a patch"));
+        let patch = patch.to_str().expect("a path");
+        git(&clone, &["apply", "--index", patch]);
+        clone
     }
 
     pub(crate) fn write(&self, path: &str, text: &str) {
@@ -98,22 +125,16 @@ pub(crate) fn task() -> Task {
     task_on("app", "")
 }
 
-pub(crate) fn programmer() -> ProgrammerId {
-    ProgrammerId::new("003").expect("an id")
-}
-
 pub(crate) fn llm() -> LlmName {
     LlmName::new("ollama/qwen2.5-coder:7b-instruct").expect("an LLM")
 }
 
-pub(crate) fn credit<'a>(
-    task: &'a Task,
-    programmer: &'a ProgrammerId,
-    llm: &'a LlmName,
-) -> Credit<'a> {
-    Credit {
-        task,
-        programmer,
-        llm,
-    }
+/// Commits the changes that the worktree collected, and returns the commit.
+pub(crate) async fn commit(worktree: &Worktree) -> String {
+    let credit = Credit {
+        task: &task(),
+        programmer: &ProgrammerId::new("003").expect("an id"),
+        llm: &llm(),
+    };
+    worktree.commit(&credit).await.expect("a commit")
 }

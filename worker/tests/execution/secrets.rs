@@ -3,15 +3,13 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use pool_core::id::AttemptId;
 use pool_core::pool::{AgentKind, SandboxLevel, Secret};
-use pool_telemetry::clock::new_id;
 use tokio_util::sync::CancellationToken;
 use worker::agent::from_config;
 use worker::sandbox::{SandboxLauncher, Watch};
 
 use crate::agents::{job, program, run, shell_agent};
-use crate::repo::{Bench, task, write};
+use crate::repo::{Bench, write};
 use crate::support::{helper, limits};
 
 /// Prints the command lines that contain the token. The pattern is in a file, because it would be
@@ -24,11 +22,7 @@ const LOOKS: &str = "printf %s \"$OPENAI_API_KEY\" >\"$HOME/key\"; test -s \"$HO
 async fn no_command_line_of_a_run_contains_its_token() {
     let bench = Bench::new();
     let aider = program(&bench, "aider", LOOKS);
-    let workspaces = bench.workspaces();
-    let worktree = workspaces
-        .prepare(&task(), new_id::<AttemptId>())
-        .await
-        .expect("a worktree");
+    let worktree = bench.worktree().await;
     let mut job = job(&worktree, &[]);
     // Other tests run at the same time.
     job.token = Secret::new("token-of-this-test");
@@ -92,11 +86,7 @@ async fn an_agent_can_neither_read_nor_change_what_is_hidden_from_it() {
         for place in . hidden ../hidden \"$HOME\"; do echo SECRET=changed >$place/.env; echo x >$place/.aider.conf.yml; done 2>/dev/null; \
         cd - >/dev/null; rm -rf ../hidden 2>/dev/null; echo SECRET=mine >.env; echo tried";
     let stand_in = program(&bench, "aider", tries);
-    let workspaces = bench.workspaces();
-    let worktree = workspaces
-        .prepare(&task(), new_id::<AttemptId>())
-        .await
-        .expect("a worktree");
+    let worktree = bench.worktree().await;
     let config = pool_core::pool::Agent {
         kind: AgentKind::Aider {
             program: stand_in.clone(),

@@ -3,18 +3,17 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use nix::sched::{CloneFlags, unshare};
-use pool_core::id::AttemptId;
+use pool_core::event::ReleaseCause;
+use pool_core::pool::SandboxLevel;
 use pool_core::result::ErrorKind;
-use pool_telemetry::clock::new_id;
-use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount_bind, mount_change, mount_remount,
-    unmount,
-};
+use rustix::mount::{MountFlags, UnmountFlags, mount_bind, mount_remount, unmount};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use worker::programmer::attempt::AttemptEnd;
 
 use crate::repo::{Bench, git, task, task_on};
 use crate::rig::{Rig, check, word};
+use crate::support::{self, in_own_mounts};
 
 #[tokio::test]
 async fn a_linked_worktree_starts_from_its_own_head() {
@@ -27,9 +26,8 @@ async fn a_linked_worktree_starts_from_its_own_head() {
     );
     let own = git(&linked, &["rev-parse", "HEAD"]);
     assert_ne!(own, bench.git(&["rev-parse", "HEAD"]), "two heads");
-    let workspaces = bench.workspaces();
-    let worktree = workspaces
-        .prepare(&task_on("linked", ""), new_id::<AttemptId>())
+    let worktree = bench
+        .prepare(&task_on("linked", ""))
         .await
         .expect("a worktree");
     assert_eq!(worktree.base(), own, "the head of the linked worktree");
@@ -40,8 +38,8 @@ async fn a_linked_worktree_starts_from_its_own_head() {
     );
     let detached = git(&linked, &["rev-parse", "HEAD~1"]);
     git(&linked, &["checkout", "--quiet", "--detach", "HEAD~1"]);
-    let worktree = workspaces
-        .prepare(&task_on("linked", ""), new_id::<AttemptId>())
+    let worktree = bench
+        .prepare(&task_on("linked", ""))
         .await
         .expect("a worktree");
     assert_eq!(worktree.base(), detached, "also without a branch");
@@ -52,9 +50,8 @@ async fn a_branch_with_the_name_of_the_pool_does_not_make_the_result_lie() {
     let bench = Bench::new();
     bench.git(&["branch", "pool"]);
     let rig = Rig::start(bench, "echo fixed >calc.py").await;
-    let stop = tokio_util::sync::CancellationToken::new();
-    let worker::programmer::attempt::AttemptEnd::Outcome(outcome) = rig.run(json!({}), &stop).await
-    else {
+    let stop = CancellationToken::new();
+    let AttemptEnd::Outcome(outcome) = rig.run(json!({}), &stop).await else {
         panic!("it ends");
     };
     let named = outcome.result.branch.expect("a branch");
@@ -115,10 +112,9 @@ async fn a_partial_clone_is_refused_by_name_unless_the_base_is_there() {
         .chain(["--no-checkout", &url, "partial"])
         .collect();
     git(&root, &bare);
-    let workspaces = bench.workspaces();
     let partial = task_on("partial", "");
-    let error = workspaces
-        .prepare(&partial, new_id::<AttemptId>())
+    let error = bench
+        .prepare(&partial)
         .await
         .expect_err("its files are missing");
     assert_eq!(error.kind, ErrorKind::Repository, "no other attempt helps");
@@ -128,8 +124,8 @@ async fn a_partial_clone_is_refused_by_name_unless_the_base_is_there() {
         error.message
     );
     git(&root.join("partial"), &["checkout", "--quiet", "main"]);
-    workspaces
-        .prepare(&partial, new_id::<AttemptId>())
+    bench
+        .prepare(&partial)
         .await
         .expect("now it is whole enough");
 }
@@ -145,9 +141,6 @@ fn close(bench: &Bench) {
         }
         return;
     }
-    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
-    mount_change("/", private).expect("mounts stay in it");
     mount_bind(&app, &app).expect("it is mounted");
     let flags = MountFlags::BIND | MountFlags::RDONLY;
     mount_remount(&app, flags, "").expect("it is read-only");
@@ -160,53 +153,79 @@ fn open_again(bench: &Bench) {
     }
 }
 
-/// Runs in a thread of its own, which gets a mount namespace of its own.
 #[test]
 fn a_source_that_cannot_be_written_is_found_before_the_agent_runs() {
-    let thread = std::thread::spawn(|| {
+    in_own_mounts(async || {
         let bench = Bench::new();
         close(&bench);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        runtime.block_on(async {
-            let (app, trace) = (bench.app(), bench.dir.path().join("agent-ran"));
-            let script = format!("touch {}; echo fixed >calc.py", trace.display());
-            let rig = Rig::start(bench, &script).await;
-            let result = rig.outcome(json!({})).await;
-            assert_eq!(word(&result), "repository", "{result:?}");
-            let message = result.error.expect("an error").message;
-            assert!(
-                message.contains(&app.display().to_string()) && message.contains("auto_commit"),
-                "the message says what to do: {message}"
-            );
-            assert!(!trace.exists(), "no agent was paid");
-            open_again(&rig.bench);
-        });
+        let (app, trace) = (bench.app(), bench.dir.path().join("agent-ran"));
+        let script = format!("touch {}; echo fixed >calc.py", trace.display());
+        let rig = Rig::start(bench, &script).await;
+        let result = rig.outcome(json!({})).await;
+        assert_eq!(word(&result), "repository", "{result:?}");
+        let message = result.error.expect("an error").message;
+        assert!(
+            message.contains(&app.display().to_string()) && message.contains("auto_commit"),
+            "the message says what to do: {message}"
+        );
+        assert!(!trace.exists(), "no agent was paid");
+        open_again(&rig.bench);
     });
-    thread.join().expect("the test passes");
+}
+
+/// A mount that another one covers cannot be found, so the sandbox cannot make it read-only.
+#[test]
+fn a_repository_that_the_sandbox_cannot_show_is_no_trouble_of_the_machine() {
+    if !nix::unistd::getuid().is_root() || support::limits().level != SandboxLevel::Strict {
+        eprintln!("skipped: only root can mount something, and only `strict` copies mounts");
+        return;
+    }
+    in_own_mounts(async || {
+        let bench = Bench::new();
+        let root = bench.dir.path().join("root");
+        git(&root, &["clone", "--quiet", "app", "other"]);
+        let outer = root.join("other/.git/objects/info/outer");
+        let inner = outer.join("inner");
+        std::fs::create_dir_all(&inner).expect("a directory");
+        mount_bind(&inner, &inner).expect("it is mounted");
+        mount_bind(root.join("app/docs"), &outer).expect("it is covered");
+        let sandbox = support::sandbox();
+        let health = sandbox.health().clone();
+        let rig = Rig::in_sandbox(bench, "echo fixed >calc.py", sandbox).await;
+        let stop = CancellationToken::new();
+        let other = rig.run(json!({"repository": "other"}), &stop).await;
+        let handed_back = match other {
+            AttemptEnd::HandBack(handed_back) => handed_back,
+            AttemptEnd::Outcome(outcome) => panic!("it was not handed back: {:?}", outcome.result),
+            AttemptEnd::Stopped { .. } => panic!("nobody stopped it"),
+        };
+        assert_eq!(handed_back.cause(), ReleaseCause::NoSandbox);
+        assert!(
+            handed_back.why.contains(&inner.display().to_string()),
+            "the path is named: {}",
+            handed_back.why
+        );
+        assert_eq!(health.trouble(), None, "other tasks can go on");
+        let result = rig.outcome(json!({})).await;
+        assert_eq!(word(&result), "succeeded", "and they do: {result:?}");
+        for mounted in [&outer, &inner] {
+            unmount(mounted, UnmountFlags::DETACH).expect("it is unmounted");
+        }
+    });
 }
 
 /// Patches alone need no right to write.
 #[test]
 fn a_source_that_cannot_be_written_gives_patches() {
-    let thread = std::thread::spawn(|| {
+    in_own_mounts(async || {
         let bench = Bench::new();
         close(&bench);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        runtime.block_on(async {
-            let defaults = json!({"auto_commit": false});
-            let rig = Rig::with(bench, "echo fixed >calc.py", defaults).await;
-            let result = rig.outcome(check("grep fixed calc.py")).await;
-            assert_eq!(word(&result), "succeeded", "{result:?}");
-            let patch = result.patch.expect("a patch");
-            assert!(patch.contains("+fixed"), "{patch}");
-            open_again(&rig.bench);
-        });
+        let defaults = json!({"auto_commit": false});
+        let rig = Rig::with(bench, "echo fixed >calc.py", defaults).await;
+        let result = rig.outcome(check("grep fixed calc.py")).await;
+        assert_eq!(word(&result), "succeeded", "{result:?}");
+        let patch = result.patch.expect("a patch");
+        assert!(patch.contains("+fixed"), "{patch}");
+        open_again(&rig.bench);
     });
-    thread.join().expect("the test passes");
 }

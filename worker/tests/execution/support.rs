@@ -8,7 +8,9 @@ use std::process::Command;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use nix::sched::{CloneFlags, unshare};
 use pool_core::pool::{self, SandboxLevel, SandboxNetwork};
+use rustix::mount::{MountPropagationFlags, mount_change};
 use tokio::time::{Instant, sleep};
 use worker::sandbox::warm::WarmPart;
 use worker::sandbox::{CommandAccess, SandboxCommand, SandboxLauncher};
@@ -91,6 +93,21 @@ pub(crate) fn shell(cwd: &Path, script: &str) -> SandboxCommand {
         access: CommandAccess::default(),
         warm: WarmPart::None,
     }
+}
+
+/// Runs a test in a thread with mounts of its own, if this user may have them: root.
+pub(crate) fn in_own_mounts(test: impl AsyncFnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(|| {
+        if nix::unistd::getuid().is_root() {
+            let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+            unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+            mount_change("/", private).expect("mounts stay in it");
+        }
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().expect("a runtime");
+        runtime.block_on(test());
+    });
+    thread.join().expect("the test passes");
 }
 
 /// The pids of processes whose command line contains `marker`. Zombies have no command line.

@@ -9,25 +9,10 @@ use futures_util::future::join_all;
 use pool_core::id::AttemptId;
 use pool_core::result::ErrorKind;
 use pool_telemetry::clock::new_id;
-use worker::workspace::{Workspaces, WorktreeChanges};
+use worker::workspace::Workspaces;
 
-use crate::repo::{Bench, credit, git, llm, programmer, task, task_on, write};
+use crate::repo::{Bench, commit, git, task, task_on, write};
 use crate::support::eventually;
-
-/// Applies a patch to the base commit in a clone, as a reader would, and returns the clone.
-fn apply(bench: &Bench, changes: &WorktreeChanges, name: &str) -> std::path::PathBuf {
-    let (clone, patch) = (
-        bench.dir.path().join(name),
-        bench.dir.path().join(format!("{name}.patch")),
-    );
-    git(bench.dir.path(), &["clone", "--quiet", "root/app", name]);
-    write(&patch, changes.patch.as_deref().expect("a patch"));
-    git(
-        &clone,
-        &["apply", "--index", patch.to_str().expect("a path")],
-    );
-    clone
-}
 
 #[tokio::test]
 async fn a_change_becomes_a_patch_a_commit_and_a_branch() {
@@ -63,11 +48,7 @@ async fn a_change_becomes_a_patch_a_commit_and_a_branch() {
         ["calc.py", "gone.txt", "new/data.bin"],
         "each change is listed"
     );
-    let (programmer, llm) = (programmer(), llm());
-    let commit = worktree
-        .commit(&credit(&task, &programmer, &llm))
-        .await
-        .expect("a commit");
+    let commit = commit(&worktree).await;
     let repository = worktree.repository();
     let dir = worktree.path();
     worktree.remove().await.expect("it is removed");
@@ -100,7 +81,7 @@ async fn a_change_becomes_a_patch_a_commit_and_a_branch() {
         message, expected,
         "the commit names its authors and its reason"
     );
-    let clone = apply(&bench, &changes, "clone");
+    let clone = bench.apply(&changes);
     assert_eq!(
         git(&clone, &["write-tree"]),
         bench.git(&["rev-parse", "pool/task-1^{tree}"]),
@@ -112,9 +93,8 @@ async fn a_change_becomes_a_patch_a_commit_and_a_branch() {
 async fn ten_attempts_at_once_on_one_repository_do_not_meet() {
     let bench = Bench::new();
     let (workspaces, task) = (bench.workspaces(), task());
-    let (programmer, llm) = (programmer(), llm());
     let attempts = (0..10).map(|number| {
-        let (workspaces, task, programmer, llm) = (&workspaces, &task, &programmer, &llm);
+        let (workspaces, task) = (&workspaces, &task);
         async move {
             let attempt = new_id::<AttemptId>();
             let worktree = workspaces.prepare(task, attempt).await.expect("a worktree");
@@ -124,10 +104,7 @@ async fn ten_attempts_at_once_on_one_repository_do_not_meet() {
             );
             let changes = worktree.collect().await.expect("good changes");
             assert_eq!(changes.files, ["calc.py"], "its own change and no other");
-            let commit = worktree
-                .commit(&credit(task, programmer, llm))
-                .await
-                .expect("a commit");
+            let commit = commit(&worktree).await;
             let repository = worktree.repository();
             worktree.remove().await.expect("it is removed");
             let id = pool_core::id::TaskId::new(format!("t{number}")).expect("an id");
@@ -203,12 +180,8 @@ async fn nothing_that_stands_in_a_repository_runs() {
             &["config", "--file", "root/app/.git/config", key, evil],
         );
     }
-    let (workspaces, task) = (bench.workspaces(), task());
     let _ = std::fs::remove_file(&trap);
-    let worktree = workspaces
-        .prepare(&task, new_id::<AttemptId>())
-        .await
-        .expect("a worktree");
+    let worktree = bench.worktree().await;
     // The agent's own repository is hostile to the worker, too.
     let config = std::fs::read_to_string(bench.app().join(".git/config"))
         .expect("the hostile configuration");
@@ -216,11 +189,7 @@ async fn nothing_that_stands_in_a_repository_runs() {
     write(&worktree.path().join("calc.py"), "print()\n");
     let changes = worktree.collect().await.expect("good changes");
     assert_eq!(changes.files, ["calc.py"], "the change is there");
-    let (programmer, llm) = (programmer(), llm());
-    let commit = worktree
-        .commit(&credit(&task, &programmer, &llm))
-        .await
-        .expect("a commit");
+    let commit = commit(&worktree).await;
     worktree
         .check_out_for_checks()
         .await
@@ -228,7 +197,7 @@ async fn nothing_that_stands_in_a_repository_runs() {
     worktree.reset().await.expect("it is reset");
     worktree
         .repository()
-        .set_branch(&task.id, &commit)
+        .set_branch(&task().id, &commit)
         .await
         .expect("a branch");
     assert!(
@@ -276,11 +245,7 @@ async fn a_half_applied_edit_is_gone_after_a_reset() {
     let bench = Bench::new();
     bench.write(".gitignore", "*.log\n");
     bench.commit("ignore");
-    let workspaces = bench.workspaces();
-    let worktree = workspaces
-        .prepare(&task(), new_id::<AttemptId>())
-        .await
-        .expect("a worktree");
+    let worktree = bench.worktree().await;
     let tree = worktree.path();
     write(&tree.join("calc.py"), "half");
     write(&tree.join("run.log"), "ignored");
@@ -310,11 +275,7 @@ async fn checks_see_what_the_patch_holds_and_no_ignored_file() {
     let bench = Bench::new();
     bench.write(".gitignore", "*.log\n");
     bench.commit("ignore");
-    let workspaces = bench.workspaces();
-    let worktree = workspaces
-        .prepare(&task(), new_id::<AttemptId>())
-        .await
-        .expect("a worktree");
+    let worktree = bench.worktree().await;
     write(&worktree.path().join("calc.py"), "changed\n");
     write(&worktree.path().join("added.py"), "added\n");
     write(&worktree.path().join("run.log"), "ignored");
@@ -357,12 +318,8 @@ async fn changes_that_reach_out_of_the_repository_are_refused() {
         }),
     ];
     let bench = Bench::new();
-    let workspaces = bench.workspaces();
     for (problem, deed) in deeds {
-        let worktree = workspaces
-            .prepare(&task(), new_id::<AttemptId>())
-            .await
-            .expect("a worktree");
+        let worktree = bench.worktree().await;
         deed(&worktree.path());
         let error = worktree.collect().await.expect_err(problem);
         assert_eq!(error.kind, ErrorKind::ChangeRefused, "its kind");
@@ -389,11 +346,7 @@ async fn links_that_lead_out_of_the_repository_are_out_of_sight_and_stay_in_it()
     }
     symlink("d/../../../../../../secret", bench.app().join("winding")).expect("a link");
     bench.commit("links");
-    let workspaces = bench.workspaces();
-    let worktree = workspaces
-        .prepare(&task(), new_id::<AttemptId>())
-        .await
-        .expect("a worktree");
+    let worktree = bench.worktree().await;
     for link in ["absolute", "up", "winding"] {
         assert!(
             worktree.path().join(link).symlink_metadata().is_err(),
@@ -422,11 +375,7 @@ async fn a_restored_worktree_is_what_was_collected() {
     symlink("/etc/passwd", bench.app().join("outside")).expect("a link");
     bench.write(".gitignore", "*.log\n");
     bench.commit("links");
-    let workspaces = bench.workspaces();
-    let worktree = workspaces
-        .prepare(&task(), new_id::<AttemptId>())
-        .await
-        .expect("a worktree");
+    let worktree = bench.worktree().await;
     let tree = worktree.path();
     write(&tree.join("calc.py"), "changed\n");
     write(&tree.join("added/new.py"), "added\n");
@@ -466,11 +415,7 @@ async fn a_restored_worktree_is_what_was_collected() {
 #[tokio::test]
 async fn bytes_that_are_no_text_survive_in_the_patch() {
     let bench = Bench::new();
-    let workspaces = bench.workspaces();
-    let worktree = workspaces
-        .prepare(&task(), new_id::<AttemptId>())
-        .await
-        .expect("a worktree");
+    let worktree = bench.worktree().await;
     write(&worktree.path().join("latin1.txt"), b"caf\xe9\n");
     write(&worktree.path().join("no newline"), "x");
     write(&worktree.path().join("tab\tand \"quote\".txt"), "y\r\n");
@@ -478,7 +423,7 @@ async fn bytes_that_are_no_text_survive_in_the_patch() {
     write(&script, "#!/bin/sh\n");
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("executable");
     let changes = worktree.collect().await.expect("good changes");
-    let clone = apply(&bench, &changes, "clone");
+    let clone = bench.apply(&changes);
     assert_eq!(
         std::fs::read(clone.join("latin1.txt")).expect("a file"),
         b"caf\xe9\n",
@@ -501,11 +446,7 @@ async fn bytes_that_are_no_text_survive_in_the_patch() {
 #[tokio::test]
 async fn a_patch_that_is_too_large_for_a_result_is_left_out() {
     let bench = Bench::new();
-    let workspaces = bench.workspaces();
-    let worktree = workspaces
-        .prepare(&task(), new_id::<AttemptId>())
-        .await
-        .expect("a worktree");
+    let worktree = bench.worktree().await;
     write(
         &worktree.path().join("big.txt"),
         "a line of text\n".repeat(200_000),
@@ -541,7 +482,6 @@ async fn mistakes_in_repository_and_base_are_named() {
     std::fs::create_dir_all(bench.dir.path().join("root/empty")).expect("a directory");
     git(&bench.dir.path().join("root/empty"), &["init", "--quiet"]);
     let outside = bench.dir.path().join("outside/repo");
-    let workspaces = bench.workspaces();
     for (repository, base, problem) in [
         ("missing", "", "not found"),
         ("plain", "", "is not a git repository"),
@@ -557,9 +497,7 @@ async fn mistakes_in_repository_and_base_are_named() {
         } else {
             format!(r#", "base": "{base}""#)
         };
-        let prepared = workspaces
-            .prepare(&task_on(repository, &more), new_id::<AttemptId>())
-            .await;
+        let prepared = bench.prepare(&task_on(repository, &more)).await;
         let error = prepared.expect_err("it must be refused");
         assert_eq!(error.kind, ErrorKind::Repository, "its kind");
         assert!(
@@ -584,7 +522,6 @@ async fn branches_tags_commits_and_other_forms_of_repositories_are_found() {
         bench.dir.path(),
         &["clone", "--quiet", "--bare", "root/app", "root/bare.git"],
     );
-    let workspaces = bench.workspaces();
     let absolute = bench.app().to_string_lossy().into_owned();
     for (repository, base, expected) in [
         ("app", "v1", &first),
@@ -595,10 +532,7 @@ async fn branches_tags_commits_and_other_forms_of_repositories_are_found() {
         ("linked", "feature/x", &second),
     ] {
         let task = task_on(repository, &format!(r#", "base": "{base}""#));
-        let worktree = workspaces
-            .prepare(&task, new_id::<AttemptId>())
-            .await
-            .expect("a worktree");
+        let worktree = bench.prepare(&task).await.expect("a worktree");
         assert_eq!(worktree.base(), expected, "{base} of {repository}");
     }
 }
@@ -658,11 +592,7 @@ async fn a_crashed_workers_attempts_are_removed_and_a_live_ones_are_not() {
 #[tokio::test]
 async fn a_dropped_worktree_is_removed_too() {
     let bench = Bench::new();
-    let workspaces = bench.workspaces();
-    let worktree = workspaces
-        .prepare(&task(), new_id::<AttemptId>())
-        .await
-        .expect("a worktree");
+    let worktree = bench.worktree().await;
     let dir = worktree.path().parent().expect("a parent").to_owned();
     drop(worktree);
     assert!(eventually(|| !dir.exists()).await, "it is gone");
@@ -725,11 +655,7 @@ async fn a_remote_repository_is_mirrored_once_for_all() {
     );
     write(&worktree.path().join("calc.py"), "third\n");
     worktree.collect().await.expect("good changes");
-    let (programmer, llm) = (programmer(), llm());
-    let commit = worktree
-        .commit(&credit(&task, &programmer, &llm))
-        .await
-        .expect("a commit");
+    let commit = commit(&worktree).await;
     worktree.remove().await.expect("it is removed");
     let repository = workspaces
         .repository(&task.message.repository)

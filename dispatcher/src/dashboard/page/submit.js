@@ -1,17 +1,6 @@
 // The form for a new task.
 const REMEMBERED = "pool-repository";
-// Splits a command line: quotes keep words together, a backslash keeps the next character.
-const WORD = /(?:[^\s"'\\]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')+/g;
-const words = (line) => [...line.matchAll(WORD)].map(([word]) =>
-  word.replace(/\\(.)|"((?:[^"\\]|\\.)*)"|'([^']*)'/g, (_, escaped, double, single) => escaped ?? double?.replace(/\\(.)/g, "$1") ?? single ?? ""));
 const pairs = (text) => text.split(/[\s,]+/).filter(Boolean);
-const lines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
-
-const NAMED_CHECK = /^([A-Za-z0-9_ .-]+):(?:\s+(.*))?$/;
-const checkOf = (line, index) => {
-  const [, name, command = ""] = NAMED_CHECK.exec(line) ?? [null, `check ${index + 1}`, line];
-  return { name, command };
-};
 
 // The mistake in a field, as a sentence; empty when the field is valid.
 const needed = (said) => (text) => (text.trim() ? "" : said);
@@ -26,16 +15,12 @@ const WRONG = {
     const bad = pairs(text).find((pair) => !/^[^=]+=/.test(pair));
     return bad ? `“${bad}” is not key=value.` : "";
   },
-  checks: (text) => {
-    const bad = lines(text).map(checkOf).find(({ command }) => !command || command.replace(WORD, "").trim());
-    if (!bad) return "";
-    return bad.command ? `A quote of “${bad.name}” is not closed, or it ends with a backslash.` : `“${bad.name}” has no command after its colon.`;
-  },
+  ...CHECK_MISTAKES,
 };
 
 // The unsubmitted draft; it is restored when the form opens again.
 let draft = null;
-const keyOf = (input) => (input.type === "checkbox" ? `${input.name} ${input.value}` : input.name);
+const keyOf = (input) => (input.type === "checkbox" ? `${input.name} ${input.value}` : [input.name, input.dataset.check].join(" "));
 const written = (form) => Object.fromEntries([...form.elements].filter((input) => input.name).map((input) => [keyOf(input), input.type === "checkbox" ? input.checked : input.value]));
 const writeAgain = (form) => {
   for (const input of form.elements) {
@@ -55,6 +40,8 @@ const openSubmit = () => {
   const base = h("input", { name: "base", placeholder: "default branch" });
   const files = h("textarea", { name: "files", rows: 2, placeholder: "src/lib.rs" });
   const checks = h("textarea", { name: "checks", rows: 2, placeholder: "tests: cargo test" });
+  const options = checkOptions(checks, field);
+  const protect = h("textarea", { name: "protect", rows: 2, placeholder: "tests/**" });
   const labels = h("input", { name: "labels", placeholder: "run_id=2026-01-31" });
   const cost = h("input", { name: "cost", inputmode: "decimal", placeholder: "default of the pool file" });
   const time = h("input", { name: "timeout", inputmode: "numeric", placeholder: "default of the pool file" });
@@ -78,8 +65,9 @@ const openSubmit = () => {
     if (base.value.trim()) task.base = base.value.trim();
     if (capabilities.length) task.capabilities = capabilities;
     if (lines(files.value).length) task.files = lines(files.value);
-    const acceptance = lines(checks.value).map(checkOf).map(({ name, command }) => ({ name, run: words(command) }));
+    const acceptance = options.acceptance();
     if (acceptance.length) task.acceptance = acceptance;
+    if (lines(protect.value).length) task.protect = lines(protect.value);
     const marks = pairs(labels.value).map((pair) => [pair.split("=")[0], pair.split("=").slice(1).join("=")]);
     if (marks.length) task.labels = Object.fromEntries(marks);
     const limits = {};
@@ -119,6 +107,7 @@ const openSubmit = () => {
     }
   };
   const typed = ({ target }) => {
+    if (target === checks) options.show();
     draft = { made, values: written(form) };
     if (target.getAttribute("aria-invalid")) judge(target);
   };
@@ -133,14 +122,21 @@ const openSubmit = () => {
       field("Instruction", instruction), field("Repository", repository, "A path below a configured root, or an https:// or ssh:// URL."),
       offered.length ? h("fieldset", {}, h("legend", {}, "Required capabilities"), h("div", { class: "chips" }, boxes.map((box) => h("label", { class: "chip" }, box, " ", box.value))), able) : null,
       field("Acceptance checks", checks, "One per line: a name, a colon, and a command that must exit with 0 (no shell)."),
-      h("details", {}, h("summary", { class: "muted" }, "More: base, files, labels, limits, id"), h("div", { class: "body" },
+      h("details", { id: "evidence" }, h("summary", { class: "muted" }, "Evidence: protected paths, options of the checks"), h("div", { class: "body" },
+        field("Protected paths", protect, "One pattern per line. The change may not contain these files."), options.element)),
+      h("details", { id: "more" }, h("summary", { class: "muted" }, "More: base, files, labels, limits, id"), h("div", { class: "body" },
         h("div", { class: "two" }, field("Base", base), field("Labels", labels, "key=value, separated by spaces.")),
         field("Files for the agent", files, "One per line, relative to the repository."),
         h("div", { class: "two" }, field("Cost limit (USD)", cost), field("Time limit (s)", time)), field("Id", own))),
       problem),
     h("div", { class: "foot" }, h("button", { type: "button", class: "ghost", onclick: startOver }, "Reset"), h("button", { type: "button", onclick: () => dialog.remove() }, "Close"), send));
   const dialog = h("dialog", { id: "submit", "aria-label": "New task", onclose: () => dialog.remove() }, form);
-  if (draft) writeAgain(form);
+  if (draft) {
+    writeAgain(form);
+    // Only now there are fields for the options of its checks.
+    options.show();
+    writeAgain(form);
+  }
   route();
   document.body.append(dialog);
   dialog.showModal();

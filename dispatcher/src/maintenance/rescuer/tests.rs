@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use pool_core::event::{
-    Configuration, EmitterId, Event, EventBatch, Retry, TaskPublished, TaskReissued, TaskStarted,
-    TaskSubmitted,
+    Configuration, EmitterId, Event, Retry, TaskPublished, TaskReissued, TaskStarted, TaskSubmitted,
 };
 use pool_core::heartbeat::{Gate, Heartbeat, ProgrammerBeat, ShutReason};
 use pool_core::id::{AttemptId, Capability, LlmName, ProgrammerId, TaskId, Token};
@@ -35,7 +34,6 @@ struct Scene {
     presence: PresenceTracker,
     empty: BTreeMap<String, Timestamp>,
     results_empty: Option<Timestamp>,
-    events: u64,
 }
 
 impl Scene {
@@ -47,20 +45,11 @@ impl Scene {
             presence: PresenceTracker::default(),
             empty: BTreeMap::new(),
             results_empty: None,
-            events: 0,
         }
     }
 
     fn at(&mut self, second: u64, decision: Event) {
-        let batch = EventBatch {
-            v: 1,
-            emitter: EmitterId::from_u128(1),
-            first: self.events,
-            at_ms: second * SECOND,
-            events: vec![decision],
-        };
-        self.fold.apply(&batch, |_, _, _| ());
-        self.events += 1;
+        self.fold.append(Timestamp(second * SECOND), decision);
     }
 
     fn submitted(&mut self, second: u64) {

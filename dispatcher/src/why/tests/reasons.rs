@@ -1,7 +1,8 @@
 //! Every reason, and its sentence.
 
 use pool_core::event::{
-    Retry, TaskCancelled, TaskFinished, TaskPublished, TaskReissued, TaskReleased, TaskSubmitted,
+    ReleaseCause, Retry, TaskCancelled, TaskFinished, TaskPublished, TaskReissued, TaskReleased,
+    TaskSubmitted,
 };
 use pool_core::result::{ErrorKind, Status};
 
@@ -284,7 +285,7 @@ const CASES: [Case; 27] = [
             world.heard.seen.clear();
             world.heard.unheard = NoHeartbeat::NotYet(Duration::ZERO);
         },
-        "4 programmers offer `premium`: 4 without a heartbeat yet; it is 1 of 1 in the queue; it was handed back 1 time (1 of at most 10 because no LLM was available); it expires at 12:30 UTC unless it starts before",
+        "4 programmers offer `premium`: 4 without a heartbeat yet; it is 1 of 1 in the queue; it was handed back 2 times (1 of at most 10 because no LLM was available, 1 of at most 10 because the sandbox could not be set up); it expires at 12:30 UTC unless it starts before",
     ),
     (
         Reason::Unavailable,
@@ -333,12 +334,14 @@ fn handed_back(world: &mut World) {
         task: task("t"),
         generation: 0,
     }));
-    world.start("t", "006", 1);
-    world.append(Event::from(TaskReleased {
-        task: task("t"),
-        attempt: AttemptId::from_u128(1),
-        no_llm: true,
-    }));
+    for (attempt, cause) in [(1, ReleaseCause::NoLlm), (2, ReleaseCause::NoSandbox)] {
+        world.start("t", "006", attempt);
+        world.append(Event::from(TaskReleased {
+            task: task("t"),
+            attempt: AttemptId::from_u128(attempt),
+            cause,
+        }));
+    }
 }
 
 #[test]

@@ -216,7 +216,7 @@ fn not_logged(error: LogError) -> BrokerError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_core::event::{EmitterId, EventBatch, TaskCancelled, TaskReleased, TaskStarted};
+    use pool_core::event::{ReleaseCause, TaskCancelled, TaskReleased, TaskStarted};
     use pool_core::id::{AttemptId, ProgrammerId, Token};
     use pool_core::state::PoolState;
 
@@ -225,15 +225,7 @@ mod tests {
     }
 
     fn step_after(events: Vec<Event>, carried: u32) -> NextStep {
-        let mut fold = PoolState::new();
-        let batch = EventBatch {
-            v: 1,
-            emitter: EmitterId::from_u128(1),
-            first: 0,
-            at_ms: 1,
-            events,
-        };
-        fold.apply(&batch, |_, _, _| ());
+        let fold = PoolState::of_events(Timestamp(1), events);
         next_step(fold.tasks.get(&id()), carried)
     }
 
@@ -287,7 +279,7 @@ mod tests {
         let released = Event::from(TaskReleased {
             task: id(),
             attempt: AttemptId::from_u128(1),
-            no_llm: false,
+            cause: ReleaseCause::Stopped,
         });
         assert_eq!(
             step_after(vec![started, released], 0),

@@ -29,8 +29,8 @@ pub use breaker::{BreakerEvent, FailedCall, LlmAnswered, LlmFailed, ProbeEnded, 
 pub use budget::{BudgetEvent, BudgetReserved, BudgetSet, BudgetSettled};
 pub use pool::{Configuration, PoolEvent, ProgrammerUp, TargetPaused, TargetResumed};
 pub use task::{
-    TaskCancelled, TaskEvent, TaskFinished, TaskPublished, TaskReissued, TaskReleased,
-    TaskSnapshot, TaskStarted, TaskSubmitted, TaskUsed,
+    ReleaseCause, TaskCancelled, TaskEvent, TaskFinished, TaskPublished, TaskReissued,
+    TaskReleased, TaskSnapshot, TaskStarted, TaskSubmitted, TaskUsed,
 };
 
 /// The id of one event.

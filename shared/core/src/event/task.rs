@@ -90,14 +90,62 @@ pub struct TaskStarted {
 
 /// The values of `released`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "WireReleased", into = "WireReleased")]
 pub struct TaskReleased {
     /// The task.
     pub task: TaskId,
     /// The attempt that gives it back.
     pub attempt: AttemptId,
+    /// Why it does so.
+    pub cause: ReleaseCause,
+}
+
+/// Why an attempt gives its task back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReleaseCause {
+    /// Its worker stops, or lost its connection.
+    Stopped,
     /// None of its LLMs was available. Such returns are counted and limited (`max_hand_backs`).
+    NoLlm,
+    /// The sandbox could not be set up. Such returns have a count of their own, with the same limit.
+    NoSandbox,
+}
+
+/// `released` in the log. Older versions know `no_llm` only.
+#[derive(Serialize, Deserialize)]
+struct WireReleased {
+    task: TaskId,
+    attempt: AttemptId,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub no_llm: bool,
+    no_llm: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    no_sandbox: bool,
+}
+
+impl From<WireReleased> for TaskReleased {
+    fn from(wire: WireReleased) -> Self {
+        let cause = match (wire.no_llm, wire.no_sandbox) {
+            (true, _) => ReleaseCause::NoLlm,
+            (false, true) => ReleaseCause::NoSandbox,
+            (false, false) => ReleaseCause::Stopped,
+        };
+        Self {
+            task: wire.task,
+            attempt: wire.attempt,
+            cause,
+        }
+    }
+}
+
+impl From<TaskReleased> for WireReleased {
+    fn from(released: TaskReleased) -> Self {
+        Self {
+            task: released.task,
+            attempt: released.attempt,
+            no_llm: released.cause == ReleaseCause::NoLlm,
+            no_sandbox: released.cause == ReleaseCause::NoSandbox,
+        }
+    }
 }
 
 /// The values of `used`.

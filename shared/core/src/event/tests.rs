@@ -82,6 +82,32 @@ fn a_started_event_is_well_under_a_kilobyte() {
 }
 
 #[test]
+fn the_cause_of_a_release_is_read_back_and_older_versions_know_two() {
+    for (cause, fields) in [
+        (ReleaseCause::Stopped, ""),
+        (ReleaseCause::NoLlm, r#","no_llm":true"#),
+        (ReleaseCause::NoSandbox, r#","no_sandbox":true"#),
+    ] {
+        let attempt = AttemptId::from_u128(1);
+        let released = TaskReleased {
+            task: TaskId::new("t").expect("an id"),
+            attempt,
+            cause,
+        };
+        let written = serde_json::to_string(&released).expect("JSON");
+        assert_eq!(
+            written,
+            format!(r#"{{"task":"t","attempt":"{attempt}"{fields}}}"#)
+        );
+        assert_eq!(
+            serde_json::from_str(&written).ok(),
+            Some(released),
+            "{cause:?}"
+        );
+    }
+}
+
+#[test]
 fn what_was_used_is_read_back_and_an_older_version_says_less() {
     let usage = Usage {
         calls: 2,

@@ -25,7 +25,6 @@ const LEASE: u64 = 30_000;
 /// A pool whose programmers all use one LLM; `per_host` of them on each host.
 struct Log {
     fold: PoolState,
-    seq: u64,
     at: u64,
     per_host: u32,
 }
@@ -50,7 +49,6 @@ impl Log {
     fn with(programmers: u32, per_host: u32, for_itself: bool) -> Self {
         let mut log = Self {
             fold: PoolState::new(),
-            seq: 0,
             at: 1_000_000,
             per_host,
         };
@@ -105,17 +103,7 @@ impl Log {
     }
 
     fn append(&mut self, decision: Event) -> Verdict {
-        let batch = EventBatch {
-            v: 1,
-            emitter: EmitterId::from_u128(1),
-            first: self.seq,
-            at_ms: self.at,
-            events: vec![decision],
-        };
-        self.seq += 1;
-        let mut seen = Verdict::Accepted;
-        self.fold.apply(&batch, |_, _, verdict| seen = verdict);
-        seen
+        self.fold.append(Timestamp(self.at), decision)
     }
 
     fn failure(&self, programmer: u32, task: &str, fault: Fault, epoch: u64) -> Event {

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::event::{
     BudgetEvent, BudgetReserved, BudgetSet, BudgetSettled, Configuration, PoolEvent, ProgrammerUp,
-    TaskEvent, TaskFinished, TaskReleased, TaskStarted,
+    ReleaseCause, TaskEvent, TaskFinished, TaskReleased, TaskStarted,
 };
 use crate::id::{LlmName, TaskId, Token};
 use crate::money::MicroUsd;
@@ -18,7 +18,6 @@ const HOUR: u64 = 60 * 60 * 1000;
 /// A pool's log, written event by event.
 struct Log {
     fold: PoolState,
-    seq: u64,
     at: u64,
 }
 
@@ -33,7 +32,6 @@ impl Log {
     fn with_rules(budget: BudgetRules) -> Self {
         let mut log = Self {
             fold: PoolState::new(),
-            seq: 0,
             at: NOON,
         };
         let rules = Rules {
@@ -54,17 +52,8 @@ impl Log {
     }
 
     fn append_as(&mut self, emitter: u128, decision: Event) -> Verdict {
-        let batch = EventBatch {
-            v: 1,
-            emitter: EmitterId::from_u128(emitter),
-            first: self.seq,
-            at_ms: self.at,
-            events: vec![decision],
-        };
-        self.seq += 1;
-        let mut seen = Verdict::Accepted;
-        self.fold.apply(&batch, |_, _, verdict| seen = verdict);
-        seen
+        let (emitter, at) = (EmitterId::from_u128(emitter), Timestamp(self.at));
+        self.fold.append_as(emitter, at, decision)
     }
 
     fn start(&mut self, task: &str, attempt: u128, count: u64) -> Verdict {
@@ -151,7 +140,7 @@ fn released(name: &str, attempt: u128) -> Event {
     Event::from(TaskReleased {
         task: task(name),
         attempt: AttemptId::from_u128(attempt),
-        no_llm: false,
+        cause: ReleaseCause::Stopped,
     })
 }
 
@@ -449,15 +438,14 @@ proptest! {
             }
             log.at += later;
             replayed.at = log.at;
+            let batch = log.fold.next_batch(EmitterId::from_u128(1), Timestamp(log.at), decision.clone());
             let verdict = log.append(decision.clone());
             if let (Verdict::Accepted, Event::Budget(BudgetEvent::Reserved(BudgetReserved { attempt, .. }))) = (verdict, &decision) {
                 reserved_once.insert(*attempt);
             }
-            replayed.append(decision.clone());
+            replayed.append(decision);
             if twice {
-                // The batch comes once more, with its old numbers.
-                log.seq -= 1;
-                log.append(decision);
+                log.fold.apply(&batch, |_, _, _| ());
             }
             let total = log.fold.budget.spent() + log.fold.budget.reserved();
             prop_assert!(total <= MicroUsd(LIMIT), "{total} after {:?}", log.fold.budget);

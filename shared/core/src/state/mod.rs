@@ -54,6 +54,8 @@ mod open_tasks;
 pub mod pauses;
 mod snapshot;
 pub mod tasks;
+#[cfg(any(test, feature = "testing"))]
+mod testing;
 #[cfg(test)]
 mod tests;
 

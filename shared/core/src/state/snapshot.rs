@@ -28,6 +28,7 @@ impl TaskState {
         self.releases = self.releases.max(snapshot.releases);
         self.attempts = starts - self.releases;
         self.hand_backs = self.hand_backs.max(snapshot.hand_backs);
+        self.sandbox_hand_backs = self.sandbox_hand_backs.max(snapshot.sandbox_hand_backs);
     }
 
     fn learn_usage(&mut self, snapshot: &TaskState) {

@@ -7,8 +7,8 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use super::open_tasks::OpenTasks;
 use super::{Refusal, Verdict};
 use crate::event::{
-    TaskEvent, TaskFinished, TaskPublished, TaskReissued, TaskReleased, TaskSnapshot, TaskStarted,
-    TaskSubmitted, TaskUsed,
+    ReleaseCause, TaskEvent, TaskFinished, TaskPublished, TaskReissued, TaskReleased, TaskSnapshot,
+    TaskStarted, TaskSubmitted, TaskUsed,
 };
 use crate::id::{AttemptId, TaskId};
 use crate::money::MicroUsd;
@@ -275,7 +275,11 @@ impl Tasks {
         }
         state.attempts = state.attempts.saturating_sub(1);
         state.releases += 1;
-        state.hand_backs += u32::from(released.no_llm);
+        match released.cause {
+            ReleaseCause::Stopped => {}
+            ReleaseCause::NoLlm => state.hand_backs += 1,
+            ReleaseCause::NoSandbox => state.sandbox_hand_backs += 1,
+        }
         Verdict::Accepted
     }
 

@@ -1,9 +1,9 @@
 use super::tasks::MOST_RELEASES;
 use super::*;
 use crate::event::{
-    BudgetSettled, Configuration, PoolEvent, ProgrammerUp, Retry, Spent, TaskCancelled, TaskEvent,
-    TaskFinished, TaskPublished, TaskReissued, TaskReleased, TaskSnapshot, TaskStarted,
-    TaskSubmitted, TaskUsed,
+    BudgetSettled, Configuration, PoolEvent, ProgrammerUp, ReleaseCause, Retry, Spent,
+    TaskCancelled, TaskEvent, TaskFinished, TaskPublished, TaskReissued, TaskReleased,
+    TaskSnapshot, TaskStarted, TaskSubmitted, TaskUsed,
 };
 use crate::id::{AttemptId, Capability, LlmName, TaskId, Token};
 use crate::money::MicroUsd;
@@ -133,8 +133,7 @@ fn only_the_owner_has_its_attempt_repeated_and_the_attempt_counts() {
         [YES, SUPERSEDED, YES, SUPERSEDED],
         "an event of another attempt has no effect, and neither has a second one of the owner"
     );
-    let mut fold = PoolState::new();
-    fold.apply(&batch(0, events), |_, _, _| ());
+    let fold = PoolState::of_events(Timestamp(1000), events);
     let state = fold.tasks.get(&task("t")).expect("the task");
     assert_eq!(
         (state.attempts, state.owner()),
@@ -193,7 +192,7 @@ fn what_each_attempt_said_last_is_what_the_task_has_used() {
         Event::from(TaskReleased {
             task: task("t"),
             attempt: attempt(n),
-            no_llm: true,
+            cause: ReleaseCause::NoLlm,
         })
     };
     let events = vec![
@@ -315,7 +314,7 @@ fn an_outcome_counts_in_the_days_budget_only_what_its_own_attempt_has_cost() {
     let released = Event::from(TaskReleased {
         task: task("t"),
         attempt: attempt(1),
-        no_llm: true,
+        cause: ReleaseCause::NoLlm,
     });
     let outcome = Event::from(TaskFinished {
         task: task("t"),
@@ -365,14 +364,7 @@ fn the_first_of_cancelled_and_finished_is_the_outcome() {
 
 /// The fold of these events, from the first one that is still there.
 fn folded_from(first: usize, events: &[Event]) -> PoolState {
-    let mut fold = PoolState::new();
-    let seq = u64::try_from(first).expect("a small number");
-    let batch = EventBatch {
-        at_ms: 1000,
-        ..batch(seq, events[first..].to_vec())
-    };
-    fold.apply(&batch, |_, _, _| ());
-    fold
+    PoolState::of_events(Timestamp(1000), events[first..].iter().cloned())
 }
 
 /// The values that decide about a task from now on: those of a snapshot.
@@ -398,7 +390,7 @@ fn who_reads_an_open_task_from_its_statement_on_knows_what_the_others_know() {
         Event::from(TaskReleased {
             task: task("t"),
             attempt: attempt(n),
-            no_llm: true,
+            cause: ReleaseCause::NoLlm,
         })
     };
     let stories = [
@@ -468,7 +460,7 @@ fn a_statement_tells_nothing_to_who_knows_more() {
     let release = Event::from(TaskReleased {
         task: task("t"),
         attempt: attempt(1),
-        no_llm: false,
+        cause: ReleaseCause::Stopped,
     });
     let mut late = [&events[..2], &[release]].concat();
     let released = what_decides(&folded_from(0, &late));
@@ -504,7 +496,7 @@ fn a_waiting_task_is_overdue_from_its_deadline_until_it_is_started() {
         deadline_ms: Some(5000),
     });
     let mut fold = PoolState::new();
-    fold.apply(&batch(0, vec![submitted]), |_, _, _| ());
+    fold.append(Timestamp(1000), submitted);
     assert_eq!(
         fold.tasks.overdue(Timestamp(4999)).count(),
         0,
@@ -515,7 +507,7 @@ fn a_waiting_task_is_overdue_from_its_deadline_until_it_is_started() {
         1,
         "it has passed"
     );
-    fold.apply(&batch(1, vec![started("t", 1, 0, 0)]), |_, _, _| ());
+    fold.append(Timestamp(1001), started("t", 1, 0, 0));
     assert_eq!(
         fold.tasks.overdue(Timestamp(5000)).count(),
         0,
@@ -531,9 +523,8 @@ fn what_is_not_in_its_queue_is_known_until_it_is() {
             generation,
         })
     };
-    let unpublished = |events| {
-        let mut fold = PoolState::new();
-        fold.apply(&batch(0, events), |_, _, _| ());
+    let unpublished = |events: Vec<Event>| {
+        let fold = PoolState::of_events(Timestamp(1000), events);
         fold.tasks.unpublished().count()
     };
     assert_eq!(unpublished(vec![submitted("t", "h")]), 1, "submitted");
@@ -592,7 +583,7 @@ fn an_attempt_that_lost_its_task_and_lives_does_not_count_but_not_without_end() 
         Event::from(TaskReleased {
             task: task("t"),
             attempt: attempt(n),
-            no_llm: false,
+            cause: ReleaseCause::Stopped,
         })
     };
     let attempts =
@@ -635,11 +626,38 @@ fn an_attempt_that_lost_its_task_and_lives_does_not_count_but_not_without_end() 
 }
 
 #[test]
+fn each_cause_of_a_release_is_counted_for_itself() {
+    use ReleaseCause::{NoLlm, NoSandbox, Stopped};
+    let released = |n: u128, cause| {
+        Event::from(TaskReleased {
+            task: task("t"),
+            attempt: attempt(n),
+            cause,
+        })
+    };
+    let mut events = Vec::new();
+    for (n, cause) in (1..).zip([Stopped, NoLlm, NoSandbox, Stopped, NoLlm, Stopped]) {
+        events.push(started("t", n, 0, n as u64));
+        events.push(released(n, cause));
+    }
+    let counts =
+        |state: TaskState| [Stopped, NoLlm, NoSandbox].map(|cause| state.released_for(cause));
+    let state = what_decides(&folded_from(0, &events)).expect("an open task");
+    assert_eq!(counts(state.clone()), [3, 2, 1], "of six releases");
+    let stated = [Event::from(TaskSnapshot {
+        task: task("t"),
+        state: Box::new(state),
+    })];
+    let learned = what_decides(&folded_from(0, &stated)).expect("an open task");
+    assert_eq!(counts(learned), [3, 2, 1], "a snapshot repeats them");
+}
+
+#[test]
 fn a_released_attempt_does_not_count_and_cannot_finish() {
     let released = Event::from(TaskReleased {
         task: task("t"),
         attempt: attempt(1),
-        no_llm: false,
+        cause: ReleaseCause::Stopped,
     });
     let mut fold = PoolState::new();
     let events = vec![
@@ -670,7 +688,7 @@ fn a_result_whose_started_was_lost_counts_unless_somebody_else_has_the_task() {
     let released = Event::from(TaskReleased {
         task: task("t"),
         attempt: attempt(1),
-        no_llm: false,
+        cause: ReleaseCause::Stopped,
     });
     let events = vec![started("t", 1, 0, 0), released, finish(1), finish(2)];
     assert_eq!(
@@ -733,11 +751,8 @@ fn queues_of_earlier_configurations_are_remembered_until_they_are_in_use_again()
             again: false,
         })
     };
-    let mut fold = PoolState::new();
-    fold.apply(
-        &batch(0, vec![configured("fast"), configured("slow")]),
-        |_, _, _| (),
-    );
+    let events = [configured("fast"), configured("slow")];
+    let fold = PoolState::of_events(Timestamp(1000), events);
     let now = Routes::new(&fold.configuration().expect("one is in force").capabilities);
     // With a single programmer all its sets have the same eligible programmers, so there is one queue.
     assert_eq!(
@@ -756,20 +771,9 @@ fn queues_of_earlier_configurations_are_remembered_until_they_are_in_use_again()
 #[test]
 fn the_time_of_the_pool_never_goes_back() {
     let mut fold = PoolState::new();
-    fold.apply(
-        &EventBatch {
-            at_ms: 5000,
-            ..batch(0, vec![Event::Pool(PoolEvent::Tick)])
-        },
-        |_, _, _| (),
-    );
-    fold.apply(
-        &EventBatch {
-            at_ms: 4000,
-            ..batch(1, vec![Event::Pool(PoolEvent::Tick)])
-        },
-        |_, _, _| (),
-    );
+    for at in [5000, 4000] {
+        fold.append(Timestamp(at), Event::Pool(PoolEvent::Tick));
+    }
     assert_eq!(
         fold.now(),
         Timestamp(5000),
@@ -791,7 +795,7 @@ fn any_decision() -> impl Strategy<Value = Event> {
         (name.clone(), 1u128..4).prop_map(|(t, n)| Event::from(TaskReleased {
             task: task(t),
             attempt: attempt(n),
-            no_llm: false
+            cause: ReleaseCause::Stopped
         })),
         (name.clone(), 0u32..3).prop_map(|(t, generation)| Event::from(TaskPublished {
             task: task(t),
@@ -843,14 +847,8 @@ fn whoever_is_first_heard_of_when_it_says_so_again_has_been_there_before() {
     };
     let is_gone = |events: Vec<(u64, Event)>| {
         let mut fold = PoolState::new();
-        for (seq, (at_ms, event)) in (0..).zip(events) {
-            fold.apply(
-                &EventBatch {
-                    at_ms,
-                    ..batch(seq, vec![event])
-                },
-                |_, _, _| (),
-            );
+        for (at_ms, event) in events {
+            fold.append(Timestamp(at_ms), event);
         }
         let owner = fold
             .tasks

@@ -21,7 +21,7 @@ async fn the_form_says_at_the_field_what_it_does_not_understand_and_keeps_what_w
         .write("[name=checks]", "tests: grep -q 'four readme.txt")
         .await;
     browser
-        .script(r##"document.querySelector("#submit details").open = true"##)
+        .script(r##"document.querySelector("#more").open = true"##)
         .await;
     for (field, value) in [
         ("timeout", "60s"),
@@ -32,7 +32,7 @@ async fn the_form_says_at_the_field_what_it_does_not_understand_and_keeps_what_w
         browser.write(&format!("[name={field}]"), value).await;
     }
     browser
-        .script(r##"document.querySelector("#submit details").open = false"##)
+        .script(r##"document.querySelector("#more").open = false"##)
         .await;
     browser.click("#submit .primary").await;
     browser
@@ -122,6 +122,102 @@ async fn the_form_says_at_the_field_what_it_does_not_understand_and_keeps_what_w
         value("instruction").await,
         "",
         "the form is empty after a submission"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_form_sends_what_a_task_says_about_its_evidence() {
+    let bench = Bench::with(&["001"]).await;
+    let browser = open(&bench.pool).await;
+    browser.click("#new-task").await;
+    browser.write("[name=instruction]", "Count to four").await;
+    browser.write("[name=repository]", "app").await;
+    browser
+        .write("[name=checks]", "plain: true\ntests: python3 test.py")
+        .await;
+    browser
+        .script(r##"document.querySelectorAll("#evidence, #more").forEach((one) => { one.open = true; })"##)
+        .await;
+    browser.write("[name=id]", "mine").await;
+    let of = |check: &str, name: &str| format!("[name={name}][data-check={check}]");
+    for (field, wrong) in [
+        (of("tests", "tries"), "6"),
+        (of("tests", "overlay"), "assert True"),
+        ("[name=protect]".to_owned(), "tests/**\n/src"),
+    ] {
+        browser.write(&field, wrong).await;
+    }
+    browser.click("#submit .primary").await;
+    browser
+        .until(
+            "every wrong field is marked",
+            r##"document.querySelectorAll("#submit [aria-invalid]").length === 3"##,
+        )
+        .await;
+    let said = texts(&browser, "#submit .wrong").await.join("\n");
+    for words in ["from 1 to 5", "Begin with ===", "“/src” is not a pattern"] {
+        assert!(said.contains(words), "{words:?}: {said}");
+    }
+    let value = async |css: &str| {
+        let script = format!("return document.querySelector('{css}').value");
+        browser.script(&script).await
+    };
+    // A new line above, and another name: the options stay with their check.
+    for text in [
+        "first: true\nplain: true\ntests: python3 test.py",
+        "first: true\nplain: true\nall: python3 test.py",
+    ] {
+        browser
+            .script("document.querySelector('[name=checks]').value = ''")
+            .await;
+        browser.write("[name=checks]", text).await;
+    }
+    browser.press(ESCAPE).await;
+    browser
+        .until(
+            "the form is closed",
+            r##"!document.querySelector("#submit")"##,
+        )
+        .await;
+    browser.click("#new-task").await;
+    assert_eq!(value(&of("all", "tries")).await, "6", "the draft has it");
+    for (field, right) in [
+        (of("all", "tries"), "2"),
+        (
+            of("all", "overlay"),
+            "=== tests/hidden.py\nassert True\n\n=== b.txt\n",
+        ),
+        ("[name=protect]".to_owned(), "tests/**\n*.lock"),
+    ] {
+        browser
+            .script(&format!("document.querySelector('{field}').value = ''"))
+            .await;
+        browser.write(&field, right).await;
+    }
+    browser
+        .script(&format!(
+            "document.querySelector('{}').value = 'fails'",
+            of("all", "before")
+        ))
+        .await;
+    browser.click("#submit .primary").await;
+    browser
+        .until(
+            "the page of the task opens",
+            r##"location.hash === "#/tasks/mine""##,
+        )
+        .await;
+    let taken = bench.pool.api().get("/tasks/mine").await["task"].clone();
+    assert_eq!(taken["protect"], json!(["tests/**", "*.lock"]), "{taken}");
+    assert_eq!(
+        taken["acceptance"],
+        json!([
+            {"name": "first", "run": ["true"]},
+            {"name": "plain", "run": ["true"]},
+            {"name": "all", "run": ["python3", "test.py"], "before": "fails", "tries": 2,
+                "overlay": {"tests/hidden.py": "assert True\n", "b.txt": ""}},
+        ]),
+        "the options are those of their check"
     );
 }
 
