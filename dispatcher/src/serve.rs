@@ -224,11 +224,7 @@ fn start_services(base: Base, services: &mut Services) -> (Reader, Outputs, Dead
 }
 
 fn intake(reader: &Reader) -> Intake {
-    Intake::new(
-        reader.process.clone(),
-        reader.history.clone(),
-        reader.pool.load_balancing.max_queue_per_programmer,
-    )
+    Intake::new(reader.process.clone(), reader.history.clone(), &reader.pool)
 }
 
 /// Waits for a signal or for the end of a service. After the end of a service the process ends, with status 1.

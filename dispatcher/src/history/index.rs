@@ -1,13 +1,16 @@
-//! The index: where messages and results are in the stream, the words that lists show, and the
-//! newest bodies.
+//! The index: where messages and results are in the stream, the words that lists show, the newest
+//! bodies, and how long tasks took.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
+use lapin::BasicProperties;
 use lapin::message::Delivery;
-use lapin::types::AMQPValue;
+use lapin::types::{AMQPValue, FieldTable};
 use pool_broker::headers;
-use pool_core::id::TaskId;
+use pool_core::expected::{Durations, Expected, Traits};
+use pool_core::id::{LlmName, TaskId};
 use pool_core::task::TaskMessage;
 
 use super::EntryKind;
@@ -19,6 +22,9 @@ const SUMMARY_CHARS: usize = 120;
 /// Reading a body from the stream takes the broker tens of milliseconds, so the newest bodies are
 /// cached up to this size.
 const KEPT_BYTES: usize = 16 * 1024 * 1024;
+/// Headers of a task's entry: how long the task was expected to take, and which earlier tasks said so.
+const EXPECTED_MS: &str = "pool-expected-ms";
+const EXPECTED_BY: &str = "pool-expected-by";
 
 /// The index entry of a task.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +38,18 @@ pub struct IndexEntry {
     pub retry_of: Option<TaskId>,
     /// The numbers of its result, for reports.
     pub record: Option<Arc<ResultSummary>>,
+    /// The duration that decided its place in its submission.
+    pub expected: Option<ExpectedAtSubmission>,
+    /// The kinds of tasks that it belongs to.
+    pub traits: Option<Box<Traits>>,
+}
+
+/// How long a task was expected to take when it was submitted together with others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpectedAtSubmission {
+    pub duration: Duration,
+    /// Which earlier tasks said so, in words.
+    pub by: String,
 }
 
 #[derive(Default)]
@@ -39,6 +57,7 @@ pub(super) struct Index {
     entries: HashMap<TaskId, IndexEntry>,
     order: VecDeque<TaskId>,
     newest: Newest,
+    durations: Durations,
 }
 
 /// The newest bodies, up to a number of bytes.
@@ -80,6 +99,17 @@ impl IndexEntry {
         }
         self.labels.clone_from(&task.labels);
         self.retry_of.clone_from(&task.retry_of);
+        self.traits = Some(Box::new(Traits::of(task)));
+    }
+
+    /// How long the last attempt took with which LLM; None when none was made.
+    fn took(&self) -> Option<(&Traits, Option<&LlmName>, Duration)> {
+        let record = self
+            .record
+            .as_ref()
+            .filter(|record| record.timings.run_ms > 0)?;
+        let took = Duration::from_millis(record.timings.run_ms);
+        Some((self.traits.as_deref()?, record.llm.as_ref(), took))
     }
 }
 
@@ -90,6 +120,11 @@ impl Index {
 
     pub(super) fn get(&self, task: &TaskId) -> Option<&IndexEntry> {
         self.entries.get(task)
+    }
+
+    /// How long this task will probably take.
+    pub(super) fn expect(&self, task: &TaskMessage, llm: Option<&LlmName>) -> Option<Expected> {
+        self.durations.expect(&Traits::of(task), llm)
     }
 
     /// The body of the entry at this offset, if it is one of the newest.
@@ -105,8 +140,12 @@ impl Index {
         self.newest.keep(offset, &delivery.data);
         if kind == Some(EntryKind::Task.as_str()) {
             let words = serde_json::from_slice::<TaskMessage>(&delivery.data).ok();
+            let expected = expected_in(delivery);
             let entry = self.entry(&id);
             entry.task_at.get_or_insert(offset);
+            if entry.expected.is_none() {
+                entry.expected = expected;
+            }
             if let Some(task) = words {
                 entry.describe(&task);
             }
@@ -121,6 +160,16 @@ impl Index {
                     entry.describe(&task);
                 }
             }
+            self.learn_duration(&id);
+        }
+    }
+
+    fn learn_duration(&mut self, id: &TaskId) {
+        let Self {
+            entries, durations, ..
+        } = self;
+        if let Some((traits, llm, took)) = entries.get(id).and_then(IndexEntry::took) {
+            durations.learn(traits, llm, took);
         }
     }
 
@@ -141,6 +190,30 @@ impl Index {
         }
         self.entries.entry(id.clone()).or_default()
     }
+}
+
+/// Adds to the properties of a task's entry how long the task was expected to take.
+pub(super) fn with_expected(properties: BasicProperties, expected: &Expected) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    let ms = i64::try_from(expected.duration.as_millis()).unwrap_or(i64::MAX);
+    headers.insert(EXPECTED_MS.into(), AMQPValue::LongLongInt(ms));
+    let by = AMQPValue::LongString(expected.by.to_string().into());
+    headers.insert(EXPECTED_BY.into(), by);
+    properties.with_headers(headers)
+}
+
+fn expected_in(delivery: &Delivery) -> Option<ExpectedAtSubmission> {
+    let headers = delivery.properties.headers().as_ref()?.inner();
+    let AMQPValue::LongLongInt(ms) = headers.get(EXPECTED_MS)? else {
+        return None;
+    };
+    let AMQPValue::LongString(by) = headers.get(EXPECTED_BY)? else {
+        return None;
+    };
+    Some(ExpectedAtSubmission {
+        duration: Duration::from_millis(u64::try_from(*ms).ok()?),
+        by: by.to_string(),
+    })
 }
 
 pub(super) fn offset_of(delivery: &Delivery) -> Option<u64> {

@@ -19,6 +19,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::AMQPValue;
 use pool_broker::headers::{self, json_properties};
@@ -28,14 +29,15 @@ use pool_broker::publisher::Message;
 use pool_broker::service::Service;
 use pool_broker::topology::{HISTORY_KEY, HISTORY_STREAM, LOG};
 use pool_broker::{BrokerError, with_timeout};
-use pool_core::id::TaskId;
+use pool_core::expected::Expected;
+use pool_core::id::{LlmName, TaskId};
 use pool_core::progress;
 use pool_core::result::ResultMessage;
 use pool_core::task::{Task, TaskMessage};
 use tokio::sync::watch;
 
-pub use self::index::IndexEntry;
-use self::index::{Index, id_of, offset_of};
+pub use self::index::{ExpectedAtSubmission, IndexEntry};
+use self::index::{Index, id_of, offset_of, with_expected};
 pub use self::output::Outputs;
 use self::reader::{consumer, follow};
 
@@ -52,6 +54,12 @@ impl EntryKind {
             Self::Task => "task",
             Self::Result => "result",
         }
+    }
+
+    fn properties(self, task: Option<&TaskId>) -> BasicProperties {
+        json_properties()
+            .with_type(self.as_str().into())
+            .with_message_id(task.map_or("", TaskId::as_str).into())
     }
 }
 
@@ -105,25 +113,38 @@ impl History {
         (history, services)
     }
 
-    /// Adds an entry.
+    /// Adds the message of a task. `expected` decided its place in its submission.
     ///
     /// # Errors
     /// When the broker does not confirm it. The entry may exist all the same, which is harmless.
-    pub async fn add(
+    pub async fn add_task(
         &self,
-        kind: EntryKind,
-        task: Option<&TaskId>,
+        task: &TaskId,
         body: &[u8],
+        expected: Option<&Expected>,
     ) -> Result<(), BrokerError> {
-        let id = task.map_or("", TaskId::as_str);
-        let properties = json_properties()
-            .with_type(kind.as_str().into())
-            .with_message_id(id.into());
+        let properties = EntryKind::Task.properties(Some(task));
+        let properties = match expected {
+            Some(expected) => with_expected(properties, expected),
+            None => properties,
+        };
         let message = Message::new(LOG, HISTORY_KEY, body.to_vec(), properties);
-        match kind {
-            EntryKind::Task => self.tasks.publish(message).await,
-            EntryKind::Result => self.results.publish(message).await,
-        }
+        self.tasks.publish(message).await
+    }
+
+    /// Adds a result.
+    ///
+    /// # Errors
+    /// When the broker does not confirm it. The entry may exist all the same, which is harmless.
+    pub async fn add_result(&self, task: Option<&TaskId>, body: &[u8]) -> Result<(), BrokerError> {
+        let properties = EntryKind::Result.properties(task);
+        let message = Message::new(LOG, HISTORY_KEY, body.to_vec(), properties);
+        self.results.publish(message).await
+    }
+
+    /// How long a task will probably take, by its `llm` among other things; None when no result has been read yet.
+    pub fn expect(&self, task: &TaskMessage, llm: Option<&LlmName>) -> Option<Expected> {
+        self.with(|index| index.expect(task, llm))
     }
 
     /// Checks that the stream has been read to its end at least once.

@@ -1,9 +1,11 @@
 //! Accepts tasks: writes them to the history, to the event log and into their queue, and only then
 //! confirms the submission.
 
+mod order;
 pub mod queue_limits;
 pub(crate) mod resubmit;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::{StreamExt, stream};
@@ -15,14 +17,17 @@ use pool_broker::headers::{Keeps, Reply};
 use pool_broker::process::Process;
 use pool_broker::steps::{OutgoingTask, publish_task};
 use pool_core::event::{Event, TaskSubmitted};
+use pool_core::expected::Expected;
 use pool_core::id::TaskId;
+use pool_core::pool::Pool;
 use pool_core::routing::{Unroutable, routing_key};
 use pool_core::state::{Refusal, TaskState, Verdict};
 use pool_core::task::{Task, TaskMessage};
 use pool_core::time::Timestamp;
 use pool_telemetry::clock::{new_id, wall_clock};
 
-use crate::history::{EntryKind, History};
+use crate::history::History;
+use order::{Place, RouteLlms, places, route_llms};
 use queue_limits::{QueueLimits, Slot, Wanted};
 
 /// How many tasks are submitted at the same time.
@@ -60,16 +65,16 @@ pub struct Intake {
     process: Process,
     history: History,
     limits: QueueLimits,
+    route_llms: Arc<RouteLlms>,
 }
 
 impl Intake {
-    /// `max_queue_per_programmer` is the number of tasks that may wait for each programmer of a
-    /// route; None for no limit.
-    pub fn new(process: Process, history: History, max_queue_per_programmer: Option<u32>) -> Self {
+    pub fn new(process: Process, history: History, pool: &Pool) -> Self {
         Self {
+            route_llms: Arc::new(route_llms(pool, &process.routes)),
             process,
             history,
-            limits: QueueLimits::new(max_queue_per_programmer),
+            limits: QueueLimits::new(pool.load_balancing.max_queue_per_programmer),
         }
     }
 
@@ -148,6 +153,16 @@ impl Intake {
         slot: Option<Slot>,
         reply: &Reply,
     ) -> Result<AcceptedTask, NotTaken> {
+        self.take_expected(task, slot, reply, None).await
+    }
+
+    async fn take_expected(
+        &self,
+        task: Task,
+        slot: Option<Slot>,
+        reply: &Reply,
+        expected: Option<&Expected>,
+    ) -> Result<AcceptedTask, NotTaken> {
         let route = self
             .process
             .routes
@@ -166,9 +181,7 @@ impl Intake {
                 repeated: true,
             });
         }
-        self.history
-            .add(EntryKind::Task, Some(&task.id), &body)
-            .await?;
+        self.history.add_task(&task.id, &body, expected).await?;
         point(Point::TaskKept);
         let submitted = Event::from(TaskSubmitted {
             task: task.id.clone(),
@@ -192,24 +205,48 @@ impl Intake {
         })
     }
 
-    /// Takes many tasks, without a reply queue. One failure does not stop the tasks that have begun. After the broker has
-    /// failed to answer once, no further tasks are begun: each would wait as long as the first.
+    /// Takes many tasks, without a reply queue; the answers are in the order of `tasks`. Within each route the longest
+    /// expected are published first. One failure does not stop the tasks that have begun. After the broker has failed to
+    /// answer once, no further tasks are begun: each would wait as long as the first.
     pub async fn take_all(
         &self,
         tasks: Vec<(Task, Option<Slot>)>,
     ) -> Vec<Result<AcceptedTask, NotTaken>> {
+        let places = self.places(&tasks);
+        let mut tasks: Vec<_> = tasks.into_iter().map(Some).collect();
+        let of_place = |place: Place| {
+            let task = tasks.get_mut(place.index)?.take()?;
+            Some((place, task))
+        };
+        let in_order: Vec<_> = places.into_iter().filter_map(of_place).collect();
         let silent = AtomicBool::new(false);
-        let taking = stream::iter(tasks).map(|(task, slot)| async {
-            if silent.load(Ordering::Relaxed) {
-                return Err(NotTaken::NotTried);
+        let taking = stream::iter(in_order).map(|(place, (task, slot))| {
+            let silent = &silent;
+            async move {
+                if silent.load(Ordering::Relaxed) {
+                    return (place.index, Err(NotTaken::NotTried));
+                }
+                let (reply, expected) = (Reply::default(), place.expected.as_ref());
+                let taken = self.take_expected(task, slot, &reply, expected).await;
+                if let Err(NotTaken::Broker(_) | NotTaken::Log(_)) = &taken {
+                    silent.store(true, Ordering::Relaxed);
+                }
+                (place.index, taken)
             }
-            let taken = self.take(task, slot, &Reply::default()).await;
-            if let Err(NotTaken::Broker(_) | NotTaken::Log(_)) = &taken {
-                silent.store(true, Ordering::Relaxed);
-            }
-            taken
         });
-        taking.buffered(AT_ONCE).collect().await
+        let mut answers: Vec<_> = taking.buffered(AT_ONCE).collect().await;
+        answers.sort_by_key(|(index, _)| *index);
+        answers.into_iter().map(|(_, answer)| answer).collect()
+    }
+
+    /// The order in which to publish these tasks. A task alone needs no expectation.
+    fn places(&self, tasks: &[(Task, Option<Slot>)]) -> Vec<Place> {
+        let known = tasks.len() > 1;
+        let tasks: Vec<&Task> = tasks.iter().map(|(task, _)| task).collect();
+        places(&tasks, &self.process.routes, |message, route| {
+            let llm = self.route_llms.get(&route.name);
+            known.then(|| self.history.expect(message, llm)).flatten()
+        })
     }
 
     /// A task that was taken before its deadline passed. A submitter that got no answer and repeats it

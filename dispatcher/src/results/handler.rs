@@ -31,7 +31,7 @@ use tokio::time::Instant;
 use super::acks::acknowledge;
 use super::disposition::{Disposition, decide};
 use super::reply_sender::{NotDelivered, ReplySender};
-use crate::history::{EntryKind, History, NotRead};
+use crate::history::{History, NotRead};
 
 /// The most results in progress at once.
 const PREFETCH: u16 = 200;
@@ -305,7 +305,7 @@ async fn deliver(
             Disposition::Outcome if !progress.kept => {
                 handler
                     .history
-                    .add(EntryKind::Result, result.task_id.as_ref(), &delivery.data)
+                    .add_result(result.task_id.as_ref(), &delivery.data)
                     .await
             }
             Disposition::Outcome

@@ -28,6 +28,7 @@ pub use model::WhyContext;
 pub(crate) fn explain(reader: &Reader, id: &TaskId) -> Option<Why> {
     let heard = reader.heard();
     let fresh = reader.process.log.is_fresh();
+    let expected = reader.history.entry(id).and_then(|entry| entry.expected);
     reader.process.log.read(|fold| {
         let standing = Eligibility {
             pool: &reader.pool,
@@ -40,6 +41,7 @@ pub(crate) fn explain(reader: &Reader, id: &TaskId) -> Option<Why> {
                 routes: &reader.process.routes,
                 heard: &heard,
                 fresh,
+                expected: expected.as_ref(),
             },
             id,
         )
@@ -174,6 +176,10 @@ impl WhyContext<'_> {
         if why.reason == Reason::Next && overdue {
             why.sentence.push_str(words::IF_LOST);
         }
+        let others = position.is_some_and(|position| position.of > 1);
+        if let Some(expected) = self.expected.filter(|_| others) {
+            why.sentence.push_str(&words::expected(expected));
+        }
         why.sentence.push_str(&words::also(state, pool, now));
         why
     }
@@ -220,7 +226,12 @@ impl WhyContext<'_> {
         };
         Why {
             reason,
-            sentence: words::nobody(route, &able, why.position),
+            sentence: words::nobody(
+                route,
+                &able,
+                &self.served_before(route, &able),
+                why.position,
+            ),
             until: able.iter().filter_map(|one| one.view.until).min(),
             ..why
         }
@@ -259,14 +270,14 @@ impl WhyContext<'_> {
     /// shows. A message that is handed back keeps its place.
     fn position(&self, id: &TaskId, state: &TaskState) -> Option<Position> {
         let tasks = &self.standing.fold.tasks;
-        let own = (state.issued_at, id);
+        let own = (state.issued_at, state.place, id);
         let (mut before, mut of, mut listed) = (0, 0, false);
         for other in tasks.waiting_in(&state.route) {
             let Some(published) = tasks.get(other).filter(|state| state.is_published()) else {
                 continue;
             };
             of += 1;
-            before += usize::from((published.issued_at, other) < own);
+            before += usize::from((published.issued_at, published.place, other) < own);
             listed |= other == id;
         }
         listed.then_some(Position {

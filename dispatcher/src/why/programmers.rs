@@ -17,7 +17,7 @@ use pool_core::routing::Route;
 use pool_core::state::Owner;
 use pool_core::time::Timestamp;
 
-use super::model::{Able, WhyContext};
+use super::model::{Able, ServedBefore, WhyContext};
 use super::words;
 
 impl WhyContext<'_> {
@@ -47,8 +47,9 @@ impl WhyContext<'_> {
     ) -> Able {
         let found = self.unheard(programmer);
         let found = found.or_else(|| self.shut_by_itself(programmer));
-        let found = found.or_else(|| self.ordered(programmer, busy));
-        let found = found.or_else(|| busy.map(|(task, owner)| self.busy(task, owner)));
+        let busy_with = busy.map(|(task, owner)| self.busy(task, owner, route));
+        let found = found.or_else(|| self.ordered(programmer, busy_with.as_ref()));
+        let found = found.or(busy_with);
         let found = found.or_else(|| self.without_means(programmer));
         let found = found.or_else(|| self.closed(programmer, route));
         let found = found
@@ -120,7 +121,7 @@ impl WhyContext<'_> {
     fn ordered(
         &self,
         programmer: &Programmer,
-        busy: Option<(&TaskId, &Owner)>,
+        busy: Option<&ProgrammerFinding>,
     ) -> Option<ProgrammerFinding> {
         let Blocker {
             reason,
@@ -134,7 +135,7 @@ impl WhyContext<'_> {
                     ..ProgrammerFinding::new(Availability::from(reason), reason.as_str(), detail)
                 };
                 Some(match busy {
-                    Some((task, owner)) => ordered.and(&self.busy(task, owner)),
+                    Some(busy) => ordered.and(busy),
                     None => ordered,
                 })
             }
@@ -149,13 +150,36 @@ impl WhyContext<'_> {
         }
     }
 
-    fn busy(&self, task: &TaskId, owner: &Owner) -> ProgrammerFinding {
+    fn busy(&self, task: &TaskId, owner: &Owner, route: &Route) -> ProgrammerFinding {
         let since = clock(owner.since, self.standing.now);
-        ProgrammerFinding::new(
-            Availability::Busy,
-            "busy",
-            format!("working on {task} since {since}"),
-        )
+        let working = format!("working on {task} since {since}");
+        let state = self.standing.fold.tasks.get(task);
+        match state.map(|state| &state.route) {
+            Some(other) if *other != route.name => {
+                let words = "busy with other routes";
+                let detail = format!("{working} (route {other})");
+                ProgrammerFinding::new(Availability::Busy, words, detail)
+            }
+            Some(_) | None => ProgrammerFinding::new(Availability::Busy, "busy", working),
+        }
+    }
+
+    /// The routes with waiting tasks that some of these programmers serve before this one, most specific first.
+    pub(super) fn served_before(&self, route: &Route, able: &[Able]) -> Vec<ServedBefore> {
+        let serves = |other: &Route| {
+            let able = able.iter().map(|one| &one.view.id);
+            able.filter(|id| other.eligible.contains(*id)).count()
+        };
+        let before = |other: &&Route| other.specificity() < route.specificity();
+        let mut routes: Vec<&Route> = self.routes.all().iter().filter(before).collect();
+        routes.sort_by_key(|other| other.specificity());
+        let each = routes.into_iter().map(|other| ServedBefore {
+            route: other.name.clone(),
+            waiting: self.standing.fold.tasks.waiting(&other.name),
+            programmers: serves(other),
+        });
+        each.filter(|other| other.waiting > 0 && other.programmers > 0)
+            .collect()
     }
 
     /// Breakers and budget.

@@ -20,6 +20,7 @@ use pool_core::state::PoolState;
 use pool_core::state::breaker::Caller;
 
 use super::*;
+use crate::history::ExpectedAtSubmission;
 use crate::views::presence::Snapshot;
 
 mod reasons;
@@ -50,6 +51,7 @@ struct World {
     fold: PoolState,
     heard: Snapshot,
     fresh: bool,
+    expected: Option<ExpectedAtSubmission>,
     at: Timestamp,
 }
 
@@ -70,6 +72,7 @@ impl World {
             fold,
             heard,
             fresh: true,
+            expected: None,
             at,
         };
         for programmer in world.pool.programmers.clone() {
@@ -137,7 +140,9 @@ impl World {
         }));
     }
 
+    /// Starts a task of the programmer's most specific route, if the log does not know the task.
     fn start(&mut self, name: &str, programmer: &str, attempt: u128) {
+        let route = self.routes.of(&id(programmer))[0].name.clone();
         self.append(Event::from(TaskStarted {
             task: task(name),
             attempt: AttemptId::from_u128(attempt),
@@ -146,7 +151,7 @@ impl World {
                 generation: 0,
                 count: u64::try_from(attempt).expect("a small number"),
             },
-            route: "premium".to_owned(),
+            route,
             body_hash: "h".to_owned(),
         }));
     }
@@ -219,6 +224,7 @@ impl World {
             routes: &self.routes,
             heard: &self.heard,
             fresh: self.fresh,
+            expected: self.expected.as_ref(),
         };
         why(&look, &task(name)).unwrap_or_else(|| panic!("the log knows {name}"))
     }

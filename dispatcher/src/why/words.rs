@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pool_api::format::{clock, counted, with_clocks};
+use pool_api::format::{clock, counted, duration as in_words, with_clocks};
 use pool_api::status::NoHeartbeat;
 use pool_api::why::{Position, Reason, Why};
 use pool_core::eligibility::explain_pause;
@@ -16,7 +16,8 @@ use pool_core::state::pauses::Paused;
 use pool_core::state::{Outcome, Owner, TaskState};
 use pool_core::time::Timestamp;
 
-use super::model::Able;
+use super::model::{Able, ServedBefore};
+use crate::history::ExpectedAtSubmission;
 
 pub(super) fn finished(outcome: &Outcome, now: Timestamp) -> String {
     let error = outcome
@@ -198,7 +199,12 @@ fn capabilities(route: &Route) -> Option<String> {
 }
 
 /// `4 programmers offer `premium`: 2 busy, 1 behind an open breaker until 12:05 UTC after …, 1 over budget until 00:00 UTC`.
-pub(super) fn nobody(route: &Route, able: &[Able], position: Option<Position>) -> String {
+pub(super) fn nobody(
+    route: &Route,
+    able: &[Able],
+    before: &[ServedBefore],
+    position: Option<Position>,
+) -> String {
     let programmers = counted(able.len(), "programmer", "programmers");
     let verb = if able.len() == 1 { "offers" } else { "offer" };
     let who = match capabilities(route) {
@@ -215,13 +221,41 @@ pub(super) fn nobody(route: &Route, able: &[Able], position: Option<Position>) -
         .iter()
         .map(|((_, words), count)| format!("{count} {words}"))
         .collect();
-    format!("{who}: {}{}", each.join(", "), place(position))
+    let (each, before) = (each.join(", "), served_before(before));
+    format!("{who}: {each}{before}{}", place(position))
+}
+
+/// `; tasks that fewer programmers can do go first: 12 of `fast` on 5 of these programmers`.
+fn served_before(before: &[ServedBefore]) -> String {
+    let each: Vec<String> = before
+        .iter()
+        .map(|one| {
+            let (waiting, route, on) = (one.waiting, &one.route, one.programmers);
+            format!("{waiting} of `{route}` on {on} of these programmers")
+        })
+        .collect();
+    match each.as_slice() {
+        [] => String::new(),
+        each => format!(
+            "; tasks that fewer programmers can do go first: {}",
+            each.join(", ")
+        ),
+    }
 }
 
 fn place(position: Option<Position>) -> String {
     position.map_or(String::new(), |Position { place, of }| {
         format!("; it is {place} of {of} in the queue")
     })
+}
+
+/// Why a task comes before or after another one of its route.
+pub(super) fn expected(expected: &ExpectedAtSubmission) -> String {
+    let ExpectedAtSubmission { duration, by } = expected;
+    let takes = in_words(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
+    format!(
+        "; of one submission the tasks that probably take longest go first, and this one probably takes {takes} (by {by})"
+    )
 }
 
 /// Facts that are added to every waiting task.

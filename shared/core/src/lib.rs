@@ -4,6 +4,7 @@
 //! - The state that the events amount to: `state`.
 //! - The validated pool file: `pool`, `rules`, `config_hash`.
 //! - Questions about both: `routing`, `eligibility`, `clock_check`.
+//! - The order of tasks that are submitted together: `expected`.
 //!
 //! Everything here is pure: the time and random numbers are arguments, and nothing asks the machine, the network or a clock.
 
@@ -11,6 +12,7 @@ pub mod clock_check;
 pub mod config_hash;
 pub mod eligibility;
 pub mod event;
+pub mod expected;
 pub mod heartbeat;
 pub mod id;
 pub mod llm;

@@ -76,6 +76,12 @@ pub struct Route {
 }
 
 impl Route {
+    /// Sorts routes: the fewer programmers can do its tasks, the more specific a route is. A free programmer takes tasks of
+    /// its most specific route first, because more programmers can do the tasks that it leaves. Ties go by name.
+    pub fn specificity(&self) -> (usize, &str) {
+        (self.eligible.len(), &self.name)
+    }
+
     /// The queue: `tasks.<name>`.
     pub fn queue(&self) -> String {
         queue_name(&self.name)
@@ -170,12 +176,15 @@ impl Routes {
         }
     }
 
-    /// The routes that this programmer consumes from, sorted by name.
+    /// The routes that this programmer consumes from, the most specific first: see [`Route::specificity`].
     pub fn of(&self, programmer: &ProgrammerId) -> Vec<&Route> {
-        self.routes
+        let mut routes: Vec<&Route> = self
+            .routes
             .iter()
             .filter(|route| route.eligible.contains(programmer))
-            .collect()
+            .collect();
+        routes.sort_by_key(|route| route.specificity());
+        routes
     }
 }
 
@@ -309,6 +318,28 @@ mod tests {
         for id in 1..=10 {
             let id = ProgrammerId::new(format!("{id:03}")).expect("an id");
             assert_eq!(routes.of(&id).len(), 3, "queues of {id}");
+        }
+    }
+
+    #[test]
+    fn a_programmer_has_its_most_specific_route_first() {
+        let routes = sample();
+        for (id, expected) in [
+            ("001", ["fast", "free", "any"]),
+            ("006", ["reasoning", "paid", "any"]),
+            ("008", ["openai", "paid", "any"]),
+            ("009", ["deepseek", "free", "any"]),
+        ] {
+            let id = ProgrammerId::new(id).expect("an id");
+            let names: Vec<&str> = routes
+                .of(&id)
+                .iter()
+                .map(|route| route.name.as_str())
+                .collect();
+            assert_eq!(
+                names, expected,
+                "the routes of {id}, by the programmers that can do them"
+            );
         }
     }
 

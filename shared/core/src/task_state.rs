@@ -48,6 +48,9 @@ pub struct TaskState {
     /// When `generation` changed last, or the message was last known to be in its queue.
     #[serde(skip)]
     pub issued_at: Timestamp,
+    /// The number of its last `published` among those of all tasks: the order of tasks with the same `issued_at`.
+    #[serde(skip)]
+    pub place: u64,
     /// The fence: the highest token that ever owned the task. It stays when the owner is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fence: Option<Token>,

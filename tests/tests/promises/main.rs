@@ -42,6 +42,7 @@ mod log_forgets;
 mod metrics;
 mod one_task;
 mod operator;
+mod order;
 mod outage_cost;
 mod permissions;
 mod priority;

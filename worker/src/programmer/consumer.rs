@@ -50,6 +50,7 @@ pub enum OpenError {
 /// The queues of a programmer, and how it consumes from them.
 #[derive(Debug)]
 pub struct Consumers {
+    /// The most specific first.
     pub queues: Vec<String>,
     /// The consumers' name in the management UI: `Prog-001 ollama/qwen2.5-coder:7b-instruct`.
     pub label: String,
@@ -201,6 +202,8 @@ impl TaskConsumer {
             .filter(|queue| open.iter().all(|kept| kept.queue != **queue));
         let others = future::try_join_all(others.map(|queue| self.start(*queue))).await?;
         open.extend(others);
+        // If several deliver at once, the most specific queue wins.
+        open.sort_by_key(|open| open.queue);
         let Some((index, delivery)) = first(&mut open, disturbed).await else {
             self.close_beside(open);
             self.closed().await?;

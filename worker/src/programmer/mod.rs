@@ -23,6 +23,7 @@ pub mod telemetry;
 mod work;
 pub mod workshop;
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +34,6 @@ use pool_broker::process::Process;
 use pool_core::event::{Event, ProgrammerUp, ReleaseCause};
 use pool_core::heartbeat::{Gate, ShutReason};
 use pool_core::pool::{self, Pool};
-use pool_core::routing::queue_name;
 use pool_telemetry::clock::wall_clock;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -210,16 +210,33 @@ impl ProgrammerRunner {
         tokio::join!(working, leaving).0
     }
 
+    /// Its queues, the most specific first.
     fn queues(&self) -> Vec<String> {
-        self.process
-            .routes
-            .of(&self.config.id)
-            .iter()
-            .map(|route| queue_name(&route.name))
-            .collect()
+        let routes = self.process.routes.of(&self.config.id);
+        routes.iter().map(|route| route.queue()).collect()
     }
 
     fn conditions(&self) -> Conditions {
+        Conditions {
+            tasks_wait: self.tasks_wait(),
+            ..self.gate_conditions()
+        }
+    }
+
+    /// The queues in which the log knows a task. Only a less specific queue is left because of one,
+    /// so the last queue does not matter.
+    fn tasks_wait(&self) -> BTreeSet<usize> {
+        let routes = self.process.routes.of(&self.config.id);
+        let Some((_, specific)) = routes.split_last().filter(|(_, most)| !most.is_empty()) else {
+            return BTreeSet::new();
+        };
+        self.process.log.read(|fold| {
+            let waits = |queue: &usize| fold.tasks.has_queued(&specific[*queue].name);
+            (0..specific.len()).filter(waits).collect()
+        })
+    }
+
+    fn gate_conditions(&self) -> Conditions {
         let gate = self.gate.borrow();
         let (shut, closed) = gate.state();
         let open_queues = match closed.is_empty() {
@@ -234,6 +251,7 @@ impl ProgrammerRunner {
             shut,
             open_queues,
             draining: self.ending.drain.is_cancelled(),
+            tasks_wait: BTreeSet::new(),
         }
     }
 
@@ -248,8 +266,12 @@ impl ProgrammerRunner {
     /// Ends when the gate or the process's state differs from `than`.
     async fn disturbed(&self, than: &Conditions) {
         let mut gate = self.gate.clone();
+        let than = Conditions {
+            tasks_wait: BTreeSet::new(),
+            ..than.clone()
+        };
         let changed = async {
-            while self.conditions() == *than {
+            while self.gate_conditions() == than {
                 if gate.changed().await.is_err() {
                     // The gate's sender is gone: the process is ending.
                     std::future::pending::<()>().await;

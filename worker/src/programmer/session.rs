@@ -8,7 +8,12 @@
 //! `Listen`) is only returned while none is held, and it ends as soon as one has come. A consumer
 //! may stay open on one queue while the programmer works on its last task. This is safe: with a
 //! prefetch of 1 the broker sends the next task only after the ack.
+//!
+//! The queues are numbered from the most specific to the least: fewer programmers can do the tasks
+//! of a lower number. A free programmer asks the lowest number first, because others can do what it
+//! leaves. A queue that was passed over for [`MOST_PASSES`] turns goes first, so that none starves.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -22,6 +27,8 @@ const EMPTY_FOR: Duration = Duration::from_millis(50);
 /// How long a programmer takes tasks from one queue before the next queue has its turn. A task that
 /// takes longer than this uses up the turn alone.
 pub const TURN: Duration = Duration::from_secs(1);
+/// After so many turns of more specific queues, a less specific queue has one turn.
+pub const MOST_PASSES: u32 = 15;
 
 /// How the last action ended. `D` is a delivery, `C` a claimed task, `W` a task with the outcome of
 /// its attempt.
@@ -107,6 +114,9 @@ pub struct Conditions {
     pub open_queues: OpenQueues,
     /// The process takes no more tasks and ends when this one is done.
     pub draining: bool,
+    /// The queues in which a task waits, as far as the log knows. The log does not know of tasks
+    /// that came straight over AMQP, and may name a task whose message is lost.
+    pub tasks_wait: BTreeSet<usize>,
 }
 
 impl Conditions {
@@ -121,18 +131,32 @@ enum QueueTurn {
     /// No queue: they are asked one after another.
     Open,
     /// This queue gave the last task, and may give more until then.
-    Of { queue: usize, until: Instant },
+    Of {
+        queue: usize,
+        until: Instant,
+        /// The queue was passed over too often. More specific queues wait for the whole turn.
+        owed: bool,
+    },
+}
+
+/// A programmer's knowledge of one of its queues.
+#[derive(Debug, Clone, Copy, Default)]
+struct QueueRecord {
+    /// When it was found empty, if it gave nothing last time.
+    found_empty: Option<Instant>,
+    /// The turns that more specific queues had since its own last turn.
+    passes: u32,
 }
 
 /// A programmer between two actions.
 #[derive(Debug)]
 pub struct Session {
-    /// When each queue was found empty, if it gave nothing last time.
-    found_empty: Vec<Option<Instant>>,
-    /// The queue to ask first next time.
-    first: usize,
+    /// The most specific queue first.
+    queues: Vec<QueueRecord>,
     /// The queue that was asked last.
     asked: usize,
+    /// The queue that broke the channel when it was asked. It is asked last, until a task has come.
+    broke: Option<usize>,
     turn: QueueTurn,
 }
 
@@ -140,9 +164,9 @@ impl Session {
     /// A programmer with this number of queues, at least one.
     pub fn new(queues: usize) -> Self {
         Self {
-            found_empty: vec![None; queues.max(1)],
-            first: 0,
+            queues: vec![QueueRecord::default(); queues.max(1)],
             asked: 0,
+            broke: None,
             turn: QueueTurn::Open,
         }
     }
@@ -161,7 +185,7 @@ impl Session {
             }
             Input::Owned(task) => Action::Work {
                 task,
-                turn: self.turn_until(now),
+                turn: self.turn_until(conditions, now),
             },
             Input::Worked(task) => Action::Conclude {
                 task,
@@ -171,16 +195,21 @@ impl Session {
             Input::Lost => Action::Abandon,
             Input::Broken if conditions.draining => Action::Stop,
             Input::Broken => {
-                self.found_empty.fill(None);
+                for queue in &mut self.queues {
+                    queue.found_empty = None;
+                }
                 self.turn = QueueTurn::Open;
                 // A missing queue must not keep this programmer from its other queues.
-                self.first = (self.asked + 1) % self.found_empty.len();
+                self.broke = Some(self.asked);
                 Action::Open {
                     after_failure: true,
                 }
             }
             Input::Empty => {
-                self.found_empty[self.asked] = Some(now);
+                self.queues[self.asked] = QueueRecord {
+                    found_empty: Some(now),
+                    passes: 0,
+                };
                 self.turn = QueueTurn::Open;
                 self.next(conditions, now)
             }
@@ -189,35 +218,51 @@ impl Session {
     }
 
     fn delivered(&mut self, queue: usize, now: Instant) {
-        // Rotated, so that no queue starves behind one that is always full.
-        self.first = (queue + 1) % self.found_empty.len();
-        self.found_empty[queue] = None;
-        match self.turn {
-            QueueTurn::Of { queue: same, .. } if same == queue => {}
-            QueueTurn::Of { .. } | QueueTurn::Open => {
-                self.turn = QueueTurn::Of {
-                    queue,
-                    until: now + TURN,
-                }
-            }
+        self.broke = None;
+        self.queues[queue].found_empty = None;
+        if matches!(self.turn, QueueTurn::Of { queue: same, .. } if same == queue) {
+            return;
+        }
+        self.turn = QueueTurn::Of {
+            queue,
+            until: now + TURN,
+            owed: self.is_owed(queue),
+        };
+        self.queues[queue].passes = 0;
+        for passed_over in &mut self.queues[queue + 1..] {
+            passed_over.passes += 1;
         }
     }
 
-    fn turn_until(&self, now: Instant) -> Instant {
+    fn is_owed(&self, queue: usize) -> bool {
+        self.queues[queue].passes >= MOST_PASSES
+    }
+
+    fn turn_until(&self, conditions: &Conditions, now: Instant) -> Instant {
         match self.turn {
+            QueueTurn::Of { queue, .. } if self.is_alone(queue, conditions) => now + TURN,
             QueueTurn::Of { until, .. } => until,
             QueueTurn::Open => now,
         }
     }
 
-    /// The queue whose turn goes on: it gave the last task, and it is the only queue or its time is
-    /// not over.
+    /// Whether this programmer may take tasks from no other queue.
+    fn is_alone(&self, queue: usize, conditions: &Conditions) -> bool {
+        (0..self.queues.len()).all(|other| other == queue || !conditions.open_queues.has(other))
+    }
+
+    /// The queue whose turn goes on: it gave the last task, it is the only queue or its time is not
+    /// over, and no more specific queue has tasks.
     fn may_stay(&self, conditions: &Conditions, now: Instant) -> Option<usize> {
         match self.turn {
-            QueueTurn::Of { queue, until } => {
-                let alone = (0..self.found_empty.len())
-                    .all(|other| other == queue || !conditions.open_queues.has(other));
-                (conditions.lets_take_from(queue) && (now < until || alone)).then_some(queue)
+            QueueTurn::Of { queue, until, owed } => {
+                let goes_on = now < until || self.is_alone(queue, conditions);
+                let yields = !owed
+                    && (0..queue).any(|other| {
+                        conditions.tasks_wait.contains(&other)
+                            && self.is_worth_asking(other, conditions, now)
+                    });
+                (conditions.lets_take_from(queue) && goes_on && !yields).then_some(queue)
             }
             QueueTurn::Open => None,
         }
@@ -236,7 +281,7 @@ impl Session {
             return Action::Stay(queue);
         }
         self.turn = QueueTurn::Open;
-        match self.worth_asking(conditions, now) {
+        match self.first_to_ask(conditions, now) {
             Some(queue) => {
                 self.asked = queue;
                 Action::Ask(queue)
@@ -244,20 +289,28 @@ impl Session {
             // Consumers then deliver whatever comes into any of them.
             None => {
                 let open = |queue: &usize| conditions.open_queues.has(*queue);
-                Action::Listen((0..self.found_empty.len()).filter(open).collect())
+                Action::Listen((0..self.queues.len()).filter(open).collect())
             }
         }
     }
 
-    /// The next open queue in turn that is not known to be empty.
-    fn worth_asking(&self, conditions: &Conditions, now: Instant) -> Option<usize> {
-        let queues = self.found_empty.len();
-        (self.first..self.first + queues)
-            .map(|queue| queue % queues)
-            .filter(|queue| conditions.open_queues.has(*queue))
-            .find(|queue| {
-                self.found_empty[*queue].is_none_or(|since| now.duration_since(since) >= EMPTY_FOR)
-            })
+    /// The queue to ask, if one may have tasks: the one that was passed over too often, or else the
+    /// most specific one.
+    fn first_to_ask(&self, conditions: &Conditions, now: Instant) -> Option<usize> {
+        let rank = |queue: &usize| {
+            let owed = self.is_owed(*queue).then_some(self.queues[*queue].passes);
+            (self.broke == Some(*queue), Reverse(owed), *queue)
+        };
+        (0..self.queues.len())
+            .filter(|queue| self.is_worth_asking(*queue, conditions, now))
+            .min_by_key(rank)
+    }
+
+    /// Whether the queue is open and not known to be empty.
+    fn is_worth_asking(&self, queue: usize, conditions: &Conditions, now: Instant) -> bool {
+        let found_empty = self.queues[queue].found_empty;
+        conditions.open_queues.has(queue)
+            && found_empty.is_none_or(|since| now.duration_since(since) >= EMPTY_FOR)
     }
 }
 

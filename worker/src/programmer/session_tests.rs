@@ -8,14 +8,19 @@ const OPEN: Conditions = Conditions {
     shut: None,
     open_queues: OpenQueues::All,
     draining: false,
+    tasks_wait: BTreeSet::new(),
 };
 const DRAINING: Conditions = Conditions {
+    shut: None,
+    open_queues: OpenQueues::All,
     draining: true,
-    ..OPEN
+    tasks_wait: BTreeSet::new(),
 };
 const SHUT: Conditions = Conditions {
     shut: Some(ShutReason::Log),
-    ..OPEN
+    open_queues: OpenQueues::All,
+    draining: false,
+    tasks_wait: BTreeSet::new(),
 };
 
 fn only(queues: &[usize]) -> Conditions {
@@ -72,7 +77,7 @@ fn an_idle_programmer_asks_every_queue_once_and_then_listens() {
 }
 
 #[test]
-fn a_queue_that_gives_is_stayed_at_for_its_turn_and_then_the_next_one_is_asked() {
+fn a_queue_that_gives_is_stayed_at_for_its_turn_and_then_the_most_specific_one_is_asked() {
     let (mut session, now) = (Session::new(3), Instant::now());
     assert_eq!(
         do_one(&mut session, 1, now),
@@ -87,8 +92,8 @@ fn a_queue_that_gives_is_stayed_at_for_its_turn_and_then_the_next_one_is_asked()
     );
     assert_eq!(
         do_one(&mut session, 1, now + TURN),
-        Do::Ask(2),
-        "the next one's turn"
+        Do::Ask(0),
+        "the most specific one first"
     );
 }
 
@@ -96,7 +101,7 @@ fn a_queue_that_gives_is_stayed_at_for_its_turn_and_then_the_next_one_is_asked()
 fn a_task_that_outlasts_the_turn_of_its_queue_closes_the_consumer_before_its_ack() {
     let (mut session, now) = (Session::new(2), Instant::now());
     assert_eq!(
-        session.handle(In::Delivered('t', 0), &OPEN, now),
+        session.handle(In::Delivered('t', 1), &OPEN, now),
         Do::Claim('t'),
         "a task"
     );
@@ -117,8 +122,8 @@ fn a_task_that_outlasts_the_turn_of_its_queue_closes_the_consumer_before_its_ack
     );
     assert_eq!(
         session.handle(In::Settled, &OPEN, turn),
-        Do::Ask(1),
-        "the other queue's turn"
+        Do::Ask(0),
+        "the more specific queue first"
     );
 }
 
@@ -152,6 +157,19 @@ fn whose_only_queue_gives_stays_there() {
         do_one(&mut session, 0, now + 2 * TURN),
         Do::Stay(0),
         "there is no other"
+    );
+    assert_eq!(
+        session.handle(In::Delivered('t', 0), &OPEN, now + 2 * TURN),
+        Do::Claim('t'),
+        "a task"
+    );
+    assert_eq!(
+        session.handle(In::Owned('t'), &OPEN, now + 2 * TURN),
+        Do::Work {
+            task: 't',
+            turn: now + 3 * TURN
+        },
+        "a short task does not close the consumer"
     );
     assert_eq!(
         session.handle(In::Empty, &OPEN, now),
@@ -260,12 +278,12 @@ fn a_queue_that_is_shut_is_neither_asked_nor_stayed_at_nor_listened_to() {
     );
     assert_eq!(
         session.handle(In::Settled, &only(&[0, 2]), now),
-        Do::Ask(2),
-        "the next that is open"
+        Do::Ask(0),
+        "the first that is open now"
     );
     assert_eq!(
         session.handle(In::Empty, &only(&[0, 2]), now),
-        Do::Ask(0),
+        Do::Ask(2),
         "the other"
     );
     assert_eq!(
@@ -314,6 +332,94 @@ fn who_lost_a_task_neither_acks_nor_delivers() {
     );
 }
 
+/// The log knows of tasks in these queues.
+fn waiting(queues: &[usize]) -> Conditions {
+    Conditions {
+        tasks_wait: queues.iter().copied().collect(),
+        ..OPEN
+    }
+}
+
+#[test]
+fn a_more_specific_task_ends_the_turn_of_a_less_specific_queue() {
+    let (mut session, now) = (Session::new(3), Instant::now());
+    assert_eq!(do_one(&mut session, 1, now), Do::Stay(1), "its turn");
+    assert_eq!(
+        session.handle(In::Delivered('t', 1), &OPEN, now),
+        Do::Claim('t'),
+        "another task of the turn"
+    );
+    assert_eq!(
+        session.handle(In::Worked('t'), &waiting(&[1, 2]), now),
+        Do::Conclude {
+            task: 't',
+            stay: true
+        },
+        "tasks that are no more specific wait for the end of the turn"
+    );
+    assert_eq!(
+        session.handle(In::Settled, &waiting(&[0, 1]), now),
+        Do::Ask(0),
+        "a more specific task goes before the next one"
+    );
+    assert_eq!(
+        session.handle(In::Empty, &waiting(&[0, 1]), now),
+        Do::Ask(1),
+        "another programmer has taken it"
+    );
+    assert_eq!(do_one(&mut session, 1, now), Do::Stay(1), "a new turn");
+    assert_eq!(
+        session.handle(In::Settled, &waiting(&[0]), now),
+        Do::Stay(1),
+        "a queue that was empty a moment ago is not asked again because of the log"
+    );
+    assert_eq!(
+        session.handle(In::Settled, &waiting(&[0]), now + EMPTY_FOR),
+        Do::Ask(0),
+        "but soon"
+    );
+}
+
+/// The next queue that gives a task, if these queues have tasks without end.
+fn next_to_give(session: &mut Session, full: &[usize], mut action: Do, now: Instant) -> usize {
+    loop {
+        let (Do::Ask(queue) | Do::Stay(queue)) = action else {
+            panic!("{action:?} although a queue has tasks");
+        };
+        if full.contains(&queue) {
+            return queue;
+        }
+        action = session.handle(In::Empty, &waiting(full), now);
+    }
+}
+
+#[test]
+fn a_queue_that_was_passed_over_often_enough_has_a_whole_turn() {
+    let (mut session, mut now) = (Session::new(2), Instant::now());
+    let mut action = session.handle(In::Opened, &OPEN, now);
+    for turn in 0..MOST_PASSES {
+        let queue = next_to_give(&mut session, &[0, 1], action, now);
+        assert_eq!(queue, 0, "turn {turn} is the more specific queue's");
+        do_one(&mut session, queue, now);
+        now += TURN;
+        action = session.handle(In::Settled, &waiting(&[0, 1]), now);
+    }
+    assert_eq!(action, Do::Ask(1), "now the other queue goes first");
+    do_one(&mut session, 1, now);
+    now += TURN / 2;
+    assert_eq!(
+        session.handle(In::Settled, &waiting(&[0, 1]), now),
+        Do::Stay(1),
+        "its turn does not end early"
+    );
+    now += TURN;
+    assert_eq!(
+        session.handle(In::Settled, &waiting(&[0, 1]), now),
+        Do::Ask(0),
+        "then the more specific queue goes first again"
+    );
+}
+
 /// A random answer to an action: how the action ends, and the state of the gate after it.
 fn any_step() -> impl Strategy<Value = (u8, bool, bool, BTreeSet<usize>, u64)> {
     let queues = proptest::collection::btree_set(0..3usize, 0..=3);
@@ -342,6 +448,7 @@ proptest! {
                 shut: shut.then_some(ShutReason::Clock),
                 open_queues: if answer == 0 { OpenQueues::All } else { OpenQueues::Only(open) },
                 draining: draining && answer == 0,
+                tasks_wait: if ms % 2 == 0 { BTreeSet::from([0, 1]) } else { BTreeSet::new() },
             };
             let may_take = |queue: usize| conditions.lets_take_from(queue);
             input = match session.handle(input, &conditions, now) {
@@ -400,6 +507,44 @@ proptest! {
             // With a prefetch of 1 only the queue of the task in hand may have a consumer, which
             // brings nothing yet.
             prop_assert!(held == 0 || kept.is_none() || kept == from, "a consumer that could bring a second task");
+        }
+    }
+
+    /// The least specific queue always has tasks; others have some at random. It gets a turn after a
+    /// bounded number of turns of other queues. Any other task comes from the most specific queue
+    /// that has tasks, unless a queue was passed over too often.
+    #[test]
+    fn no_queue_starves_and_the_most_specific_goes_first(
+        queues in 2..5usize, tasks in proptest::collection::vec((1u64..3000, proptest::collection::btree_set(0..5usize, 0..4)), 50..300)
+    ) {
+        let (mut session, mut now) = (Session::new(queues), Instant::now());
+        let last = queues - 1;
+        let (mut turns_without_last, mut turn_began, mut before) = (0, now, None);
+        let mut action = session.handle(In::Opened, &OPEN, now);
+        for (ms, others) in tasks {
+            let mut full: Vec<usize> = others.into_iter().filter(|queue| *queue < last).collect();
+            full.push(last);
+            now += EMPTY_FOR;
+            action = match action {
+                Do::Stay(_) | Do::Ask(_) => session.handle(In::Settled, &waiting(&full), now),
+                other => other,
+            };
+            let queue = next_to_give(&mut session, &full, action, now);
+            if before != Some(queue) || now >= turn_began + TURN {
+                turns_without_last = if queue == last { 0 } else { turns_without_last + 1 };
+                (turn_began, before) = (now, Some(queue));
+            }
+            let first = full.iter().copied().min();
+            let owed = session.queues.iter().any(|record| record.passes >= MOST_PASSES);
+            let owed_turn = matches!(session.turn, QueueTurn::Of { owed: true, .. });
+            prop_assert!(Some(queue) == first || owed || owed_turn, "queue {queue} goes before {first:?}");
+            let bound = MOST_PASSES as usize + queues;
+            prop_assert!(turns_without_last <= bound, "the last queue was passed over {turns_without_last} times");
+            let _ = session.handle(In::Delivered('t', queue), &waiting(&full), now);
+            let _ = session.handle(In::Owned('t'), &waiting(&full), now);
+            now += Duration::from_millis(ms);
+            let _ = session.handle(In::Worked('t'), &waiting(&full), now);
+            action = session.handle(In::Settled, &waiting(&full), now);
         }
     }
 }

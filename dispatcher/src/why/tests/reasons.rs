@@ -11,7 +11,7 @@ use super::*;
 /// A way in which `t` waits, and the sentence about it.
 type Case = (Reason, fn(&mut World), &'static str);
 
-const CASES: [Case; 27] = [
+const CASES: [Case; 29] = [
     (
         Reason::Busy,
         as_in_the_promise,
@@ -242,6 +242,39 @@ const CASES: [Case; 27] = [
             world.wait("t", "fast");
         },
         "3 programmers offer `fast`: 2 busy, 1 paused; it is 2 of 2 in the queue",
+    ),
+    (
+        Reason::Busy,
+        |world| {
+            for (number, programmer) in ["001", "002", "003"].iter().enumerate() {
+                world.start(programmer, programmer, number as u128);
+            }
+            world.wait("zz", "fast");
+            world.wait("t", "fast");
+            let (duration, by) = (
+                Duration::from_secs(70),
+                "earlier runs of the same task".to_owned(),
+            );
+            world.expected = Some(ExpectedAtSubmission { duration, by });
+        },
+        "3 programmers offer `fast`: 3 busy; it is 2 of 2 in the queue; of one submission the tasks that probably take \
+         longest go first, and this one probably takes 1 min 10 s (by earlier runs of the same task)",
+    ),
+    (
+        Reason::Busy,
+        |world| {
+            for (number, programmer) in ["001", "002", "003", "006", "007", "008", "009"]
+                .iter()
+                .enumerate()
+            {
+                world.start(programmer, programmer, number as u128);
+            }
+            world.wait("f", "fast");
+            world.wait("g", "fast");
+            world.wait("t", "any");
+        },
+        "7 programmers can take it: 7 busy with other routes; tasks that fewer programmers can do go first: 2 of `fast` \
+         on 3 of these programmers; it is 1 of 1 in the queue",
     ),
     (
         Reason::Unavailable,

@@ -21,6 +21,8 @@ pub const DETAILED_OUTCOMES: usize = 20_000;
 /// How many attempts of a task that lost their connection do not count. After that the task itself may be the cause, and
 /// lost attempts count.
 pub const MOST_RELEASES: u32 = 10;
+/// Bounds a question that programmers ask between two tasks.
+const OLDEST_LOOKED_AT: usize = 32;
 
 /// All tasks of the log.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +32,8 @@ pub struct Tasks {
     detailed: VecDeque<TaskId>,
     open: usize,
     index: OpenTasks,
+    /// The number of accepted `published` events.
+    published: u64,
 }
 
 impl Tasks {
@@ -72,6 +76,15 @@ impl Tasks {
             .into_iter()
             .flatten()
             .map(|(_, id)| id)
+    }
+
+    /// Whether the message of a submitted task of this route is known to be in its queue. Looks at the oldest tasks only:
+    /// behind many that are not published yet, a published one may be missed for a moment.
+    pub fn has_queued(&self, route: &str) -> bool {
+        let oldest = self.waiting_in(route).take(OLDEST_LOOKED_AT);
+        oldest
+            .filter_map(|id| self.tasks.get(id))
+            .any(TaskState::is_published)
     }
 
     /// Submitted tasks without an owner whose deadline has passed.
@@ -177,6 +190,8 @@ impl Tasks {
         if event.generation < state.generation {
             return Verdict::Refused(Refusal::OldGeneration);
         }
+        self.published += 1;
+        state.place = self.published;
         state.generation = event.generation;
         state.issued_at = now;
         match &mut state.phase {
