@@ -270,6 +270,7 @@ mod tests {
         Walls {
             plan: Plan {
                 layers: Layers::all(level, 7),
+    use pool_tests::places::lasting_directory;
                 gateway_port: None,
                 read: vec![dir.join("shown")],
                 write: vec![dir.join("tree")],
@@ -281,20 +282,6 @@ mod tests {
             guarded: vec![dir.to_owned(), dir.join("work")],
             home: Some(dir.to_owned()),
         }
-    }
-
-    /// A directory outside of those that are never shared. The build may lie in one of them.
-    fn lasting_directory() -> tempfile::TempDir {
-        let program = std::env::current_exe().expect("the path of this test");
-        let places = [
-            program.parent().expect("its directory"),
-            "/srv".as_ref(),
-            "/opt".as_ref(),
-        ];
-        let lasts = |place: &&Path| !NEVER_SHARED.iter().any(|never| place.starts_with(never));
-        let mut lasting = places.into_iter().filter(lasts);
-        let made = lasting.find_map(|place| tempfile::tempdir_in(place).ok());
-        made.expect("a directory for files that last")
     }
 
     fn hints(level: Level, dir: &Path, output: &str) -> Vec<String> {
