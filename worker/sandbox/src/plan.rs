@@ -1,7 +1,10 @@
 //! The plan of a confined run. The worker makes it, and the stages carry it out.
 
+use std::io;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
+use rustix::fs::fstat;
 use serde::{Deserialize, Serialize};
 
 use crate::warm::WarmRole;
@@ -70,6 +73,32 @@ pub struct RunLimits {
 pub struct Plan {
     pub layers: Layers,
     /// The port of 127.0.0.1 on which the program finds its LLM gateway.
+/// Tells a file from every other one that exists at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    /// # Errors
+    /// Those of the system.
+    pub fn of(file: impl AsFd) -> io::Result<Self> {
+        let status = fstat(file)?;
+        Ok(Self {
+            device: status.st_dev,
+            inode: status.st_ino,
+        })
+    }
+}
+
+/// A path that others than the operator can change, and the directory that was found there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinnedPath {
+    pub path: PathBuf,
+    pub file: FileId,
+}
+
     pub gateway_port: Option<u16>,
     /// Shown besides the system's directories, and never writable.
     pub read: Vec<PathBuf>,
@@ -79,6 +108,8 @@ pub struct Plan {
     /// The program's current directory.
     pub directory: PathBuf,
     pub limits: RunLimits,
+    /// Shown like those in `read`, and only as long as they are still the same directories.
+    pub pinned: Vec<PinnedPath>,
     /// None: the sandbox has nothing to do with a fork server.
     pub warm: Option<WarmRole>,
 }

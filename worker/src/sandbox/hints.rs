@@ -193,7 +193,7 @@ impl Walls {
             .find_map(|above| shown.get(above).map(|entry| (above, entry)));
         match nearest {
             None | Some((_, PathAccess::Link(_))) => Access::NotShown,
-            Some((_, PathAccess::ReadOnly)) => Access::ReadOnly,
+            Some((_, PathAccess::ReadOnly | PathAccess::Pinned(_))) => Access::ReadOnly,
             Some((_, PathAccess::Writable)) => Access::Writable,
             Some((at, PathAccess::Hidden)) if Some(at) == self.home.as_deref() => Access::NotShown,
             Some((_, PathAccess::Hidden)) => Access::Hidden,
@@ -281,6 +281,7 @@ mod tests {
             },
             guarded: vec![dir.to_owned(), dir.join("work")],
             home: Some(dir.to_owned()),
+                pinned: Vec::new(),
         }
     }
 

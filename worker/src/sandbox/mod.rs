@@ -30,6 +30,7 @@ mod life;
 mod limits;
 mod output;
 mod report;
+mod pinned;
 mod run;
 pub mod settled;
 pub(crate) mod telemetry;
@@ -56,6 +57,7 @@ pub use hints::Denials;
 pub use output::CommandOutput;
 
 use access::Confinement;
+pub use pinned::PinnedDirectory;
 use cgroup::Delegation;
 use hints::Walls;
 use limits::HelperOrder;

@@ -114,6 +114,7 @@ fn try_layers(
         gateway_port: Some(port),
         read: vec![executable.clone()],
         write: vec![place.tree()],
+        pinned: Vec::new(),
         hide: vec![workspace.to_owned()],
         directory: place.tree(),
         limits: RunLimits::default(),
