@@ -1,7 +1,7 @@
 //! The worker's side of a sandboxed command: start the helper, read its output, and decide when it
 //! has to stop.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::Stdio;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use agent_sandbox::{Plan, receive_bytes, send_files};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use pool_core::result::NetworkAttempts;
-use tokio::io::{AsyncReadExt, Interest};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::unix::pipe;
 use tokio::net::{UnixStream, unix};
 use tokio::process::Child;
@@ -38,6 +38,8 @@ struct Started {
     helper: Child,
     lifeline: unix::OwnedWriteHalf,
     reports: unix::OwnedReadHalf,
+    /// The part of the order that the helper has not got yet.
+    order: Vec<u8>,
     output: pipe::Receiver,
     start: StartKind,
     group: Option<RunGroup>,
@@ -57,13 +59,17 @@ pub(super) async fn run(
     })?;
     let Started {
         mut helper,
-        lifeline,
+        mut lifeline,
         reports,
+        order,
         output: mut pipe,
         start: mut kind,
         group,
     } = started;
     let pid = helper.id();
+    // It may be longer than the socket's buffer, so the helper must run. If the helper does not
+    // take the order, it sends no report either.
+    let _ = timeout(HELPER_MARGIN, lifeline.write_all(&order)).await;
     let mut output = CommandOutput::new(sandbox.limits.max_output_bytes);
     let mut monitor = CommandMonitor::new(&command, watch, begin, pid, lifeline);
     let report = monitor.listen(reports, &mut pipe, &mut output).await;
@@ -185,14 +191,11 @@ fn start(
     let order = sandbox.order(command, wiring.plan);
     let group = order.group.clone();
     let user_processes = sandbox.user_processes(&order);
-    let order = serde_json::to_vec(&order)?;
-    // The helper reads it from the socket's buffer, which is much larger than an order.
-    match (&wiring.socket, order.split_at_checked(1)) {
-        (Some(socket), Some((first, rest))) => {
-            send_files(&line, first, &[socket.as_fd()])?;
-            (&line).write_all(rest)?;
-        }
-        (Some(_) | None, _) => (&line).write_all(&order)?,
+    let mut order = serde_json::to_vec(&order)?;
+    let mut sent = 0;
+    if let (Some(socket), Some(first)) = (&wiring.socket, order.get(..1)) {
+        send_files(&line, first, &[socket.as_fd()])?;
+        sent = 1;
     }
     let (reader, writer) = io::pipe()?;
     let limits = &sandbox.limits;
@@ -239,6 +242,7 @@ struct CommandMonitor<'a> {
     /// Why the worker is stopping the command.
     stopped: Option<Exit>,
     /// The gateway, until it serves the listener that the helper made.
+        order: order.split_off(sent),
     gateway: Option<&'a GatewayServer>,
 }
 

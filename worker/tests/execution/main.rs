@@ -12,6 +12,7 @@ mod denials;
 mod evidence;
 mod false_successes;
 mod git_bounds;
+mod many_paths;
 mod objects;
 mod outage_aider;
 mod policy;
