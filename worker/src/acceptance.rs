@@ -171,7 +171,14 @@ impl CheckEnvironment<'_> {
                 Err(TaskFailure::new(ErrorKind::Sandbox, message))
             }
             // It is not the check that failed, so a repair would be of no use.
-            Err(broken @ (LaunchError::Helper { .. } | LaunchError::NoReport(_))) => {
+            Err(LaunchError::NoReport(end)) => {
+                let message = format!(
+                    "the acceptance check {:?} did not come to its end: {end}",
+                    check.name
+                );
+                Err(TaskFailure::new(end.kind(ErrorKind::Workspace), message))
+            }
+            Err(broken @ LaunchError::Helper { .. }) => {
                 Err(failure("a check did not come to its end", broken))
             }
             finished => Ok(finished),

@@ -54,6 +54,11 @@ impl Layers {
         }
     }
 
+    /// Whether the program can signal other processes of its user, among them its launcher.
+    pub fn opens_signals(&self) -> bool {
+        self.level == Level::Files && self.landlock < crate::rules::SCOPES_SINCE
+    }
+
     /// Whether the program can open connections to the machine's network by itself.
     pub fn opens_network(&self) -> bool {
         !self.own_network
@@ -68,11 +73,6 @@ pub struct RunLimits {
     pub disk_bytes: u64,
 }
 
-/// Everything that a stage needs to know, apart from the program and its environment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Plan {
-    pub layers: Layers,
-    /// The port of 127.0.0.1 on which the program finds its LLM gateway.
 /// Tells a file from every other one that exists at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileId {
@@ -99,17 +99,22 @@ pub struct PinnedPath {
     pub file: FileId,
 }
 
+/// Everything that a stage needs to know, apart from the program and its environment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    pub layers: Layers,
+    /// The port of 127.0.0.1 on which the program finds its LLM gateway.
     pub gateway_port: Option<u16>,
     /// Shown besides the system's directories, and never writable.
     pub read: Vec<PathBuf>,
     pub write: Vec<PathBuf>,
+    /// Shown like those in `read`, and only as long as they are still the same directories.
+    pub pinned: Vec<PinnedPath>,
     /// Hidden although they lie in a directory that is shown.
     pub hide: Vec<PathBuf>,
     /// The program's current directory.
     pub directory: PathBuf,
     pub limits: RunLimits,
-    /// Shown like those in `read`, and only as long as they are still the same directories.
-    pub pinned: Vec<PinnedPath>,
     /// None: the sandbox has nothing to do with a fork server.
     pub warm: Option<WarmRole>,
 }

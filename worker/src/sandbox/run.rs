@@ -3,10 +3,11 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::process::Stdio;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use agent_sandbox::processes::{session_of, signal_all};
+use agent_sandbox::processes::{is_stopped, session_of, signal_all};
 use agent_sandbox::{Plan, receive_bytes, send_files};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -15,17 +16,19 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::unix::pipe;
 use tokio::net::{UnixStream, unix};
 use tokio::process::Child;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::cgroup::RunGroup;
 use super::hints;
 use super::last_event::Finder;
 use super::life::ProcessorSample;
+use super::orphans::{end_orphans, forget_helper, pid_of, start_helper};
 use super::report::HelperReport;
 use super::warm::{StartKind, wire};
 use super::{
-    CommandOutput, Denials, Exit, Finished, GRACE, GatewayServer, HELPER_COMMAND, LaunchError,
-    SandboxCommand, SandboxLauncher, Watch,
+    CommandOutput, Denials, Exit, Finished, GRACE, GatewayServer, HELPER_COMMAND, HelperEnd,
+    LaunchError, SandboxCommand, SandboxLauncher, Watch,
 };
 
 /// How much longer than its grace the helper may take before the worker kills it.
@@ -35,11 +38,11 @@ const DRAIN: Duration = Duration::from_secs(1);
 
 /// A started helper. Dropping `lifeline` makes it end the program.
 struct Started {
+    /// The part of the order that the helper has not got yet.
+    order: Vec<u8>,
     helper: Child,
     lifeline: unix::OwnedWriteHalf,
     reports: unix::OwnedReadHalf,
-    /// The part of the order that the helper has not got yet.
-    order: Vec<u8>,
     output: pipe::Receiver,
     start: StartKind,
     group: Option<RunGroup>,
@@ -58,15 +61,15 @@ pub(super) async fn run(
         source,
     })?;
     let Started {
+        order,
         mut helper,
         mut lifeline,
         reports,
-        order,
         output: mut pipe,
         start: mut kind,
         group,
     } = started;
-    let pid = helper.id();
+    let pid = pid_of(&helper);
     // It may be longer than the socket's buffer, so the helper must run. If the helper does not
     // take the order, it sends no report either.
     let _ = timeout(HELPER_MARGIN, lifeline.write_all(&order)).await;
@@ -83,6 +86,12 @@ pub(super) async fn run(
     }
     drain(&mut pipe, &mut output, watch).await;
     let status = timeout(HELPER_MARGIN, helper.wait()).await;
+    if status.is_ok() {
+        forget_helper(pid);
+    }
+    if sandbox.leaves_orphans() {
+        let _ = tokio::task::spawn_blocking(end_orphans).await;
+    }
     let stopped = monitor.stopped;
     if let Some(HelperReport::Ended {
         cold: Some(why), ..
@@ -135,7 +144,7 @@ pub(super) async fn run(
             stragglers,
         ),
         (None, Some(HelperReport::Listening) | None) => {
-            return Err(LaunchError::NoReport(format!("{status:?}")));
+            return Err(LaunchError::NoReport(helper_end(sandbox, status)));
         }
     };
     let duration = begin.elapsed();
@@ -152,6 +161,21 @@ pub(super) async fn run(
         setup,
         denials: Denials { network, hints },
     })
+}
+
+fn helper_end(
+    sandbox: &SandboxLauncher,
+    status: Result<io::Result<ExitStatus>, Elapsed>,
+) -> HelperEnd {
+    let killed = matches!(&status, Ok(Ok(status)) if status.signal().is_some());
+    HelperEnd {
+        how: match status {
+            Ok(Ok(status)) => status.to_string(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it did not end".to_owned(),
+        },
+        by_program: killed && sandbox.opens_signals(),
+    }
 }
 
 /// How long the layers took, and what the run tried to reach.
@@ -199,7 +223,8 @@ fn start(
     }
     let (reader, writer) = io::pipe()?;
     let limits = &sandbox.limits;
-    let helper = tokio::process::Command::new(&sandbox.helper)
+    let mut helper = tokio::process::Command::new(&sandbox.helper);
+    helper
         .arg(HELPER_COMMAND)
         .args(["--order".to_owned(), order.len().to_string()])
         .args(["--as".to_owned(), limits.max_memory_bytes.to_string()])
@@ -213,10 +238,11 @@ fn start(
         .envs(command.env.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::from(OwnedFd::from(helper_line)))
         .stdout(Stdio::from(writer.try_clone()?))
-        .stderr(Stdio::from(writer))
-        .spawn()?;
+        .stderr(Stdio::from(writer));
+    let helper = start_helper(&mut helper)?;
     let (reports, lifeline) = UnixStream::from_std(line)?.into_split();
     Ok(Started {
+        order: order.split_off(sent),
         helper,
         lifeline,
         reports,
@@ -242,7 +268,6 @@ struct CommandMonitor<'a> {
     /// Why the worker is stopping the command.
     stopped: Option<Exit>,
     /// The gateway, until it serves the listener that the helper made.
-        order: order.split_off(sent),
     gateway: Option<&'a GatewayServer>,
 }
 
@@ -284,16 +309,14 @@ impl<'a> CommandMonitor<'a> {
         command: &'a SandboxCommand,
         watch: &'a Watch,
         begin: Instant,
-        helper: Option<u32>,
+        helper: Option<Pid>,
         lifeline: unix::OwnedWriteHalf,
     ) -> Self {
         Self {
             command,
             watch,
             begin,
-            helper: helper
-                .and_then(|id| i32::try_from(id).ok())
-                .map(Pid::from_raw),
+            helper,
             heard: begin,
             sample: ProcessorSample::at(begin, Duration::ZERO),
             finder: watch
@@ -385,6 +408,10 @@ impl<'a> CommandMonitor<'a> {
 
     /// Why to stop a command that would go on by itself.
     async fn is_over(&mut self) -> Option<Exit> {
+        // A program may have stopped it, so that nobody watches the limits.
+        if let Some(helper) = self.helper.filter(|helper| is_stopped(*helper)) {
+            signal_all(&[helper], Signal::SIGCONT);
+        }
         let (now, busy) = (Instant::now(), (self.watch.busy)());
         if let (Some((at, calls)), Some(words)) = (self.finished, &self.watch.last_words) {
             if (words.calls)() > calls {
@@ -443,8 +470,8 @@ async fn drain(pipe: &mut pipe::Receiver, output: &mut CommandOutput, watch: &Wa
 
 /// Kills everything in the helper's session: the last resort if the helper was killed or does not
 /// answer.
-fn kill_session(helper: Option<u32>) {
-    if let Some(pid) = helper.and_then(|id| i32::try_from(id).ok()) {
-        signal_all(&session_of(Pid::from_raw(pid)), Signal::SIGKILL);
+fn kill_session(helper: Option<Pid>) {
+    if let Some(helper) = helper {
+        signal_all(&session_of(helper), Signal::SIGKILL);
     }
 }

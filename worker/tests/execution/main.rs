@@ -12,6 +12,7 @@ mod denials;
 mod evidence;
 mod false_successes;
 mod git_bounds;
+mod hostile_helper;
 mod many_paths;
 mod objects;
 mod outage_aider;
