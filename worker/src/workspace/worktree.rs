@@ -85,6 +85,15 @@ impl Worktree {
         of_repository.chain(own).collect()
     }
 
+    /// Whether git LFS keeps files of the base commit. A worktree has only the pointers to them,
+    /// because the worker runs no filters.
+    pub async fn has_lfs_pointers(&self) -> bool {
+        const USES_LFS: &str = "^[^#]*[[:space:]]filter=lfs";
+        let attributes = ":(glob)**/.gitattributes";
+        let args = ["grep", "--quiet", USES_LFS, self.base(), "--", attributes];
+        self.git().run(&args).await.is_ok()
+    }
+
     /// The base commit.
     pub fn base(&self) -> &str {
         &self.origin.base

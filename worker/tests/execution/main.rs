@@ -13,6 +13,7 @@ mod evidence;
 mod false_successes;
 mod git_bounds;
 mod hostile_helper;
+mod lfs;
 mod many_paths;
 mod objects;
 mod outage_aider;
