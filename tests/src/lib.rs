@@ -3,5 +3,6 @@
 
 pub mod bench;
 pub mod faults;
+pub mod places;
 pub mod scripted_llm;
 pub mod soak;

@@ -3,7 +3,7 @@
 //! They run code that an agent wrote, so they run in the sandbox, like the agent.
 
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use agent_sandbox::Exceeded;
@@ -14,7 +14,8 @@ use pool_core::task::AcceptanceCheck;
 use crate::agent::absolute_path_entries;
 use crate::sandbox::warm::WarmPart;
 use crate::sandbox::{
-    CommandAccess, Denials, Exit, Finished, LaunchError, SandboxCommand, SandboxLauncher, Watch,
+    CommandAccess, Denials, Exit, Finished, LaunchError, PinnedDirectory, SandboxCommand,
+    SandboxLauncher, Watch,
 };
 use crate::workspace::{
     bound_git, failure, lay_over, make_directory, off_the_runtime, remove_tree,
@@ -131,8 +132,8 @@ pub struct CheckEnvironment<'a> {
     /// The worker's own `PATH`, so that checks use the same compilers and test runners as the
     /// people here.
     pub path: OsString,
-    /// The paths that checks may read besides their directories.
-    pub read: Vec<PathBuf>,
+    /// The directories with objects, which checks may read besides their directories.
+    pub objects: Vec<PinnedDirectory>,
     pub sandbox: &'a SandboxLauncher,
 }
 
@@ -170,7 +171,14 @@ impl CheckEnvironment<'_> {
                 Err(TaskFailure::new(ErrorKind::Sandbox, message))
             }
             // It is not the check that failed, so a repair would be of no use.
-            Err(broken @ (LaunchError::Helper { .. } | LaunchError::NoReport(_))) => {
+            Err(LaunchError::NoReport(end)) => {
+                let message = format!(
+                    "the acceptance check {:?} did not come to its end: {end}",
+                    check.name
+                );
+                Err(TaskFailure::new(end.kind(ErrorKind::Workspace), message))
+            }
+            Err(broken @ LaunchError::Helper { .. }) => {
                 Err(failure("a check did not come to its end", broken))
             }
             finished => Ok(finished),
@@ -199,7 +207,7 @@ impl CheckEnvironment<'_> {
             timeout,
             silence: None,
             access: CommandAccess {
-                read: self.read.clone(),
+                pinned: self.objects.clone(),
                 write: vec![self.scratch.to_owned()],
                 ..CommandAccess::default()
             },

@@ -50,6 +50,7 @@ crate::words!(
         /// The change holds something that cannot be kept: a repository, a link that leads out, a pipe. The message names it.
         ChangeRefused = "change_refused",
         /// The change contains a path that `patch.deny` of the pool file forbids, or more than `patch.max_mib`.
+        /// Or the agent or a check killed its sandbox helper.
         Policy = "policy",
         /// The change contains a path that the task or the pool file protects (`protect`).
         ProtectedChanged = "protected_changed",

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use pool_core::result::ResultMessage;
+use pool_tests::places::lasting_directory;
 use serde_json::{Value, json};
 
 use crate::dashboard::{go, open};
@@ -80,16 +81,6 @@ async fn refused(pool: &Pool, data: &Path) -> ResultMessage {
         json!({"id": "refused", "instruction": "x", "repository": "app", "acceptance": check});
     pool.api().submit(&task).await;
     pool.api().result("refused", SOON).await
-}
-
-/// A directory outside of `/tmp`: programs have a `/tmp` of their own. The build may lie in there.
-fn lasting_directory() -> tempfile::TempDir {
-    let places = [env!("CARGO_TARGET_TMPDIR"), "/srv", "/opt"].map(Path::new);
-    let mut lasting = places
-        .into_iter()
-        .filter(|place| !place.starts_with("/tmp"));
-    let made = lasting.find_map(|place| tempfile::tempdir_in(place).ok());
-    made.expect("a directory outside of /tmp")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -229,7 +229,7 @@ impl<Machine: ToolchainLookup> ProgramLookup<'_, Machine> {
     /// The one who fills a path. None: an agent, or there is nothing. A link in a repository
     /// leads anywhere, so it counts as an agent's.
     fn source(&self, path: &Path) -> Option<Source> {
-        let Walk { links, end } = self.walk(path)?;
+        let Walk { links, end, .. } = self.walk(path)?;
         let decided_by_operator = |place: &Path| self.trust.source(place) == Some(Source::Operator);
         let trusted = links.iter().all(|link| decided_by_operator(&link.at));
         self.trust.source(&end).filter(|_| trusted)

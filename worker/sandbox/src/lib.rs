@@ -45,7 +45,7 @@ pub use exceeded::{Exceeded, RunLimit};
 pub use launch::{Launched, launch};
 pub use message::{SetupError, SetupStep, StageMessage, receive, receive_bytes, send_bytes};
 pub use network::NetworkAttempts;
-pub use plan::{Layers, Level, Plan, RunLimits};
+pub use plan::{FileId, Layers, Level, PinnedPath, Plan, RunLimits};
 pub use rights::hide_process;
 pub use rules::landlock_abi;
 pub use spawn::{Spawn, spawn};

@@ -34,18 +34,26 @@ pub(crate) struct FollowedLink {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Walk {
     pub(crate) links: Vec<FollowedLink>,
-    /// The path without links.
+    /// The path without links. The part that does not exist stays as it is written.
     pub(crate) end: PathBuf,
+    /// Whether there is a file at its end.
+    pub(crate) exists: bool,
 }
 
 /// None: the path leads nowhere.
 pub(crate) fn walk(path: &Path, kind: impl Fn(&Path) -> Option<PathKind>) -> Option<Walk> {
+    walk_anyway(path, kind).filter(|walk| walk.exists)
+}
+
+/// The same for a path whose file may be made later. None: links lead in a circle.
+pub(crate) fn walk_anyway(path: &Path, kind: impl Fn(&Path) -> Option<PathKind>) -> Option<Walk> {
     /// The kernel gives up after this number, too.
     const MOST_LINKS: usize = 40;
     let mut links = Vec::new();
     let mut path = path.to_owned();
     'again: for _ in 0..MOST_LINKS {
         let mut end = PathBuf::from("/");
+        let mut exists = true;
         let mut parts = path.components();
         while let Some(part) = parts.next() {
             match part {
@@ -53,7 +61,9 @@ pub(crate) fn walk(path: &Path, kind: impl Fn(&Path) -> Option<PathKind>) -> Opt
                 Component::ParentDir => drop(end.pop()),
                 Component::RootDir | Component::CurDir | Component::Prefix(_) => continue,
             }
-            if let PathKind::Link(target) = kind(&end)? {
+            let found = kind(&end);
+            exists &= found.is_some();
+            if let Some(PathKind::Link(target)) = found {
                 let parent = end.parent().unwrap_or(Path::new("/"));
                 let rest = parts.as_path();
                 path = parent.join(&target).join(rest);
@@ -61,14 +71,17 @@ pub(crate) fn walk(path: &Path, kind: impl Fn(&Path) -> Option<PathKind>) -> Opt
                 continue 'again;
             }
         }
-        return Some(Walk { links, end });
+        return Some(Walk { links, end, exists });
     }
     None
 }
 
 /// Opens the end of a walk, if there is still no link on the way: an agent of another run may put
 /// one there at any time. The descriptor only names the file.
-pub(crate) fn open_end(end: &Path) -> io::Result<OwnedFd> {
+///
+/// # Errors
+/// Those of the system, and one for a link.
+pub fn open_end(end: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut file = open("/", flags, Mode::empty())?;
     for part in end.components() {
@@ -124,6 +137,20 @@ mod tests {
                 .unwrap_or_default();
             let links: Vec<PathBuf> = links.into_iter().map(PathBuf::from).collect();
             assert_eq!(at, links, "the links of {path}");
+        }
+    }
+
+    #[test]
+    fn a_walk_to_a_missing_file_ends_where_the_file_would_be() {
+        for (path, end) in [
+            ("/no/x/../y", Some("/no/y")),
+            ("/bin/../no/x", Some("/usr/no/x")),
+            ("/a/x", Some("/d/x")),
+            ("/loop", None),
+        ] {
+            let walked = walk_anyway(Path::new(path), machine);
+            let found = walked.as_ref().map(|walk| walk.end.as_path());
+            assert_eq!(found, end.map(Path::new), "the end of {path}");
         }
     }
 

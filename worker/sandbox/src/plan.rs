@@ -1,7 +1,10 @@
 //! The plan of a confined run. The worker makes it, and the stages carry it out.
 
+use std::io;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
+use rustix::fs::fstat;
 use serde::{Deserialize, Serialize};
 
 use crate::warm::WarmRole;
@@ -51,6 +54,11 @@ impl Layers {
         }
     }
 
+    /// Whether the program can signal other processes of its user, among them its launcher.
+    pub fn opens_signals(&self) -> bool {
+        self.level == Level::Files && self.landlock < crate::rules::SCOPES_SINCE
+    }
+
     /// Whether the program can open connections to the machine's network by itself.
     pub fn opens_network(&self) -> bool {
         !self.own_network
@@ -65,6 +73,32 @@ pub struct RunLimits {
     pub disk_bytes: u64,
 }
 
+/// Tells a file from every other one that exists at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    /// # Errors
+    /// Those of the system.
+    pub fn of(file: impl AsFd) -> io::Result<Self> {
+        let status = fstat(file)?;
+        Ok(Self {
+            device: status.st_dev,
+            inode: status.st_ino,
+        })
+    }
+}
+
+/// A path that others than the operator can change, and the directory that was found there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinnedPath {
+    pub path: PathBuf,
+    pub file: FileId,
+}
+
 /// Everything that a stage needs to know, apart from the program and its environment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
@@ -74,6 +108,8 @@ pub struct Plan {
     /// Shown besides the system's directories, and never writable.
     pub read: Vec<PathBuf>,
     pub write: Vec<PathBuf>,
+    /// Shown like those in `read`, and only as long as they are still the same directories.
+    pub pinned: Vec<PinnedPath>,
     /// Hidden although they lie in a directory that is shown.
     pub hide: Vec<PathBuf>,
     /// The program's current directory.

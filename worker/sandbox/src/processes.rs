@@ -10,7 +10,10 @@ use nix::unistd::{Pid, SysconfVar, sysconf};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct ProcStat {
     pid: i32,
+    /// `Z` for a process that has ended and was not waited for, `T` for a stopped one.
+    state: char,
     parent: i32,
+    group: i32,
     session: i32,
     /// The processor time of all its threads, and of the children that it has waited for, with
     /// theirs.
@@ -58,6 +61,39 @@ pub fn others_than_stages(first: Pid) -> Vec<Pid> {
         .filter(|process| process.pid != first && process.parent != first)
         .map(|process| Pid::from_raw(process.pid))
         .collect()
+}
+
+/// A process that this one has started or adopted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChildProcess {
+    pub pid: Pid,
+    pub group: Pid,
+    /// It has ended, and nobody has waited for it.
+    pub ended: bool,
+    pub below: Vec<Pid>,
+}
+
+/// The children of this process, each with everything below it.
+pub fn children() -> Vec<ChildProcess> {
+    let (all, own) = (processes(), this_process());
+    let children = all.iter().filter(|process| process.parent == own);
+    children
+        .map(|child| ChildProcess {
+            pid: Pid::from_raw(child.pid),
+            group: Pid::from_raw(child.group),
+            ended: child.state == 'Z',
+            below: family(&all, child.pid)
+                .iter()
+                .skip(1)
+                .map(|process| Pid::from_raw(process.pid))
+                .collect(),
+        })
+        .collect()
+}
+
+/// Whether a signal has stopped a process.
+pub fn is_stopped(pid: Pid) -> bool {
+    stat_of(pid.as_raw()).is_some_and(|process| process.state == 'T')
 }
 
 /// All processes in the session that `leader` made, also after the leader has ended, and everything
@@ -123,21 +159,23 @@ fn numbers() -> impl Iterator<Item = i32> {
 }
 
 fn processes() -> Vec<ProcStat> {
-    numbers()
-        .filter_map(|pid| {
-            parse(
-                pid,
-                &std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?,
-            )
-        })
-        .collect()
+    numbers().filter_map(stat_of).collect()
+}
+
+fn stat_of(pid: i32) -> Option<ProcStat> {
+    parse(
+        pid,
+        &std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?,
+    )
 }
 
 /// Parses `pid (name) state ppid pgrp session …`. The name may contain spaces and parentheses.
 /// Numbers 14 to 17 are processor times: user and system time of the process, then of its children.
 fn parse(pid: i32, stat: &str) -> Option<ProcStat> {
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let state = fields.first()?.chars().next()?;
     let parent = fields.get(1)?.parse().ok()?;
+    let group = fields.get(2)?.parse().ok()?;
     let session = fields.get(3)?.parse().ok()?;
     // The times of children can be negative.
     let times = fields
@@ -150,7 +188,9 @@ fn parse(pid: i32, stat: &str) -> Option<ProcStat> {
         .sum();
     Some(ProcStat {
         pid,
+        state,
         parent,
+        group,
         session,
         ticks,
     })
@@ -167,7 +207,9 @@ mod tests {
         let stat = "7 (a) S 1 2 3 4 5 6 7 8 9 10 11 99 99) R 42 8 9 0 -1 4194304 500 0 1 0 30 4 200 1000 39 19 1 0 5000";
         let expected = ProcStat {
             pid: 7,
+            state: 'R',
             parent: 42,
+            group: 8,
             session: 9,
             ticks: 1234,
         };
@@ -178,7 +220,9 @@ mod tests {
         );
         let short = ProcStat {
             pid: 7,
+            state: 'Z',
             parent: 42,
+            group: 8,
             session: 9,
             ticks: 0,
         };
@@ -194,7 +238,9 @@ mod tests {
     fn a_family_is_everything_below_its_root() {
         let process = |pid, parent| ProcStat {
             pid,
+            state: 'S',
             parent,
+            group: 0,
             session: 0,
             ticks: 1,
         };

@@ -11,15 +11,14 @@ use landlock::{
 };
 use rustix::fs::{FileType, fstat};
 
-use crate::path_walk::open_end;
 use crate::plan::{Level, Plan};
-use crate::show::{Entries, PathAccess, parts};
+use crate::show::{Entries, PathAccess, hides_a_part, parts};
 use crate::system;
 
 /// With ABI 1 a file cannot be moved to another directory, and then cargo, npm and others fail.
 pub(crate) const LEAST_ABI: u32 = 2;
 pub(crate) const NETWORK_SINCE: u32 = 4;
-const SCOPES_SINCE: u32 = 6;
+pub(crate) const SCOPES_SINCE: u32 = 6;
 
 /// The versions of Landlock that brought rights. The versions between them brought other things.
 const ABIS: [u32; 7] = [9, 6, 5, 4, 3, 2, 1];
@@ -63,65 +62,100 @@ pub(crate) fn ruleset(plan: &Plan, shown: &Entries) -> Result<RulesetCreated, Ru
     if let (true, Some(port)) = (guards_network, plan.gateway_port) {
         rules = rules.add_rule(NetPort::new(port, AccessNet::ConnectTcp))?;
     }
-    match layers.level {
-        Level::Strict => with_paths(rules, abi, [Path::new("/")], &inside(shown)),
-        Level::Files => {
-            let (read, write) = outside(shown);
-            with_paths(rules, abi, read, &write)
+    with_paths(rules, abi, &allowed(layers.level, shown))
+}
+
+/// The paths that a program may use. A rule also holds for everything below its path.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct AllowedPaths {
+    /// The names of files can be read, but not their contents.
+    list: Vec<PathBuf>,
+    read: Vec<ShownPath>,
+    /// Files can be made and changed, but not read.
+    fill: Vec<PathBuf>,
+    write: Vec<PathBuf>,
+}
+
+/// A path without links, and how it is shown.
+type ShownPath = (PathBuf, PathAccess);
+
+/// Rules only add rights, so a hidden path is left out by listing everything around it. In `strict`
+/// it is also covered, but the cover goes with the file if somebody outside moves or replaces it.
+fn allowed(level: Level, shown: &Entries) -> AllowedPaths {
+    let mut allowed = AllowedPaths::default();
+    for (path, entry) in shown {
+        let parts = || parts(shown, path).into_iter();
+        match entry {
+            PathAccess::ReadOnly | PathAccess::Pinned(_) => {
+                allowed
+                    .read
+                    .extend(parts().map(|part| (part, entry.clone())));
+            }
+            PathAccess::Writable => {
+                allowed.write.extend(parts());
+                if level == Level::Strict && hides_a_part(shown, path) {
+                    allowed.fill.push(path.clone());
+                }
+            }
+            PathAccess::Hidden | PathAccess::Link(_) => {}
         }
     }
-}
-
-/// The writable places of `strict`.
-fn inside(shown: &Entries) -> Vec<PathBuf> {
-    let own = shown
-        .iter()
-        .filter(|(_, entry)| **entry == PathAccess::Writable)
-        .map(|(path, _)| path.clone());
-    own.chain(["/tmp", "/dev/shm", "/dev/pts"].map(PathBuf::from))
-        .collect()
-}
-
-/// The paths that `files` shows on the machine's own file system. Rules only add rights, so a hidden path is
-/// left out by listing everything around it.
-fn outside(shown: &Entries) -> (Vec<PathBuf>, Vec<PathBuf>) {
-    let of = |wanted: PathAccess| {
-        let paths = shown.iter().filter(move |(_, entry)| **entry == wanted);
-        paths.flat_map(|(path, _)| parts(shown, path))
+    allowed.read.push(("/proc".into(), PathAccess::ReadOnly));
+    let own: &[&str] = match level {
+        Level::Strict => {
+            allowed.list.push("/".into());
+            &["/tmp", "/dev/shm", "/dev/pts"]
+        }
+        Level::Files => &["/dev/shm"],
     };
-    let mut read: Vec<PathBuf> = of(PathAccess::ReadOnly).collect();
-    read.push("/proc".into());
-    let mut write: Vec<PathBuf> = of(PathAccess::Writable).collect();
-    write.push("/dev/shm".into());
-    (read, write)
+    allowed.write.extend(own.iter().map(PathBuf::from));
+    allowed
 }
 
 fn with_paths(
     rules: RulesetCreated,
     abi: ABI,
-    read: impl IntoIterator<Item = impl AsRef<Path>>,
-    write: &[PathBuf],
+    allowed: &AllowedPaths,
 ) -> Result<RulesetCreated, RulesetError> {
     let all = AccessFs::from_all(abi);
+    let read = AccessFs::from_read(abi);
+    let fill = all & !(AccessFs::ReadFile | AccessFs::Execute);
     let device: BitFlags<AccessFs> =
         (AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev | AccessFs::Truncate) & all;
     let devices = system::DEVICES.iter().chain(&["tty", "ptmx"]);
-    let devices = devices.map(|name| Path::new("/dev").join(name));
+    let devices: Vec<PathBuf> = devices.map(|name| Path::new("/dev").join(name)).collect();
+    let plain = |path: &PathBuf| path_beneath(path, &PathAccess::ReadOnly);
     rules
-        .add_rules(beneath(read, AccessFs::from_read(abi), abi))?
-        .add_rules(beneath(write, all, abi))?
-        .add_rules(beneath(devices, device, abi))
+        .add_rules(beneath(
+            allowed.list.iter().filter_map(plain),
+            AccessFs::ReadDir.into(),
+            abi,
+        ))?
+        .add_rules(beneath(
+            allowed
+                .read
+                .iter()
+                .filter_map(|(path, how)| path_beneath(path, how)),
+            read,
+            abi,
+        ))?
+        .add_rules(beneath(allowed.fill.iter().filter_map(plain), fill, abi))?
+        .add_rules(beneath(allowed.write.iter().filter_map(plain), all, abi))?
+        .add_rules(beneath(devices.iter().filter_map(plain), device, abi))
 }
 
-/// Rules for paths without links. A path that does not exist, or has become a link, gets no rule. A
-/// file gets only the rights that files have.
+/// A path that does not exist, has become a link or is pinned to another file gets no rule.
+fn path_beneath(path: &Path, how: &PathAccess) -> Option<OwnedFd> {
+    how.open(path).ok()?
+}
+
+/// Rules for open files. One that is no directory gets only the rights that files have.
 fn beneath(
-    paths: impl IntoIterator<Item = impl AsRef<Path>>,
+    files: impl Iterator<Item = OwnedFd>,
     access: BitFlags<AccessFs>,
     abi: ABI,
 ) -> impl Iterator<Item = Result<PathBeneath<OwnedFd>, RulesetError>> {
-    let files = paths.into_iter().filter_map(move |path| {
-        let file = open_end(path.as_ref()).ok()?;
+    let rules = files.filter_map(move |file| {
         let is_directory =
             FileType::from_raw_mode(fstat(&file).ok()?.st_mode) == FileType::Directory;
         let of_files = if is_directory {
@@ -131,5 +165,5 @@ fn beneath(
         };
         Some(PathBeneath::new(file, of_files))
     });
-    files.map(Ok)
+    rules.map(Ok)
 }

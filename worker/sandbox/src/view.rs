@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::CWD;
+use rustix::fs::{CWD, FileType, fstat};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount,
     mount_change, mount_remount, move_mount, open_tree, unmount,
@@ -44,9 +44,7 @@ enum Node {
         directory: bool,
         flags: MountFlags,
     },
-    Hidden {
-        directory: bool,
-    },
+    Hidden,
     Link(PathBuf),
     Temporary(&'static str),
     Empty,
@@ -83,12 +81,19 @@ fn change_propagation() -> io::Result<()> {
 
 /// A copy of the mounts at a path without links.
 fn copy(path: &Path) -> io::Result<OwnedFd> {
+    at_path(path, open_end(path).and_then(copy_of))
+}
+
+fn copy_of(file: OwnedFd) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_RECURSIVE
         | OpenTreeFlags::AT_EMPTY_PATH;
-    let copied = open_end(path).and_then(|file| Ok(open_tree(file, "", flags)?));
-    at_path(path, copied)
+    Ok(open_tree(file, "", flags)?)
+}
+
+fn is_directory(file: &OwnedFd) -> bool {
+    fstat(file).is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::Directory)
 }
 
 fn attach(tree: OwnedFd, target: &Path) -> io::Result<()> {
@@ -138,31 +143,30 @@ fn open(shown: &Entries, own_network: bool) -> io::Result<BTreeMap<PathBuf, Node
         nodes.insert(system::NAME_SERVERS.into(), Node::Text(""));
     }
     for (path, entry) in shown {
-        let directory = path.is_dir();
-        let node = match entry {
-            PathAccess::ReadOnly => {
-                let flags = if path.starts_with("/dev") {
-                    DEVICE
-                } else {
-                    SEALED
-                };
-                Node::Copy {
-                    tree: copy(path)?,
-                    directory,
-                    flags,
-                }
-            }
-            PathAccess::Writable => Node::Copy {
-                tree: copy(path)?,
-                directory,
-                flags: WRITABLE,
-            },
-            PathAccess::Hidden => Node::Hidden { directory },
-            PathAccess::Link(target) => Node::Link(target.clone()),
-        };
-        nodes.insert(path.clone(), node);
+        if let Some(node) = at_path(path, shown_node(path, entry))? {
+            nodes.insert(path.clone(), node);
+        }
     }
     Ok(nodes)
+}
+
+/// None: nothing is shown at this path.
+fn shown_node(path: &Path, entry: &PathAccess) -> io::Result<Option<Node>> {
+    let flags = match entry {
+        PathAccess::ReadOnly | PathAccess::Pinned(_) if path.starts_with("/dev") => DEVICE,
+        PathAccess::ReadOnly | PathAccess::Pinned(_) => SEALED,
+        PathAccess::Writable => WRITABLE,
+        PathAccess::Hidden => return Ok(Some(Node::Hidden)),
+        PathAccess::Link(target) => return Ok(Some(Node::Link(target.clone()))),
+    };
+    let Some(file) = entry.open(path)? else {
+        return Ok(None);
+    };
+    Ok(Some(Node::Copy {
+        directory: is_directory(&file),
+        tree: copy_of(file)?,
+        flags,
+    }))
 }
 
 /// Mounts everything below `root`. Returns the flags that the copies get.
@@ -203,11 +207,11 @@ fn place(root: &Path, nodes: BTreeMap<PathBuf, Node>) -> io::Result<Vec<(PathBuf
                 stand(directory).and_then(|()| attach(tree, &target))
             }
             // The target of a link lies elsewhere, and is not shown or has an entry of its own.
-            Node::Text(_) | Node::Hidden { .. } if target.is_symlink() => Ok(()),
-            Node::Text(text) => cover(root, number, &target, false, text).map(|()| {
+            Node::Text(_) | Node::Hidden if target.is_symlink() => Ok(()),
+            Node::Text(text) => cover(root, number, &target, text).map(|()| {
                 rules.push((target.clone(), SEALED));
             }),
-            Node::Hidden { directory } => cover(root, number, &target, directory, "").map(|()| {
+            Node::Hidden => cover(root, number, &target, "").map(|()| {
                 rules.push((target.clone(), SEALED));
                 copies.push((path.clone(), false));
             }),
@@ -222,7 +226,7 @@ fn at(root: &Path, path: &Path) -> PathBuf {
 }
 
 /// Covers a path with a file or directory of the new root.
-fn cover(root: &Path, number: usize, target: &Path, directory: bool, text: &str) -> io::Result<()> {
+fn cover(root: &Path, number: usize, target: &Path, text: &str) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     if !target.exists() {
         return Ok(());
@@ -230,7 +234,7 @@ fn cover(root: &Path, number: usize, target: &Path, directory: bool, text: &str)
     let covers = root.join(".covers");
     fs::create_dir_all(&covers)?;
     let source = covers.join(number.to_string());
-    let mode = if directory {
+    let mode = if target.is_dir() {
         fs::create_dir(&source)?;
         // Entries below it stay reachable.
         0o111

@@ -241,8 +241,9 @@ fn launch_failure(error: &LaunchError) -> TaskFailure {
     let kind = match error {
         LaunchError::Sandbox(_) | LaunchError::OwnPath { .. } => ErrorKind::Sandbox,
         LaunchError::Program { .. } | LaunchError::Helper { .. } => ErrorKind::AgentConfig,
-        LaunchError::NoReport(_) => {
-            return TaskFailure::new(ErrorKind::AgentCrashed, error.to_string());
+        LaunchError::NoReport(end) => {
+            let message = format!("the agent did not come to its end: {end}");
+            return TaskFailure::new(end.kind(ErrorKind::AgentCrashed), message);
         }
     };
     TaskFailure::new(kind, format!("the agent did not start: {error}"))

@@ -196,6 +196,10 @@ impl Attempts {
             }
         };
         point(Point::AgentDone);
+        let failed = !stop.is_cancelled() && !matches!(finish, Ok(Finish::Done));
+        if failed && worktree.has_lfs_pointers().await {
+            findings.denials.hints.push(LFS_HINT.to_owned());
+        }
         match tokio::time::timeout(REMOVAL, worktree.remove()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
@@ -265,6 +269,9 @@ impl Attempts {
         }
     }
 }
+
+const LFS_HINT: &str = "the repository keeps files in git LFS, and agents and checks see only the pointers to them: \
+                        the worker runs no filters";
 
 /// Whether the sandbox may be the cause of such a failure, because a program of the task did not do its work.
 fn may_be_refused(kind: ErrorKind) -> bool {

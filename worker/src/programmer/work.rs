@@ -285,7 +285,7 @@ impl Work<'_> {
         let mut env = workshop.sandbox.variables().to_vec();
         env.extend(workshop.env.iter().cloned());
         let access = CommandAccess {
-            read: self.worktree.objects(),
+            pinned: self.worktree.objects(),
             write: vec![self.worktree.scratch()],
             gateway: Some(GatewayServer {
                 port: session.port(),
@@ -435,7 +435,7 @@ impl Work<'_> {
             worktree: &checkout.tree,
             scratch: &checkout.scratch,
             path: workshop.path.clone(),
-            read: self.worktree.objects(),
+            objects: self.worktree.objects(),
             sandbox: &workshop.sandbox,
         };
         let renew = || self.step(self.worktree.renew(&checkout));

@@ -16,6 +16,7 @@ use pool_core::pool::{self, Pool, SandboxLevel, SandboxNetwork};
 
 use super::SandboxCommand;
 use super::hints::Walls;
+use super::pinned::PinnedDirectory;
 use super::trust::{Guarded, all_real, can_be_hidden, guarded, real, refuse_too_much};
 
 /// Package managers that retry for a minute where there is no network.
@@ -30,6 +31,8 @@ const FAIL_FAST: [(&str, &str); 3] = [
 pub struct CommandAccess {
     pub read: Vec<PathBuf>,
     pub write: Vec<PathBuf>,
+    /// Read like those in `read`. Others than the operator can put another directory in their place.
+    pub pinned: Vec<PinnedDirectory>,
     /// Programs that the pool file names. They are shown with their installations. The program of a
     /// check is named by a submitter, and shows nothing.
     pub programs: Vec<PathBuf>,
@@ -61,6 +64,8 @@ pub(super) struct Confinement {
     read: Vec<PathBuf>,
     write: Vec<PathBuf>,
     hide: Vec<PathBuf>,
+    /// The home directory of the worker's user, without links.
+    home: Option<PathBuf>,
     /// Without what a single run may write.
     trust: TrustMap,
 }
@@ -95,11 +100,16 @@ impl Confinement {
                 written: all_real(workspace.iter().chain(&limits.write)),
                 repositories: all_real(&repositories),
             },
+            home: std::env::var_os("HOME").map(|home| real(Path::new(&home))),
             hide: guarded
                 .into_iter()
                 .filter(|path| can_be_hidden(path))
                 .collect(),
         }
+    }
+
+    pub(super) fn layers(&self) -> Layers {
+        self.layers
     }
 
     pub(super) fn gives_own_network(&self) -> bool {
@@ -111,7 +121,7 @@ impl Confinement {
         Walls {
             plan: self.plan(command),
             guarded: self.trust.guarded.clone(),
-            home: std::env::var_os("HOME").map(PathBuf::from),
+            home: self.home.clone(),
         }
     }
 
@@ -124,6 +134,7 @@ impl Confinement {
         let mut write = self.write.clone();
         write.push(command.cwd.clone());
         write.extend(access.write.iter().cloned());
+        let pinned = access.pinned.iter().map(PinnedDirectory::pin).collect();
         let mut hide = self.hide.clone();
         hide.extend(shown.hide);
         Plan {
@@ -131,6 +142,7 @@ impl Confinement {
             gateway_port: access.gateway.as_ref().map(|gateway| gateway.port),
             read,
             write,
+            pinned,
             hide,
             directory: command.cwd.clone(),
             limits: self.limits,

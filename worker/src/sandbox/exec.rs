@@ -29,6 +29,7 @@ use tokio::time::Instant;
 
 use super::LESS_IMPORTANT;
 use super::limits::{HelperOrder, Limiter, OomScore};
+use super::orphans;
 use super::report::HelperReport;
 
 /// The time between two rounds of SIGKILL against a process that forks as fast as it is killed.
@@ -147,6 +148,7 @@ impl HelperArguments {
     fn carry_out(&self) -> Result<HelperReport, ExecError> {
         // Fails only for a group leader. A helper that the worker has started is not one.
         let _ = setsid();
+        orphans::mark();
         prctl::set_child_subreaper(true).map_err(|e| ExecError::System("become subreaper", e))?;
         prctl::set_no_new_privs().map_err(|e| ExecError::System("give up privileges", e))?;
         let oom_score = OomScore::open();

@@ -13,6 +13,7 @@ use pool_api::format::counted;
 use pool_core::result::{NetworkAttempts, SandboxReport};
 
 use super::denials::{self, OUTPUT_BYTES, Refusal, RefusedPath};
+use super::trust::real;
 use super::{CommandOutput, Exit};
 use crate::workspace::off_the_runtime;
 
@@ -85,9 +86,9 @@ impl Denials {
 #[derive(Debug, Clone)]
 pub(super) struct Walls {
     pub(super) plan: Plan,
-    /// Directories and files that are never shown as a whole.
+    /// Directories and files that are never shown as a whole, without links.
     pub(super) guarded: Vec<PathBuf>,
-    /// The home directory of the worker's user. Parts of it may be shown.
+    /// The home directory of the worker's user, without links. Parts of it may be shown.
     pub(super) home: Option<PathBuf>,
 }
 
@@ -168,7 +169,12 @@ impl Walls {
 
     fn about(&self, refused: &RefusedPath<'_>, shown: &Entries) -> Option<String> {
         let path = Path::new(refused.path);
-        if !self.may_be_shared(path) {
+        let real = real(path);
+        let both = [path, &real];
+        let is_hidden = both
+            .iter()
+            .any(|one| self.access(shown, one) == Access::Hidden);
+        if is_hidden || !both.iter().all(|one| self.may_be_shared(one)) {
             return None;
         }
         let named = path.display();
@@ -193,14 +199,15 @@ impl Walls {
             .find_map(|above| shown.get(above).map(|entry| (above, entry)));
         match nearest {
             None | Some((_, PathAccess::Link(_))) => Access::NotShown,
-            Some((_, PathAccess::ReadOnly)) => Access::ReadOnly,
+            Some((_, PathAccess::ReadOnly | PathAccess::Pinned(_))) => Access::ReadOnly,
             Some((_, PathAccess::Writable)) => Access::Writable,
             Some((at, PathAccess::Hidden)) if Some(at) == self.home.as_deref() => Access::NotShown,
             Some((_, PathAccess::Hidden)) => Access::Hidden,
         }
     }
 
-    /// Whether an operator could share this path with agents and checks, and lose nothing.
+    /// Whether an operator could share this path with agents and checks, and lose nothing. A path
+    /// through a link shares what the link leads to, so ask for both.
     fn may_be_shared(&self, path: &Path) -> bool {
         let holds_guarded = self.guarded.iter().any(|guarded| guarded.starts_with(path));
         let in_guarded = self
@@ -263,6 +270,7 @@ fn is_writable(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use agent_sandbox::{Layers, RunLimits};
+    use pool_tests::places::lasting_directory;
 
     use super::*;
 
@@ -273,6 +281,7 @@ mod tests {
                 gateway_port: None,
                 read: vec![dir.join("shown")],
                 write: vec![dir.join("tree")],
+                pinned: Vec::new(),
                 hide: Vec::new(),
                 directory: dir.join("tree"),
                 limits: RunLimits::default(),
@@ -281,20 +290,6 @@ mod tests {
             guarded: vec![dir.to_owned(), dir.join("work")],
             home: Some(dir.to_owned()),
         }
-    }
-
-    /// A directory outside of those that are never shared. The build may lie in one of them.
-    fn lasting_directory() -> tempfile::TempDir {
-        let program = std::env::current_exe().expect("the path of this test");
-        let places = [
-            program.parent().expect("its directory"),
-            "/srv".as_ref(),
-            "/opt".as_ref(),
-        ];
-        let lasts = |place: &&Path| !NEVER_SHARED.iter().any(|never| place.starts_with(never));
-        let mut lasting = places.into_iter().filter(lasts);
-        let made = lasting.find_map(|place| tempfile::tempdir_in(place).ok());
-        made.expect("a directory for files that last")
     }
 
     fn hints(level: Level, dir: &Path, output: &str) -> Vec<String> {
@@ -348,7 +343,29 @@ mod tests {
                 "{output}: {told:?}"
             );
         }
+        for (link, target) in [
+            ("other", "work/other"),
+            ("up", ".."),
+            ("keys", ".ssh"),
+            ("temporary", "/tmp"),
+            ("library", ".m2"),
+        ] {
+            std::os::unix::fs::symlink(target, dir.path().join(link)).expect("a link");
+        }
+        let told = hints(
+            Level::Strict,
+            dir.path(),
+            &missing.replace(".m2", "library"),
+        );
+        assert_eq!(told.len(), 1, "a link to what could be shared: {told:?}");
         for output in [
+            "cat: ~/other/x: No such file or directory",
+            "cat: ~/other: No such file or directory",
+            "cat: ~/up: No such file or directory",
+            "cat: ~/keys/id_rsa: No such file or directory",
+            "cat: ~/keys: No such file or directory",
+            "cat: ~/temporary: No such file or directory",
+            "touch: cannot touch '~/other/new': Read-only file system",
             "cat: ~/missing: No such file or directory",
             "cat: ~: No such file or directory",
             "cat: ~/tree/missing: No such file or directory",

@@ -28,7 +28,9 @@ mod hints;
 mod last_event;
 mod life;
 mod limits;
+mod orphans;
 mod output;
+mod pinned;
 mod report;
 mod run;
 pub mod settled;
@@ -47,6 +49,7 @@ use agent_sandbox::SetupError;
 use agent_sandbox::toolchains::{self, ThisMachine};
 use agent_sandbox::{Exceeded, Layers, Level, Plan, RunLimits, landlock_abi};
 use pool_core::pool::{self, LastEvent, Pool, SandboxLevel};
+use pool_core::result::ErrorKind;
 use tokio_util::sync::CancellationToken;
 
 pub use access::{CommandAccess, GatewayServer};
@@ -54,6 +57,7 @@ pub use cgroup::LimitsBy;
 pub use health::{FIRST_WAIT, SandboxHealth};
 pub use hints::Denials;
 pub use output::CommandOutput;
+pub use pinned::PinnedDirectory;
 
 use access::Confinement;
 use cgroup::Delegation;
@@ -115,6 +119,11 @@ impl SandboxLauncher {
     /// Another worker executable is the helper, and the layers are all that this kernel has; for
     /// tests.
     pub fn with_helper(limits: &pool::Sandbox, helper: PathBuf) -> Self {
+        Self::with_landlock(limits, helper, landlock_abi())
+    }
+
+    /// The same for a kernel with this version of Landlock.
+    pub fn with_landlock(limits: &pool::Sandbox, helper: PathBuf, landlock: u32) -> Self {
         let level = match limits.level {
             SandboxLevel::Auto | SandboxLevel::Strict => Some(Level::Strict),
             SandboxLevel::Files => Some(Level::Files),
@@ -122,7 +131,7 @@ impl SandboxLauncher {
         };
         let layers = level.map(|level| Layers {
             own_network: access::own_network(limits),
-            ..Layers::all(level, landlock_abi())
+            ..Layers::all(level, landlock)
         });
         Self::build(limits, layers, Guarded::default(), helper)
     }
@@ -167,6 +176,18 @@ impl SandboxLauncher {
     /// The kernel layers of this command; None: there are none.
     fn walls(&self, command: &SandboxCommand) -> Option<Walls> {
         Some(self.confinement.as_ref()?.walls(command))
+    }
+
+    /// Whether programs can signal their helper.
+    fn opens_signals(&self) -> bool {
+        let confinement = self.confinement.as_ref();
+        confinement.is_none_or(|confinement| confinement.layers().opens_signals())
+    }
+
+    /// Whether a process that outlives its helper outlives the run.
+    fn leaves_orphans(&self) -> bool {
+        let confinement = self.confinement.as_ref();
+        confinement.is_none_or(|confinement| confinement.layers().level == Level::Files)
     }
 
     /// The order to the helper about this command.
@@ -258,7 +279,9 @@ impl SandboxCommand {
     /// Whether a path is at or below one that this command has for itself.
     fn has_for_itself(&self, path: &Path) -> bool {
         let access = &self.access;
-        let mut own = access.read.iter().chain(&access.write).chain([&self.cwd]);
+        let pinned = access.pinned.iter().map(PinnedDirectory::path);
+        let shown = access.read.iter().chain(&access.write).chain([&self.cwd]);
+        let mut own = shown.map(PathBuf::as_path).chain(pinned);
         own.any(|own| path.starts_with(own) || path.starts_with(trust::real(own)))
     }
 }
@@ -374,9 +397,38 @@ pub enum LaunchError {
         path.display()
     )]
     OwnPath { refused: SetupError, path: PathBuf },
-    #[error(
-        "the sandbox helper ended without a report ({0}); see in the log of the kernel (`dmesg`) \
-         whether memory ran out"
-    )]
-    NoReport(String),
+    #[error("{0}")]
+    NoReport(HelperEnd),
+}
+
+/// The end of a helper that sent no report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HelperEnd {
+    how: String,
+    /// A signal ended it, and the program could send that signal.
+    by_program: bool,
+}
+
+impl HelperEnd {
+    /// The error kind of the task. A program that ends its helper does so again in another attempt.
+    pub fn kind(&self, otherwise: ErrorKind) -> ErrorKind {
+        match self.by_program {
+            true => ErrorKind::Policy,
+            false => otherwise,
+        }
+    }
+}
+
+impl fmt::Display for HelperEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { how, by_program } = self;
+        write!(f, "the sandbox helper ended without a report ({how}); ")?;
+        f.write_str(match by_program {
+            true => {
+                "the program or one of its processes has killed it, or memory ran out (see \
+                 `dmesg`). With `sandbox.level: strict` no program can reach its helper"
+            }
+            false => "see in the log of the kernel (`dmesg`) whether memory ran out",
+        })
+    }
 }

@@ -1,32 +1,35 @@
 //! The worker's side of a sandboxed command: start the helper, read its output, and decide when it
 //! has to stop.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use agent_sandbox::processes::{session_of, signal_all};
+use agent_sandbox::processes::{is_stopped, session_of, signal_all};
 use agent_sandbox::{Plan, SetupError, receive_bytes, send_files};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use pool_core::result::NetworkAttempts;
-use tokio::io::{AsyncReadExt, Interest};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::unix::pipe;
 use tokio::net::{UnixStream, unix};
 use tokio::process::Child;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::cgroup::RunGroup;
 use super::hints;
 use super::last_event::Finder;
 use super::life::ProcessorSample;
+use super::orphans::{end_orphans, forget_helper, pid_of, start_helper};
 use super::report::HelperReport;
 use super::warm::{StartKind, wire};
 use super::{
-    CommandOutput, Denials, Exit, Finished, GRACE, GatewayServer, HELPER_COMMAND, LaunchError,
-    SandboxCommand, SandboxLauncher, Watch,
+    CommandOutput, Denials, Exit, Finished, GRACE, GatewayServer, HELPER_COMMAND, HelperEnd,
+    LaunchError, SandboxCommand, SandboxLauncher, Watch,
 };
 
 /// How much longer than its grace the helper may take before the worker kills it.
@@ -36,6 +39,8 @@ const DRAIN: Duration = Duration::from_secs(1);
 
 /// A started helper. Dropping `lifeline` makes it end the program.
 struct Started {
+    /// The part of the order that the helper has not got yet.
+    order: Vec<u8>,
     helper: Child,
     lifeline: unix::OwnedWriteHalf,
     reports: unix::OwnedReadHalf,
@@ -57,14 +62,18 @@ pub(super) async fn run(
         source,
     })?;
     let Started {
+        order,
         mut helper,
-        lifeline,
+        mut lifeline,
         reports,
         output: mut pipe,
         start: mut kind,
         group,
     } = started;
-    let pid = helper.id();
+    let pid = pid_of(&helper);
+    // It may be longer than the socket's buffer, so the helper must run. If the helper does not
+    // take the order, it sends no report either.
+    let _ = timeout(HELPER_MARGIN, lifeline.write_all(&order)).await;
     let mut output = CommandOutput::new(sandbox.limits.max_output_bytes);
     let mut monitor = CommandMonitor::new(&command, watch, begin, pid, lifeline);
     let report = monitor.listen(reports, &mut pipe, &mut output).await;
@@ -78,6 +87,12 @@ pub(super) async fn run(
     }
     drain(&mut pipe, &mut output, watch).await;
     let status = timeout(HELPER_MARGIN, helper.wait()).await;
+    if status.is_ok() {
+        forget_helper(pid);
+    }
+    if sandbox.leaves_orphans() {
+        let _ = tokio::task::spawn_blocking(end_orphans).await;
+    }
     let stopped = monitor.stopped;
     if let Some(HelperReport::Ended {
         cold: Some(why), ..
@@ -130,7 +145,7 @@ pub(super) async fn run(
             stragglers,
         ),
         (None, Some(HelperReport::Listening) | None) => {
-            return Err(LaunchError::NoReport(format!("{status:?}")));
+            return Err(LaunchError::NoReport(helper_end(sandbox, status)));
         }
     };
     let duration = begin.elapsed();
@@ -154,6 +169,21 @@ fn not_set_up(command: &SandboxCommand, refused: SetupError) -> LaunchError {
     match refused.blamed_path().map(Path::to_owned) {
         Some(path) if command.has_for_itself(&path) => LaunchError::OwnPath { refused, path },
         Some(_) | None => LaunchError::Sandbox(refused),
+    }
+}
+
+fn helper_end(
+    sandbox: &SandboxLauncher,
+    status: Result<io::Result<ExitStatus>, Elapsed>,
+) -> HelperEnd {
+    let killed = matches!(&status, Ok(Ok(status)) if status.signal().is_some());
+    HelperEnd {
+        how: match status {
+            Ok(Ok(status)) => status.to_string(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it did not end".to_owned(),
+        },
+        by_program: killed && sandbox.opens_signals(),
     }
 }
 
@@ -194,18 +224,16 @@ fn start(
     let order = sandbox.order(command, wiring.plan);
     let group = order.group.clone();
     let user_processes = sandbox.user_processes(&order);
-    let order = serde_json::to_vec(&order)?;
-    // The helper reads it from the socket's buffer, which is much larger than an order.
-    match (&wiring.socket, order.split_at_checked(1)) {
-        (Some(socket), Some((first, rest))) => {
-            send_files(&line, first, &[socket.as_fd()])?;
-            (&line).write_all(rest)?;
-        }
-        (Some(_) | None, _) => (&line).write_all(&order)?,
+    let mut order = serde_json::to_vec(&order)?;
+    let mut sent = 0;
+    if let (Some(socket), Some(first)) = (&wiring.socket, order.get(..1)) {
+        send_files(&line, first, &[socket.as_fd()])?;
+        sent = 1;
     }
     let (reader, writer) = io::pipe()?;
     let limits = &sandbox.limits;
-    let helper = tokio::process::Command::new(&sandbox.helper)
+    let mut helper = tokio::process::Command::new(&sandbox.helper);
+    helper
         .arg(HELPER_COMMAND)
         .args(["--order".to_owned(), order.len().to_string()])
         .args(["--as".to_owned(), limits.max_memory_bytes.to_string()])
@@ -219,10 +247,11 @@ fn start(
         .envs(command.env.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::from(OwnedFd::from(helper_line)))
         .stdout(Stdio::from(writer.try_clone()?))
-        .stderr(Stdio::from(writer))
-        .spawn()?;
+        .stderr(Stdio::from(writer));
+    let helper = start_helper(&mut helper)?;
     let (reports, lifeline) = UnixStream::from_std(line)?.into_split();
     Ok(Started {
+        order: order.split_off(sent),
         helper,
         lifeline,
         reports,
@@ -289,16 +318,14 @@ impl<'a> CommandMonitor<'a> {
         command: &'a SandboxCommand,
         watch: &'a Watch,
         begin: Instant,
-        helper: Option<u32>,
+        helper: Option<Pid>,
         lifeline: unix::OwnedWriteHalf,
     ) -> Self {
         Self {
             command,
             watch,
             begin,
-            helper: helper
-                .and_then(|id| i32::try_from(id).ok())
-                .map(Pid::from_raw),
+            helper,
             heard: begin,
             sample: ProcessorSample::at(begin, Duration::ZERO),
             finder: watch
@@ -390,6 +417,10 @@ impl<'a> CommandMonitor<'a> {
 
     /// Why to stop a command that would go on by itself.
     async fn is_over(&mut self) -> Option<Exit> {
+        // A program may have stopped it, so that nobody watches the limits.
+        if let Some(helper) = self.helper.filter(|helper| is_stopped(*helper)) {
+            signal_all(&[helper], Signal::SIGCONT);
+        }
         let (now, busy) = (Instant::now(), (self.watch.busy)());
         if let (Some((at, calls)), Some(words)) = (self.finished, &self.watch.last_words) {
             if (words.calls)() > calls {
@@ -448,8 +479,8 @@ async fn drain(pipe: &mut pipe::Receiver, output: &mut CommandOutput, watch: &Wa
 
 /// Kills everything in the helper's session: the last resort if the helper was killed or does not
 /// answer.
-fn kill_session(helper: Option<u32>) {
-    if let Some(pid) = helper.and_then(|id| i32::try_from(id).ok()) {
-        signal_all(&session_of(Pid::from_raw(pid)), Signal::SIGKILL);
+fn kill_session(helper: Option<Pid>) {
+    if let Some(helper) = helper {
+        signal_all(&session_of(helper), Signal::SIGKILL);
     }
 }

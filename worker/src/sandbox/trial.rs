@@ -44,7 +44,7 @@ pub fn run(
         worktree: &worktree,
         scratch: &scratch,
         path: std::env::var_os("PATH").unwrap_or_default(),
-        read: Vec::new(),
+        objects: Vec::new(),
         sandbox: &sandbox,
     };
     let command = place.command(command, pool.acceptance.timeout);

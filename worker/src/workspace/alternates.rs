@@ -9,7 +9,7 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::disk::open_regular;
-use crate::sandbox::trust::real;
+use crate::sandbox::PinnedDirectory;
 
 /// Git follows this number of steps.
 const MOST_STEPS: usize = 5;
@@ -49,28 +49,32 @@ pub(super) enum AlternatesError {
 pub(super) fn object_directories(
     objects: &Path,
     places: &ObjectPlaces,
-) -> Result<Vec<PathBuf>, AlternatesError> {
-    let mut found = Vec::new();
+) -> Result<Vec<PinnedDirectory>, AlternatesError> {
+    let mut found: Vec<(PinnedDirectory, PathBuf)> = Vec::new();
     let mut next = vec![objects.to_owned()];
     for _ in 0..=MOST_STEPS {
         let mut borrowed = Vec::new();
         for directory in std::mem::take(&mut next) {
-            let real = real(&directory);
-            if !real.is_dir() || found.iter().any(|(_, known)| *known == real) {
+            // Everything below asks the open directory, and not its path.
+            let opened = PinnedDirectory::open(directory.clone());
+            let Ok((opened, place)) = opened.and_then(|one| Ok((one.clone(), one.place()?))) else {
+                continue;
+            };
+            if found.iter().any(|(_, known)| *known == place) {
                 continue;
             }
             let refuse = |why| AlternatesError::Refused {
                 directory: directory.clone(),
                 why,
             };
-            if let Some(why) = places.objection(&real) {
+            if let Some(why) = places.objection(&place, &opened.handle()) {
                 return Err(refuse(why));
             }
             if found.len() == MOST_DIRECTORIES {
                 return Err(refuse("after 64 others, which is the most"));
             }
-            borrowed.extend(alternates(&directory)?);
-            found.push((directory, real));
+            borrowed.extend(alternates(&directory, &opened.handle())?);
+            found.push((opened, place));
         }
         next = borrowed;
     }
@@ -78,19 +82,20 @@ pub(super) fn object_directories(
 }
 
 impl ObjectPlaces {
-    /// Why agents must not see a directory.
-    fn objection(&self, real: &Path) -> Option<&'static str> {
+    /// Why agents must not see a directory. `handle` leads into it.
+    fn objection(&self, real: &Path, handle: &Path) -> Option<&'static str> {
         let is_open = self.open.iter().any(|open| real.starts_with(open));
         let is_guarded = |place: &PathBuf| real.starts_with(place) || place.starts_with(real);
         if !is_open && self.guarded.iter().any(is_guarded) {
             return Some("which agents must not see");
         }
-        (!holds_objects(real)).then_some("which is not a directory of git objects")
+        (!holds_objects(handle)).then_some("which is not a directory of git objects")
     }
 }
 
-fn alternates(objects: &Path) -> Result<Vec<PathBuf>, AlternatesError> {
-    let list = objects.join("info/alternates");
+/// The directories that a directory of objects names. `handle` leads into it.
+fn alternates(objects: &Path, handle: &Path) -> Result<Vec<PathBuf>, AlternatesError> {
+    let list = handle.join("info/alternates");
     let read = || -> io::Result<String> {
         let mut text = Vec::new();
         if let Some(file) = open_regular(&list)? {
@@ -102,7 +107,7 @@ fn alternates(objects: &Path) -> Result<Vec<PathBuf>, AlternatesError> {
         String::from_utf8(text).map_err(io::Error::other)
     };
     let text = read().map_err(|source| AlternatesError::Unreadable {
-        list: list.clone(),
+        list: objects.join("info/alternates"),
         source,
     })?;
     let lines = text.lines();
@@ -135,6 +140,7 @@ fn holds_objects(directory: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sandbox::trust::real;
 
     struct Machine(tempfile::TempDir);
 
@@ -165,7 +171,8 @@ mod tests {
                 open: vec![self.at("roots")],
                 guarded: vec![self.at("home"), self.at("roots"), self.at("srv/pool/key")],
             };
-            object_directories(&self.at("roots/app"), &places)
+            let found = object_directories(&self.at("roots/app"), &places)?;
+            Ok(found.iter().map(|one| one.path().to_owned()).collect())
         }
     }
 

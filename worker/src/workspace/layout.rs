@@ -10,6 +10,7 @@ use pool_core::pool;
 use super::directory::Directory;
 use super::disk::{copy_regular, private_directory};
 use super::git::{Git, GitError};
+use crate::sandbox::PinnedDirectory;
 
 /// The source of a worktree.
 #[derive(Debug, Clone)]
@@ -18,7 +19,7 @@ pub(super) struct Origin {
     /// The git directory of the repository or mirror.
     pub(super) repository: PathBuf,
     /// The directories with its objects.
-    pub(super) objects: Vec<PathBuf>,
+    pub(super) objects: Vec<PinnedDirectory>,
     /// The full id of the base commit.
     pub(super) base: String,
     /// The full names of the branches that the base was read from, if it was.

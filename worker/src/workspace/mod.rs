@@ -43,6 +43,7 @@ use pool_core::source::{GitRef, Repository};
 use pool_core::task::Task;
 use pool_telemetry::clock::{new_id, wall_clock};
 
+use crate::sandbox::PinnedDirectory;
 use crate::sandbox::trust::{named_by, real};
 
 use alternates::{ObjectPlaces, object_directories};
@@ -201,7 +202,11 @@ impl Workspaces {
     }
 
     /// The directories with a repository's objects, which agents and checks see.
-    fn objects(&self, repository: &Path, name: &Repository) -> Result<Vec<PathBuf>, TaskFailure> {
+    fn objects(
+        &self,
+        repository: &Path,
+        name: &Repository,
+    ) -> Result<Vec<PinnedDirectory>, TaskFailure> {
         let mut open: Vec<PathBuf> = self.config.roots.iter().map(|root| real(root)).collect();
         open.push(real(repository));
         let guarded = self.guarded.iter().map(|place| real(place)).collect();

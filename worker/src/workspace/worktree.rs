@@ -26,6 +26,7 @@ use super::disk::{failure, off_the_runtime, private_directory, remove_tree};
 use super::git::{GitCommand, GitError, path_of};
 use super::layout::{Origin, write_git_dir, write_own_repository};
 use super::references::packed_refs;
+use crate::sandbox::PinnedDirectory;
 
 /// The worktree of one attempt. Remove it with [`Worktree::remove`]; dropping it does the same in
 /// the background.
@@ -78,10 +79,19 @@ impl Worktree {
     }
 
     /// The directories with objects, which a checkout reads.
-    pub fn objects(&self) -> Vec<PathBuf> {
-        let mut directories = self.origin.objects.clone();
-        directories.push(self.own_objects());
-        directories
+    pub fn objects(&self) -> Vec<PinnedDirectory> {
+        let own = PinnedDirectory::open(self.own_objects());
+        let of_repository = self.origin.objects.iter().cloned();
+        of_repository.chain(own).collect()
+    }
+
+    /// Whether git LFS keeps files of the base commit. A worktree has only the pointers to them,
+    /// because the worker runs no filters.
+    pub async fn has_lfs_pointers(&self) -> bool {
+        const USES_LFS: &str = "^[^#]*[[:space:]]filter=lfs";
+        let attributes = ":(glob)**/.gitattributes";
+        let args = ["grep", "--quiet", USES_LFS, self.base(), "--", attributes];
+        self.git().run(&args).await.is_ok()
     }
 
     /// The base commit.

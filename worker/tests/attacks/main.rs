@@ -22,6 +22,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid, getuid};
 use serde_json::{Value, json};
 
+mod hidden;
 mod limits;
 mod thousand;
 
@@ -125,7 +126,11 @@ impl World {
     }
 
     fn started_by(user: u32, start: Start) -> Self {
-        let mut world = Self::new(user);
+        Self::started_below(&std::env::temp_dir(), user, start)
+    }
+
+    fn started_below(parent: &Path, user: u32, start: Start) -> Self {
+        let mut world = Self::below(parent, user);
         if start == Start::ForkServer {
             let helper = as_user(Command::new(world.dir.path().join("worker")), user);
             world.server = Some(ForkServer::start(helper, PYTHON));
@@ -143,6 +148,7 @@ impl World {
             gateway_port: None,
             read: vec![self.dir.path().join("attacks.py")],
             write: vec![self.tree()],
+            pinned: Vec::new(),
             hide: Vec::new(),
             directory: self.tree(),
             limits: RunLimits::default(),

@@ -44,6 +44,7 @@ impl ForkServer {
             gateway_port: None,
             read: Vec::new(),
             write: Vec::new(),
+            pinned: Vec::new(),
             hide: Vec::new(),
             directory: "/".into(),
             limits: RunLimits::default(),

@@ -36,7 +36,7 @@ pub(crate) fn job(worktree: &Worktree, files: &[&str]) -> Job {
         no_output_timeout: Duration::from_secs(30),
         env: vec![("LANG".into(), "C".into())],
         access: CommandAccess {
-            read: worktree.objects(),
+            pinned: worktree.objects(),
             write: vec![worktree.scratch()],
             ..CommandAccess::default()
         },

@@ -33,7 +33,7 @@ async fn run(checks: &[AcceptanceCheck], dir: &Path, cancel: CancellationToken) 
         worktree: &worktree,
         scratch: &scratch,
         path,
-        read: Vec::new(),
+        objects: Vec::new(),
         sandbox: &sandbox,
     };
     let config = pool::Acceptance {

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use pool_core::pool::{SandboxLevel, SandboxNetwork};
 use pool_core::result::NetworkAttempts;
+use pool_tests::places::lasting_directory;
 use tokio_util::sync::CancellationToken;
 use worker::sandbox::{Finished, SandboxLauncher, Watch};
 
-use crate::support::{helper, lasting_directory, limits, shell};
+use crate::support::{helper, limits, shell};
 
 /// One attempt of each kind, and then a file of the machine.
 const SCRIPT: &str = "(exec 3<>/dev/tcp/10.1.2.3/80) 2>/dev/null

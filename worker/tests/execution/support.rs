@@ -64,16 +64,6 @@ pub(crate) fn helper() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_worker"))
 }
 
-/// A directory outside of `/tmp`: programs have a `/tmp` of their own. The build may lie in there.
-pub(crate) fn lasting_directory() -> tempfile::TempDir {
-    let places = [env!("CARGO_TARGET_TMPDIR"), "/srv", "/opt"].map(Path::new);
-    let mut lasting = places
-        .into_iter()
-        .filter(|place| !place.starts_with("/tmp"));
-    let made = lasting.find_map(|place| tempfile::tempdir_in(place).ok());
-    made.expect("a directory outside of /tmp")
-}
-
 pub(crate) fn sandbox() -> SandboxLauncher {
     SandboxLauncher::with_helper(&limits(), helper())
 }
