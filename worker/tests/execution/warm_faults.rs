@@ -120,10 +120,13 @@ fn stops_at(fork: u32) -> String {
 }
 
 /// Has a run's child stop after this fork, and lets `meddle` do something to it.
-async fn run_that_stops(place: &Place, fork: u32, meddle: impl Fn(u32)) -> Finished {
-    let marker = marker(&format!("fork{fork}"));
-    let program = place.program(&marker, "print('done')");
-    let command = place.command_with_module(&program, &stops_at(fork), &marker);
+async fn run_that_stops(
+    (place, marker): (&Place, &str),
+    fork: u32,
+    meddle: impl Fn(u32),
+) -> Finished {
+    let program = place.program(marker, "print('done')");
+    let command = place.command_with_module(&program, &stops_at(fork), marker);
     let WarmPart::Run(start) = &command.warm else {
         panic!("it may be warm")
     };
@@ -134,10 +137,10 @@ async fn run_that_stops(place: &Place, fork: u32, meddle: impl Fn(u32)) -> Finis
     );
     let meddles = async {
         assert!(
-            eventually(|| !stopped(&marker).is_empty()).await,
+            eventually(|| !stopped(marker).is_empty()).await,
             "a process stops after fork {fork}"
         );
-        stopped(&marker).into_iter().for_each(meddle);
+        stopped(marker).into_iter().for_each(meddle);
     };
     let (finished, ()) = futures_util::join!(timeout(HANGS, place.run(command)), meddles);
     finished.expect("the run ends")
@@ -146,8 +149,9 @@ async fn run_that_stops(place: &Place, fork: u32, meddle: impl Fn(u32)) -> Finis
 #[tokio::test]
 async fn a_child_that_is_killed_on_its_way_into_the_sandbox_costs_a_warm_start_and_nothing_else() {
     for fork in 1..=3 {
-        let place = Place::new();
-        let finished = run_that_stops(&place, fork, |pid| send(pid, Signal::SIGKILL)).await;
+        let (place, marker) = (Place::new(), marker(&format!("kill{fork}")));
+        let kill_it = |pid| send(pid, Signal::SIGKILL);
+        let finished = run_that_stops((&place, &marker), fork, kill_it).await;
         assert_cold(&finished, &format!("killed after fork {fork}"));
     }
 }
@@ -155,11 +159,10 @@ async fn a_child_that_is_killed_on_its_way_into_the_sandbox_costs_a_warm_start_a
 #[tokio::test]
 async fn a_child_that_hangs_on_its_way_into_the_sandbox_is_given_up_and_leaves_nothing() {
     for fork in 1..=3 {
-        let place = Place::new();
-        let finished = run_that_stops(&place, fork, |_| ()).await;
+        let (place, marker) = (Place::new(), marker(&format!("hang{fork}")));
+        let finished = run_that_stops((&place, &marker), fork, |_| ()).await;
         assert_cold(&finished, &format!("hangs after fork {fork}"));
         drop(place);
-        let marker = marker(&format!("fork{fork}"));
         assert!(
             eventually(|| alive(&marker).is_empty()).await,
             "nothing of the server or its children is left after fork {fork}: {:?}",
@@ -174,7 +177,9 @@ async fn a_server_that_ends_while_its_child_runs_does_not_disturb_the_run() {
     let marker = marker("later");
     let program = place.program(
         &marker,
-        "import os, time; time.sleep(float(os.environ.get('PAUSE', 0))); print('done')",
+        "import os, time\n\
+         if 'PAUSE' in os.environ: open('started', 'w'); time.sleep(1)\n\
+         print('done')",
     );
     let command = place.command_with_module(&program, "", &marker);
     for way in ["killed", "replaced"] {
@@ -184,11 +189,9 @@ async fn a_server_that_ends_while_its_child_runs_does_not_disturb_the_run() {
         let mut long = command.clone();
         long.env.push(("PAUSE".into(), "1".into()));
         let ends = async {
-            // The child of a server has its command line.
-            assert!(
-                eventually(|| interpreters(&marker).len() > server.len()).await,
-                "{way}: the program runs"
-            );
+            let started = place.dir.path().join("tree/started");
+            assert!(eventually(|| started.exists()).await, "{way}: it runs");
+            std::fs::remove_file(started).expect("a file");
             if way == "killed" {
                 send(server[0], Signal::SIGKILL);
             } else {
