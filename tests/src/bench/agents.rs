@@ -25,7 +25,7 @@ const SAMPLE_EVERY: Duration = Duration::from_millis(250);
 /// The repository of all tasks.
 const REPOSITORY: &str = "app";
 
-/// What is needed to measure.
+/// The programs and places of a measurement.
 pub struct Agents {
     /// The directory of `dispatcher` and `worker`.
     pub programs: PathBuf,
