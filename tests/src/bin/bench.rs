@@ -75,6 +75,9 @@ async fn main() -> anyhow::Result<()> {
     for round in 1..=bench.args.rounds {
         bench.round(round).await?;
     }
+    if bench.args.only == ["agents"] {
+        return Ok(());
+    }
     print(&bench.report())
 }
 
