@@ -125,6 +125,7 @@ pub async fn run(
     let launcher = SandboxLauncher::new(&pool, layers);
     let health = launcher.health().clone();
     let workshop = Arc::new(Workshop::open(Arc::clone(&pool), launcher)?);
+    workshop.warm_up().await;
     services.start(
         "sandbox_test",
         test_sandbox(health.clone(), Arc::clone(&pool)),

@@ -61,8 +61,7 @@ pub(super) struct RawAgent {
     env_allow: Vec<String>,
     /// Whether a process that has already imported the agent's modules starts its runs. It needs a sandbox of level
     /// strict without the machine's network, and an agent in Python: aider, or a command with `warm_modules`. A run that
-    /// cannot start this way starts as usual. This is new: nobody has tried it for weeks, on other processors than x86-64,
-    /// or with other agents in Python than aider.
+    /// cannot start this way starts as usual.
     warm: RawWarm,
     /// For kind command: Python modules that are imported once for all runs. The command must be a Python program, or
     /// `python` with a program or `-m`. Name modules that do nothing but define things when they are imported.
@@ -102,7 +101,7 @@ impl Default for RawAgent {
             no_output_timeout_s: 120,
             done_when: None,
             env_allow: Vec::new(),
-            warm: RawWarm::Off,
+            warm: RawWarm::Auto,
             warm_modules: Vec::new(),
         }
     }

@@ -4,6 +4,7 @@
 //! `raw` is that bare loop, `pool` runs the real programs as users do, `submitter` is the client of
 //! both, `process` reads the kernel's figures about processes, `report` makes the table.
 
+pub mod agents;
 pub mod pool;
 pub mod process;
 pub mod raw;

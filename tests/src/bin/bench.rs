@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Parser;
+use pool_tests::bench::agents::Agents;
 use pool_tests::bench::pool::{self, RunningPool, Setup, own_directory};
 use pool_tests::bench::process::{load_average, total_cpu_ms, total_pss_mb};
 use pool_tests::bench::raw::{self, Raw};
@@ -43,9 +44,12 @@ struct Args {
     /// Give all programmers the same capabilities, so that each has one queue instead of three.
     #[arg(long)]
     one_queue: bool,
-    /// Measure only these cases: raw, one, ten.
+    /// Measure only these cases: raw, one, ten; or ten runs of aider at once: agents.
     #[arg(long, value_delimiter = ',', default_value = "raw,one,ten")]
     only: Vec<String>,
+    /// The aider of `--only agents`.
+    #[arg(long, env = "POOL_AIDER", default_value = ".pool/aider/bin/aider")]
+    aider: PathBuf,
 }
 
 struct Bench {
@@ -71,6 +75,9 @@ async fn main() -> anyhow::Result<()> {
     for round in 1..=bench.args.rounds {
         bench.round(round).await?;
     }
+    if bench.args.only == ["agents"] {
+        return Ok(());
+    }
     print(&bench.report())
 }
 
@@ -93,6 +100,7 @@ impl Bench {
                     .pool(TEN, TEN_HTTP, 10)
                     .await
                     .context("ten worker processes")?,
+                "agents" => self.agents().await.context("ten runs of aider")?,
                 other => anyhow::bail!("unknown case {other:?} in --only; known: raw, one, ten"),
             }
         }
@@ -103,6 +111,20 @@ impl Bench {
         let _raw = Raw::start(&self.args.amqp_url, self.setup.pool.programmers.len()).await?;
         let mut submitter = Submitter::open(&self.args.amqp_url, raw::ADDRESS).await?;
         self.drive(RAW, &mut submitter, (&[], &[])).await
+    }
+
+    /// Prints a line of JSON for each case.
+    async fn agents(&self) -> anyhow::Result<()> {
+        let agents = Agents {
+            programs: self.setup.programs.clone(),
+            amqp_url: self.args.amqp_url.clone(),
+            dir: self.args.dir.clone(),
+            aider: std::path::absolute(&self.args.aider)?,
+        };
+        for row in agents.round().await? {
+            print(&serde_json::to_string(&row)?)?;
+        }
+        Ok(())
     }
 
     async fn pool(

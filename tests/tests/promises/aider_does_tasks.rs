@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::support::machine::{aider, checkout};
 use crate::support::pool_file::ROUTES;
-use crate::support::{Pool, PoolFile, Repository};
+use crate::support::{Pool, PoolFile, Repository, eventually};
 
 const TASKS: usize = 30;
 
@@ -47,6 +47,20 @@ fn answers() -> Script {
     Script::from_yaml(&json!({"answers": answers}).to_string()).expect("valid answers")
 }
 
+/// Most runs take a fraction of a second then. A sandbox without warm starts has no fork server.
+async fn wait_until_warm(pool: &Pool) {
+    let said = |words: &str| pool.worker_log(0).contains(words);
+    if !said("a fork server for ") {
+        return;
+    }
+    eventually(
+        "the fork server is ready",
+        Duration::from_secs(120),
+        async || said("the fork server for ").then_some(()),
+    )
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn thirty_real_tasks_over_all_routes_come_back_with_patches_that_apply_and_pass_their_checks()
 {
@@ -61,6 +75,7 @@ async fn thirty_real_tasks_over_all_routes_come_back_with_patches_that_apply_and
         .with("agent", agent)
         .with("defaults", limits);
     let pool = Pool::start_alone(&file).await;
+    wait_until_warm(&pool).await;
     let sample = Repository::sample(&pool.repository("sample"));
     let tasks = tasks();
     let mut log = pool.event_log().await;

@@ -28,7 +28,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{AtFlags, MemfdFlags, fstat, memfd_create, statat};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, sendmsg, shutdown,
@@ -46,6 +46,10 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 pub(crate) const CONTROL: i32 = 3;
 /// The most descriptors of a message.
 const MOST: usize = 16;
+/// The namespaces of a run, by their names in `/proc/PID/ns`.
+const NAMESPACES: [&str; 7] = ["user", "cgroup", "mnt", "net", "ipc", "uts", "pid"];
+/// The name of the rules of Landlock in an offer.
+const LANDLOCK: &str = "landlock";
 
 /// The part of a sandbox in warm starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,7 +152,8 @@ pub(crate) struct Offer {
     server: OwnedFd,
     names: Vec<&'static str>,
     files: Vec<OwnedFd>,
-    wants_filters: bool,
+    /// The number of seccomp filters.
+    filters: usize,
 }
 
 impl Offer {
@@ -163,9 +168,9 @@ impl Offer {
             server,
             names: Vec::new(),
             files: Vec::new(),
-            wants_filters: plan.layers.seccomp,
+            filters: 0,
         };
-        for name in ["user", "cgroup", "mnt", "net", "ipc", "uts", "pid"] {
+        for name in NAMESPACES {
             match File::open(format!("/proc/self/ns/{name}")) {
                 Ok(file) => offer.add(name, file.into()),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -175,13 +180,15 @@ impl Offer {
         if plan.layers.landlock > 0 {
             let rules = rules::ruleset(plan, shown).map_err(io::Error::other)?;
             let rules: Option<OwnedFd> = rules.into();
-            offer.add("landlock", rules.ok_or(io::ErrorKind::Unsupported)?);
+            offer.add(LANDLOCK, rules.ok_or(io::ErrorKind::Unsupported)?);
         }
         offer.add("input", File::open("/dev/null")?.into());
         offer.add("output", io::stdout().as_fd().try_clone_to_owned()?);
         offer.add("errors", io::stderr().as_fd().try_clone_to_owned()?);
         let mut file = File::from(memfd_create("warm", MemfdFlags::CLOEXEC)?);
-        file.write_all(&serde_json::to_vec(&program(plan, argv)?)?)?;
+        let program = program(plan, argv)?;
+        offer.filters = program.filters.len();
+        file.write_all(&serde_json::to_vec(&program)?)?;
         offer.add("plan", file.into());
         Ok(offer)
     }
@@ -205,15 +212,22 @@ impl Offer {
         }
         let mut text = String::new();
         File::from(status.ok_or_else(gone)?).read_to_string(&mut text)?;
-        check(&text, ready.pid, self.wants_filters)?;
-        let (_, groups) = receive_bytes(&self.server, &mut buffer)?;
+        check(&text, ready.pid, self.filters)?;
+        // The kernel tells nobody else about Landlock, so this is the process's own word. Only
+        // `false` is against the rules: where nothing can be tried, the kernel has said yes.
+        if self.names.contains(&LANDLOCK) && ready.landlock == Some(false) {
+            return Err(ColdReason(
+                "Landlock does not hold the new process".to_owned(),
+            ));
+        }
         let mut group = String::new();
-        File::from(groups.ok_or_else(gone)?).read_to_string(&mut group)?;
+        File::from(self.next_file()?).read_to_string(&mut group)?;
         if group != fs::read_to_string("/proc/self/cgroup")? {
             return Err(ColdReason(
                 "the new process is in another control group".to_owned(),
             ));
         }
+        self.check_namespaces(&self.next_file()?)?;
         let program = Pid::from_raw(ready.pid);
         match waitpid(program, Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::StillAlive) => {}
@@ -222,6 +236,26 @@ impl Offer {
         send_files(&self.server, b"go", &[])?;
         Ok(program)
     }
+
+    fn next_file(&self) -> io::Result<OwnedFd> {
+        let (_, file) = receive_bytes(&self.server, &mut [0; 256])?;
+        file.ok_or_else(gone)
+    }
+
+    /// Whether the new process, whose directory of namespaces this is, is in all those of the run.
+    fn check_namespaces(&self, directory: &OwnedFd) -> Result<(), ColdReason> {
+        let pairs = self.names.iter().zip(&self.files);
+        for (name, file) in pairs.filter(|(name, _)| NAMESPACES.contains(name)) {
+            let its = statat(directory, *name, AtFlags::empty()).map_err(io::Error::from)?;
+            let own = fstat(file).map_err(io::Error::from)?;
+            if (its.st_dev, its.st_ino) != (own.st_dev, own.st_ino) {
+                return Err(ColdReason(format!(
+                    "the new process is in another {name} namespace"
+                )));
+            }
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -229,6 +263,8 @@ struct Ready {
     pid: i32,
     /// The reason why the server cannot be used.
     error: Option<String>,
+    /// Whether Landlock holds it. None: that cannot be tried.
+    landlock: Option<bool>,
 }
 
 /// Why a start was a cold one.
@@ -304,7 +340,9 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Whether a process has given up its rights, by the kernel's `/proc/PID/status`.
-fn check(status: &str, pid: i32, wants_filters: bool) -> Result<(), ColdReason> {
+fn check(status: &str, pid: i32, filters: usize) -> Result<(), ColdReason> {
+    /// Since Linux 5.9. It includes the filters of a container.
+    const FILTERS: &str = "Seccomp_filters";
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         line.map_or("", |rest| rest.trim_start_matches(':').trim())
@@ -323,8 +361,10 @@ fn check(status: &str, pid: i32, wants_filters: bool) -> Result<(), ColdReason> 
         Some("NoNewPrivs")
     } else if field("Threads") != "1" {
         Some("Threads")
-    } else if wants_filters && field("Seccomp") != "2" {
+    } else if filters > 0 && field("Seccomp") != "2" {
         Some("Seccomp")
+    } else if field(FILTERS).parse().is_ok_and(|own: usize| own < filters) {
+        Some(FILTERS)
     } else {
         None
     };
@@ -347,7 +387,7 @@ mod tests {
 
     #[test]
     fn a_process_with_any_right_left_is_refused() {
-        assert_eq!(check(GOOD, 3, true), Ok(()), "nothing is left");
+        assert_eq!(check(GOOD, 3, 3), Ok(()), "nothing is left");
         for (from, to, name) in [
             ("4711\t3", "4711", "NSpid"),
             ("4711\t3", "3\t4711", "NSpid"),
@@ -380,11 +420,14 @@ mod tests {
             ("NoNewPrivs:\t1", "NoNewPrivs:\t0", "NoNewPrivs"),
             ("Threads:\t1", "Threads:\t2", "Threads"),
             ("Seccomp:\t2", "Seccomp:\t0", "Seccomp"),
+            ("filters:\t3", "filters:\t2", "Seccomp_filters"),
         ] {
-            let refused = check(&GOOD.replace(from, to), 3, true).expect_err(name);
+            let refused = check(&GOOD.replace(from, to), 3, 3).expect_err(name);
             assert!(refused.0.contains(name), "{name}: {refused:?}");
         }
         let without = GOOD.replace("Seccomp:\t2", "Seccomp:\t0");
-        assert_eq!(check(&without, 3, false), Ok(()), "filters are left out");
+        assert_eq!(check(&without, 3, 0), Ok(()), "filters are left out");
+        let old = GOOD.replace("Seccomp_filters:\t3\n", "");
+        assert_eq!(check(&old, 3, 3), Ok(()), "Linux before 5.9");
     }
 }

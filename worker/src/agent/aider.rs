@@ -21,7 +21,7 @@ use serde_json::json;
 
 use super::evidence::AiderEvidence;
 use super::hide::{Hidden, is_configuration};
-use super::{AgentEvidence, AgentRun, CodingAgent, Job, launch_failure, program, set};
+use super::{AgentEvidence, AgentRun, CodingAgent, Job, launch_failure, program, server_env, set};
 use crate::sandbox::warm::{Modules, WarmPart, WarmStart, python_of};
 use crate::sandbox::{CommandAccess, SandboxLauncher, Watch};
 use crate::workspace::{failure, make_directory, off_the_runtime, open_regular};
@@ -145,24 +145,31 @@ impl Aider {
 
 /// Warm starts.
 impl Aider {
-    fn warm_start(&self, program: &Path, job: &Job) -> WarmPart {
-        let python = python_of(program).filter(|_| self.is_warm);
-        let Some(interpreter) = python else {
-            return WarmPart::None;
-        };
+    fn find(&self) -> Result<PathBuf, TaskFailure> {
+        program::find(&self.program, std::env::var_os("PATH"))
+    }
+
+    /// For the program that was found.
+    fn warm_start_of(
+        &self,
+        program: &Path,
+        variables: &[(OsString, OsString)],
+    ) -> Option<WarmStart> {
+        let interpreter = python_of(program).filter(|_| self.is_warm)?;
         let (aider, program) = (self.clone(), program.to_owned());
-        let variables = job.env.clone();
-        WarmPart::Run(WarmStart {
+        let env = with_constants(server_env(variables));
+        let variables = variables.to_vec();
+        Some(WarmStart {
             interpreter,
             program: program.clone(),
-            env: with_constants(job.common_env()),
+            env,
             modules: Modules::Recorded(Arc::new(move |place: PathBuf, port: u16| {
                 let job = made_up_job(&place, port, variables.clone());
                 let (aider, program) = (aider.clone(), program.clone());
                 let command = async move {
                     let job = job?;
                     aider.prepare(&job).await.map_err(|error| error.message)?;
-                    Ok(job.command(aider.argv(program, &job), env(&job)))
+                    Ok(job.command(aider.argv(program, &job), env_of(&job)))
                 };
                 command.boxed()
             })),
@@ -208,13 +215,13 @@ impl CodingAgent for Aider {
         watch: &'a Watch,
     ) -> BoxFuture<'a, Result<AgentRun, TaskFailure>> {
         async move {
-            let program = program::find(&self.program, std::env::var_os("PATH"))?;
+            let program = self.find()?;
             refuse_hidden_files(job)?;
             self.prepare(job).await?;
             let hidden = hide(job).await?;
-            let warm = self.warm_start(&program, job);
-            let mut command = job.command(self.argv(program, job), env(job));
-            command.warm = warm;
+            let warm = self.warm_start_of(&program, &job.env);
+            let mut command = job.command(self.argv(program, job), env_of(job));
+            command.warm = warm.map_or(WarmPart::None, WarmPart::Run);
             let finished = sandbox.run(command, watch).await;
             // This comes first, and also if aider did not start: the worktree must be whole again.
             put_back(hidden).await?;
@@ -224,6 +231,10 @@ impl CodingAgent for Aider {
             Ok(AgentRun::of(finished, evidence))
         }
         .boxed()
+    }
+
+    fn warm_start(&self, variables: &[(OsString, OsString)]) -> Option<WarmStart> {
+        self.warm_start_of(&self.find().ok()?, variables)
     }
 }
 
@@ -248,7 +259,7 @@ fn metadata(job: &Job) -> String {
 
 /// Every user of the machine can read a command line. Aider takes the key from either variable, and
 /// the first one wins over its configuration files.
-fn env(job: &Job) -> Vec<(OsString, OsString)> {
+fn env_of(job: &Job) -> Vec<(OsString, OsString)> {
     let mut env = with_constants(job.base_env());
     for name in ["AIDER_OPENAI_API_KEY", "OPENAI_API_KEY"] {
         set(&mut env, name, job.token.expose());

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use futures_util::future::{BoxFuture, FutureExt};
 use pool_core::result::{ErrorKind, TaskFailure};
 
-use super::{AgentEvidence, AgentRun, CodingAgent, Job, launch_failure, program, set};
-use crate::sandbox::warm::{Modules, WarmPart, WarmStart, python_of};
+use super::{AgentEvidence, AgentRun, CodingAgent, Job, launch_failure, program, server_env, set};
+use crate::sandbox::warm::{Modules, WarmPart, WarmStart, is_python, python_of};
 use crate::sandbox::{Exit, SandboxLauncher, Watch};
 
 /// The longest argument that Linux accepts (128 KiB with its closing zero).
@@ -27,31 +27,40 @@ pub(super) struct CommandAgent {
 
 impl CommandAgent {
     /// A program in Python can be started warm, whether the command names it or its interpreter.
-    fn warm_start(&self, argv: &[OsString], job: &Job) -> WarmPart {
-        let first = argv.first().map(PathBuf::from).unwrap_or_default();
+    fn warm_start_of(
+        &self,
+        argv: &[OsString],
+        variables: &[(OsString, OsString)],
+    ) -> Option<WarmStart> {
+        let first = argv.first().map(PathBuf::from)?;
         let script = argv.get(1).map(PathBuf::from);
-        let is_python = |path: &Path| {
-            let name = path.file_name().unwrap_or_default();
-            name.as_encoded_bytes().starts_with(b"python")
-        };
-        let found = if is_python(&first) {
+        let (interpreter, program) = if is_python(&first) {
             match script {
-                Some(word) if word == Path::new("-m") => Some((first.clone(), first)),
-                Some(word) if word.is_file() => Some((first, word)),
-                Some(_) | None => None,
+                Some(word) if word == Path::new("-m") => (first.clone(), first),
+                Some(word) if word.is_file() => (first, word),
+                Some(_) | None => return None,
             }
         } else {
-            python_of(&first).map(|interpreter| (interpreter, first))
+            (python_of(&first)?, first)
         };
-        match found {
-            Some((interpreter, program)) if !self.modules.is_empty() => WarmPart::Run(WarmStart {
-                interpreter,
-                program,
-                env: job.common_env(),
-                modules: Modules::Named(self.modules.clone()),
-            }),
-            Some(_) | None => WarmPart::None,
+        if self.modules.is_empty() {
+            return None;
         }
+        Some(WarmStart {
+            interpreter,
+            program,
+            env: self.server_env(variables),
+            modules: Modules::Named(self.modules.clone()),
+        })
+    }
+
+    /// Without the variables of the pool file that are another text in every run.
+    fn server_env(&self, variables: &[(OsString, OsString)]) -> Vec<(OsString, OsString)> {
+        let mut env = server_env(variables);
+        for (name, value) in self.env.iter().filter(|(_, value)| !value.contains('{')) {
+            set(&mut env, name, value);
+        }
+        env
     }
 }
 
@@ -70,12 +79,10 @@ impl CodingAgent for CommandAgent {
             if let Some(word) = argv.iter().find(|word| word.len() > MAX_WORD_BYTES) {
                 return Err(too_long(word.len()));
             }
-            let named = argv.first().cloned().unwrap_or_default();
-            let program = program::find(Path::new(&named), std::env::var_os("PATH"))?;
-            argv.splice(..argv.len().min(1), [program.into()]);
-            let warm = self.warm_start(&argv, job);
+            find(&mut argv)?;
+            let warm = self.warm_start_of(&argv, &job.env);
             let mut command = job.command(argv, env(job, &self.env, &values));
-            command.warm = warm;
+            command.warm = warm.map_or(WarmPart::None, WarmPart::Run);
             // Files that the pool file names belong to the agent.
             let named = self.template.iter().map(PathBuf::from);
             let files = named.filter(|path| path.is_absolute() && path.is_file());
@@ -92,6 +99,21 @@ impl CodingAgent for CommandAgent {
         }
         .boxed()
     }
+
+    /// Placeholders among the first words name nothing yet, and then the first run starts the server.
+    fn warm_start(&self, variables: &[(OsString, OsString)]) -> Option<WarmStart> {
+        let mut argv: Vec<OsString> = self.template.iter().map(OsString::from).collect();
+        find(&mut argv).ok()?;
+        self.warm_start_of(&argv, variables)
+    }
+}
+
+/// Replaces the program's name by its path.
+fn find(argv: &mut [OsString]) -> Result<(), TaskFailure> {
+    let mut nothing = OsString::new();
+    let named = argv.first_mut().unwrap_or(&mut nothing);
+    *named = program::find(Path::new(named), std::env::var_os("PATH"))?.into();
+    Ok(())
 }
 
 fn too_long(bytes: usize) -> TaskFailure {

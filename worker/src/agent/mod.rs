@@ -23,7 +23,7 @@ use pool_core::result::{ErrorKind, TaskFailure};
 use pool_core::source::RelativePath;
 use pool_telemetry::catalog;
 
-use crate::sandbox::warm::{StartKind, WarmPart};
+use crate::sandbox::warm::{StartKind, WarmPart, WarmStart};
 use crate::sandbox::{
     CommandAccess, CommandOutput, Denials, Exit, Finished, LaunchError, SandboxCommand,
     SandboxLauncher, Watch,
@@ -128,6 +128,9 @@ pub trait CodingAgent: Send + Sync {
         sandbox: &'a SandboxLauncher,
         watch: &'a Watch,
     ) -> BoxFuture<'a, Result<AgentRun, TaskFailure>>;
+
+    /// How a fork server starts its runs, if one can. All runs have these variables.
+    fn warm_start(&self, variables: &[(OsString, OsString)]) -> Option<WarmStart>;
 }
 
 /// The agent that the pool file names.
@@ -174,27 +177,7 @@ impl Job {
     /// The environment of every agent: a temporary home, and only the allowed variables of the
     /// worker.
     fn base_env(&self) -> Vec<(OsString, OsString)> {
-        let mut env: Vec<(OsString, OsString)> = vec![
-            ("PATH".into(), AGENT_PATH.into()),
-            ("HOME".into(), self.home().into()),
-            ("TMPDIR".into(), self.temporary().into()),
-            ("LANG".into(), "C.UTF-8".into()),
-            ("TERM".into(), "dumb".into()),
-        ];
-        for (name, value) in &self.env {
-            set(&mut env, name, value);
-        }
-        env
-    }
-
-    /// The same for every run. A path that a module makes of these at its import must exist in
-    /// every sandbox.
-    fn common_env(&self) -> Vec<(OsString, OsString)> {
-        let mut env = self.base_env();
-        for name in ["HOME", "TMPDIR"] {
-            set(&mut env, name, "/tmp");
-        }
-        env
+        base_env(self.home(), self.temporary(), &self.env)
     }
 
     fn command(&self, argv: Vec<OsString>, mut env: Vec<(OsString, OsString)>) -> SandboxCommand {
@@ -228,6 +211,34 @@ impl Job {
             .await
             .map_err(|error| failure("cannot write the agent's files", error))
     }
+}
+
+fn base_env(
+    home: PathBuf,
+    temporary: PathBuf,
+    variables: &[(OsString, OsString)],
+) -> Vec<(OsString, OsString)> {
+    let mut env: Vec<(OsString, OsString)> = vec![
+        ("PATH".into(), AGENT_PATH.into()),
+        ("HOME".into(), home.into()),
+        ("TMPDIR".into(), temporary.into()),
+        ("LANG".into(), "C.UTF-8".into()),
+        ("TERM".into(), "dumb".into()),
+    ];
+    for (name, value) in variables {
+        set(&mut env, name, value);
+    }
+    env
+}
+
+/// The environment of a fork server. A path that a module makes of these variables at its import
+/// must exist in every sandbox.
+fn server_env(variables: &[(OsString, OsString)]) -> Vec<(OsString, OsString)> {
+    let mut env = base_env("/tmp".into(), "/tmp".into(), variables);
+    for name in ["HOME", "TMPDIR"] {
+        set(&mut env, name, "/tmp");
+    }
+    env
 }
 
 /// Sets a variable, which replaces an earlier one.

@@ -1,12 +1,13 @@
 //! An agent that does nothing at all, for measuring the pool itself.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use pool_core::result::TaskFailure;
 
 use super::{AgentEvidence, AgentRun, CodingAgent, Job};
-use crate::sandbox::warm::StartKind;
+use crate::sandbox::warm::{StartKind, WarmStart};
 use crate::sandbox::{CommandOutput, Denials, Exit, SandboxLauncher, Watch};
 
 pub(super) struct Noop;
@@ -28,5 +29,9 @@ impl CodingAgent for Noop {
             denials: Denials::default(),
         }))
         .boxed()
+    }
+
+    fn warm_start(&self, _: &[(OsString, OsString)]) -> Option<WarmStart> {
+        None
     }
 }

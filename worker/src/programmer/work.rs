@@ -282,8 +282,6 @@ impl Work<'_> {
 
     fn job(&self, assignment: &Assignment, model: LlmName, session: &LlmSession) -> Job {
         let (workshop, limits) = (&self.attempts.workshop, &self.attempts.programmer.limits);
-        let mut env = workshop.sandbox.variables().to_vec();
-        env.extend(workshop.env.iter().cloned());
         let access = CommandAccess {
             pinned: self.worktree.objects(),
             write: vec![self.worktree.scratch()],
@@ -305,7 +303,7 @@ impl Work<'_> {
             context_limit: limits.context_limit,
             timeout: limits.agent_timeout,
             no_output_timeout: workshop.pool.agent.no_output_timeout,
-            env,
+            env: workshop.agent_variables(),
             access,
         }
     }

@@ -51,14 +51,34 @@ impl Workshop {
         let workspaces = workspaces.guarding(trust::guarded(&pool).places);
         Ok(Self {
             upstreams,
+            sandbox: sandbox.with_warm_starts(workspaces.warm_places()),
             workspaces,
             baselines: Baselines::default(),
-            sandbox,
             agent: agent::from_config(&pool.agent),
             env: agent::allowed_env(&pool.agent.env_allow),
             path: std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into()),
             pool,
         })
+    }
+
+    /// The variables that every run of the agent has.
+    pub(super) fn agent_variables(&self) -> Vec<(OsString, OsString)> {
+        let mut variables = self.sandbox.variables().to_vec();
+        variables.extend(self.env.iter().cloned());
+        variables
+    }
+
+    /// Starts the agent's fork server, if it has one.
+    pub async fn warm_up(&self) {
+        if let Some(start) = self.agent.warm_start(&self.agent_variables()) {
+            self.sandbox.warm_up(&start).await;
+        }
+    }
+
+    /// Whether the agent's fork server is ready.
+    pub fn is_warm(&self) -> bool {
+        let start = self.agent.warm_start(&self.agent_variables());
+        start.is_some_and(|start| self.sandbox.is_warm(&start.program))
     }
 
     pub fn upstreams(&self) -> Arc<Upstreams> {

@@ -65,7 +65,7 @@ use hints::Walls;
 use limits::HelperOrder;
 use telemetry::{LayersSetUp, LimitExceeded, SetupFailed};
 use trust::Guarded;
-use warm::{StartKind, WarmPart, WarmServers};
+use warm::{StartKind, WarmPart, WarmPlaces, WarmServers};
 
 /// How long after SIGTERM the remaining processes get SIGKILL.
 pub const GRACE: Duration = Duration::from_secs(5);
@@ -104,14 +104,13 @@ impl SandboxLauncher {
             runs: pool.programmers.len() as u64,
             ..Self::build(&pool.sandbox, layers, trust::guarded(pool), helper)
         }
-        .with_warm_starts(&pool.workspace.dir.join("warm"))
     }
 
-    /// The same, with fork servers that keep their files in this directory.
+    /// The same, with fork servers that keep their files in these places.
     #[must_use]
-    pub fn with_warm_starts(self, directory: &Path) -> Self {
+    pub fn with_warm_starts(self, places: WarmPlaces) -> Self {
         Self {
-            warm: Some(Arc::new(WarmServers::new(directory.to_owned()))),
+            warm: Some(Arc::new(WarmServers::new(places))),
             ..self
         }
     }

@@ -9,7 +9,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use agent_sandbox::processes::{is_stopped, session_of, signal_all};
-use agent_sandbox::{Plan, SetupError, receive_bytes, send_files};
+use agent_sandbox::{SetupError, receive_bytes, send_files};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use pool_core::result::NetworkAttempts;
@@ -26,7 +26,7 @@ use super::last_event::Finder;
 use super::life::ProcessorSample;
 use super::orphans::{end_orphans, forget_helper, pid_of, start_helper};
 use super::report::HelperReport;
-use super::warm::{StartKind, wire};
+use super::warm::{StartKind, Wiring, wire};
 use super::{
     CommandOutput, Denials, Exit, Finished, GRACE, GatewayServer, HELPER_COMMAND, HelperEnd,
     LaunchError, SandboxCommand, SandboxLauncher, Watch,
@@ -57,7 +57,8 @@ pub(super) async fn run(
     let begin = Instant::now();
     let walls = sandbox.walls(&command);
     let plan = walls.as_ref().map(|walls| walls.plan.clone());
-    let started = start(sandbox, &command, plan).map_err(|source| LaunchError::Helper {
+    let wiring = wire(sandbox, &command, plan).await;
+    let started = start(sandbox, &command, wiring).map_err(|source| LaunchError::Helper {
         helper: sandbox.helper.clone(),
         source,
     })?;
@@ -216,11 +217,10 @@ fn program(command: &SandboxCommand) -> String {
 fn start(
     sandbox: &SandboxLauncher,
     command: &SandboxCommand,
-    plan: Option<Plan>,
+    wiring: Wiring,
 ) -> io::Result<Started> {
     let (line, helper_line) = std::os::unix::net::UnixStream::pair()?;
     line.set_nonblocking(true)?;
-    let wiring = wire(sandbox, command, plan);
     let order = sandbox.order(command, wiring.plan);
     let group = order.group.clone();
     let user_processes = sandbox.user_processes(&order);

@@ -45,6 +45,7 @@ use pool_telemetry::clock::{new_id, wall_clock};
 
 use crate::sandbox::PinnedDirectory;
 use crate::sandbox::trust::{named_by, real};
+use crate::sandbox::warm::WarmPlaces;
 
 use alternates::{ObjectPlaces, object_directories};
 pub use attributes::AttributeChange;
@@ -120,6 +121,15 @@ impl Workspaces {
     pub(crate) fn guarding(mut self, places: Vec<PathBuf>) -> Self {
         self.guarded.extend(places);
         self
+    }
+
+    /// The places for the files of fork servers. The recorded runs of a worker that crashes are
+    /// removed with its attempts.
+    pub(crate) fn warm_places(&self) -> WarmPlaces {
+        WarmPlaces {
+            lists: self.config.dir.join("warm"),
+            records: self.lock.attempts.clone(),
+        }
     }
 
     /// Makes the worktree of an attempt, at the task's base commit.

@@ -132,10 +132,13 @@ impl World {
     fn started_below(parent: &Path, user: u32, start: Start) -> Self {
         let mut world = Self::below(parent, user);
         if start == Start::ForkServer {
-            let helper = as_user(Command::new(world.dir.path().join("worker")), user);
-            world.server = Some(ForkServer::start(helper, PYTHON));
+            world.server = Some(ForkServer::start(world.helper(), PYTHON));
         }
         world
+    }
+
+    fn helper(&self) -> Command {
+        as_user(Command::new(self.dir.path().join("worker")), self.user)
     }
 
     fn tree(&self) -> PathBuf {
@@ -426,6 +429,92 @@ fn every_layer_that_is_left_out_lets_an_attack_succeed() {
                 Outcome::Succeeded,
                 "{name} as {user} in {level} without {what}, started by {start:?}: {said}"
             );
+        }
+    }
+}
+
+/// The steps by which a fork server's child gives up its rights, the text in their place, and the
+/// reason by which process 1 refuses a child that has left the step out. `no_new_privs` is missing:
+/// the helper of the server sets it already.
+const LEFT_OUT: [(&str, &str, &str); 11] = [
+    ("    drop_capabilities()\n", "", "Cap"),
+    (
+        "        libc.prctl(PR_CAPBSET_DROP, ctypes.c_ulong(number)",
+        "        number == 7 or libc.prctl(PR_CAPBSET_DROP, ctypes.c_ulong(number)",
+        "CapBnd",
+    ),
+    (
+        "        check(libc.syscall(ctypes.c_long(LANDLOCK_RESTRICT_SELF)",
+        "        0 and check(libc.syscall(ctypes.c_long(LANDLOCK_RESTRICT_SELF)",
+        "Landlock",
+    ),
+    (
+        "    for text in plan[\"filters\"]:",
+        "    for text in []:",
+        "Seccomp",
+    ),
+    (
+        "    for text in plan[\"filters\"]:",
+        "    for text in plan[\"filters\"][:2]:",
+        "Seccomp_filters",
+    ),
+    (
+        "        if kind in room:",
+        "        if kind in room and kind != \"cgroup\":",
+        "cgroup namespace",
+    ),
+    (
+        "        if kind in room:",
+        "        if kind in room and kind != \"mnt\":",
+        "",
+    ),
+    (
+        "        if kind in room:",
+        "        if kind in room and kind != \"net\":",
+        "net namespace",
+    ),
+    (
+        "        if kind in room:",
+        "        if kind in room and kind != \"ipc\":",
+        "ipc namespace",
+    ),
+    (
+        "        if kind in room:",
+        "        if kind in room and kind != \"uts\":",
+        "uts namespace",
+    ),
+    (
+        "        if kind in room:",
+        "        if kind in room and kind != \"pid\":",
+        "",
+    ),
+];
+
+#[test]
+fn process_1_refuses_a_warm_process_that_has_kept_any_right() {
+    for user in users() {
+        let mut world = World::new(user);
+        for (step, instead, reason) in LEFT_OUT {
+            if reason == "Landlock" && landlock_abi() < 2 {
+                eprintln!("skipped: this kernel has no Landlock");
+                continue;
+            }
+            assert_eq!(
+                warm::SOURCE.matches(step).count(),
+                1,
+                "the server has {step}"
+            );
+            let source = warm::SOURCE.replace(step, instead);
+            let helper = world.helper();
+            world.server = Some(ForkServer::start_changed(helper, PYTHON, &source));
+            let plan = world.plan(layers(Level::Strict));
+            let (report, printed) = world.start(Some(&plan), &[PYTHON, "-c", "print('done')"]);
+            let cold = report["ended"]["cold"].as_str().unwrap_or_default();
+            assert!(
+                !cold.is_empty() && cold.contains(reason),
+                "without {step} as {user}: {report}"
+            );
+            assert_eq!(printed, "done\n", "it runs cold: {report}");
         }
     }
 }

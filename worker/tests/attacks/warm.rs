@@ -11,7 +11,7 @@ use agent_sandbox::{Layers, Level, Plan, RunLimits, WarmRole, receive_bytes, sen
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-const SOURCE: &str = include_str!("../../src/sandbox/warm/server.py");
+pub(crate) const SOURCE: &str = include_str!("../../src/sandbox/warm/server.py");
 const BOOT: &str = "import socket;control=socket.socket(fileno=3);\
     exec(compile(control.recv(1<<20),'<warm>','exec'),{'__name__':'warm','control':control})";
 const MODULES: &[u8] =
@@ -35,7 +35,12 @@ fn pair() -> (OwnedFd, OwnedFd) {
 
 impl ForkServer {
     /// Starts one with this helper, which runs as the user of the world.
-    pub(crate) fn start(mut helper: Command, python: &str) -> Self {
+    pub(crate) fn start(helper: Command, python: &str) -> Self {
+        Self::start_changed(helper, python, SOURCE)
+    }
+
+    /// The same with another program for the server.
+    pub(crate) fn start_changed(mut helper: Command, python: &str, source: &str) -> Self {
         let plan = Plan {
             layers: Layers {
                 seccomp: false,
@@ -67,7 +72,7 @@ impl ForkServer {
         drop(inside);
         let mut list = File::from(memfd_create("modules", MemfdFlags::CLOEXEC).expect("a file"));
         list.write_all(MODULES).expect("a list");
-        send_files(&control, SOURCE.as_bytes(), &[]).expect("its program");
+        send_files(&control, source.as_bytes(), &[]).expect("its program");
         send_files(&control, b"modules", &[list.as_fd()]).expect("its modules");
         let mut answer = [0; 1024];
         let (count, _) = receive_bytes(&control, &mut answer).expect("an answer");

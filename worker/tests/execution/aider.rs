@@ -2,6 +2,7 @@
 //! `--ignored`.
 #![expect(clippy::expect_used, reason = "a helper that fails fails the test")]
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,6 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use worker::agent::{AgentRun, Edit, Job, from_config, judge};
-use worker::sandbox::warm::StartKind;
 use worker::sandbox::{GatewayServer, SandboxLauncher, Watch};
 use worker::workspace::WorktreeChanges;
 
@@ -25,7 +25,7 @@ use crate::agents::{hostile_to_aider, job, pwned, run};
 use crate::repo::Bench;
 
 /// The LLM's answer: a status and the text of its message.
-type Answer = (u16, &'static str);
+pub(crate) type Answer = (u16, &'static str);
 
 const EDIT: &str = "calc.py\n```python\n<<<<<<< SEARCH\n    return a - b\n=======\n    return a + b\n>>>>>>> REPLACE\n```\n";
 const BAD_EDIT: &str = "calc.py\n```python\n<<<<<<< SEARCH\n    return a * c\n=======\n    return 1\n>>>>>>> REPLACE\n```\n";
@@ -80,7 +80,7 @@ fn llm_server(given: Answer) -> GatewayServer {
 }
 
 /// Lets the job use this LLM.
-fn use_llm(job: &mut Job, given: Answer) {
+pub(crate) fn use_llm(job: &mut Job, given: Answer) {
     let server = llm_server(given);
     job.base_url = format!("http://127.0.0.1:{}/v1", server.port);
     job.access.gateway = Some(server);
@@ -91,11 +91,7 @@ async fn aider(
     bench: &Bench,
     given: Answer,
 ) -> (AgentRun, WorktreeChanges, Result<Edit, TaskFailure>) {
-    let program = std::env::var_os("POOL_AIDER").expect("POOL_AIDER names the aider program");
-    let kind = AgentKind::Aider {
-        program: program.into(),
-        edit_format: "diff".to_owned(),
-    };
+    let kind = config(&program(), false).kind;
     let worktree = bench.worktree().await;
     let mut job = job(&worktree, &["calc.py"]);
     use_llm(&mut job, given);
@@ -113,13 +109,17 @@ async fn aider(
     (run, changes, verdict)
 }
 
-/// One run of aider behind this sandbox, which must edit the file. Returns how it started.
-pub(crate) async fn edit(sandbox: &SandboxLauncher, warm: bool) -> StartKind {
-    let bench = Bench::new();
+/// The aider of this machine.
+pub(crate) fn program() -> PathBuf {
     let program = std::env::var_os("POOL_AIDER").expect("POOL_AIDER names the aider program");
-    let config = pool::Agent {
+    program.into()
+}
+
+/// The section `agent` for this program.
+pub(crate) fn config(program: &Path, warm: bool) -> pool::Agent {
+    pool::Agent {
         kind: AgentKind::Aider {
-            program: program.into(),
+            program: program.to_owned(),
             edit_format: "diff".to_owned(),
         },
         no_output_timeout: Duration::from_secs(120),
@@ -127,7 +127,13 @@ pub(crate) async fn edit(sandbox: &SandboxLauncher, warm: bool) -> StartKind {
         env_allow: Vec::new(),
         warm,
         warm_modules: Vec::new(),
-    };
+    }
+}
+
+/// One run of aider behind this sandbox, which must edit the file.
+pub(crate) async fn edit(program: &Path, sandbox: &SandboxLauncher, warm: bool) -> AgentRun {
+    let bench = Bench::new();
+    let config = config(program, warm);
     let worktree = bench.worktree().await;
     let mut job = job(&worktree, &["calc.py"]);
     job.timeout = Duration::from_secs(300);
@@ -146,7 +152,7 @@ pub(crate) async fn edit(sandbox: &SandboxLauncher, warm: bool) -> StartKind {
     assert_eq!(verdict, Ok(Edit::Whole), "{:?} {said}", run.start);
     assert_eq!(changes.files, ["calc.py"], "{said}");
     eprintln!("{:?} in {:?}", run.start, run.duration);
-    run.start
+    run
 }
 
 #[tokio::test]

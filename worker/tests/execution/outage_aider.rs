@@ -17,14 +17,14 @@ use pool_telemetry::clock::new_id;
 use pool_tests::scripted_llm::{Answer, Behave, Fail, Rule, Script, ScriptedLlm};
 use serde_json::json;
 use tokio::net::TcpSocket;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use worker::programmer::attempt::AttemptEnd;
 use worker::programmer::claim::{Claimed, read};
 use worker::programmer::workshop::{Attempts, Workshop};
 
 use crate::repo::Bench;
-use crate::support::sandbox;
+use crate::support::{eventually, sandbox};
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long calls that fail at once may take, apart from waiting, on a busy machine.
@@ -174,6 +174,14 @@ impl Ward {
             .expect("a valid pool file");
         let [scripted, closed] = [0, 1].map(|index| pool.programmers[index].clone());
         let workshop = Arc::new(Workshop::open(Arc::new(pool), sandbox()).expect("a workshop"));
+        if sandbox().gives_own_network() {
+            // Every run is quicker then, and the cost of an outage is easier to see.
+            workshop.warm_up().await;
+            let warm = async { while !eventually(|| workshop.is_warm()).await {} };
+            timeout(Duration::from_secs(300), warm)
+                .await
+                .expect("a fork server");
+        }
         let scripted = workshop.attempts(scripted, None).await.expect("a gateway");
         let closed = workshop.attempts(closed, None).await.expect("a gateway");
         Self {

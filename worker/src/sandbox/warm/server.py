@@ -13,6 +13,7 @@ import resource
 import runpy
 import signal
 import socket
+import stat
 import sys
 import threading
 import time
@@ -25,6 +26,10 @@ SECCOMP_MODE_FILTER, CAPABILITY_VERSION, LANDLOCK_RESTRICT_SELF, MOST_CAPABILITI
 KINDS = {"user": 0x10000000, "cgroup": 0x02000000, "mnt": 0x00020000, "net": 0x40000000, "ipc": 0x08000000, "uts": 0x04000000}
 KINDS["pid"] = 0x20000000
 MOST_FILES = 16
+# The times of files may be behind the clock by one tick of the kernel.
+TICK_NS = 20_000_000
+# A file that every process may write unless Landlock forbids it.
+OWN_SETTING = "/proc/self/coredump_filter"
 
 # The name under which the worker has this text compiled.
 NAME = "<warm>"
@@ -64,6 +69,15 @@ def text_of(file):
 
 
 def load(modules):
+    """Imports the modules. Returns the paths of the files that they have opened, such as tables of data."""
+    opened, listens = set(), True
+
+    def listen(event, arguments):
+        if event == "open" and listens:
+            opened.add(arguments[0])
+
+    # It stays for good, in the children too.
+    sys.addaudithook(listen)
     # Libraries for numbers start threads otherwise. The variables of a run replace these.
     os.environ.update({f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "OMP", "MKL", "NUMEXPR")})
     # An error of a module comes again when the program imports the module itself.
@@ -72,6 +86,45 @@ def load(modules):
             importlib.import_module(name)
         except BaseException:
             pass
+    listens = False
+    return opened
+
+
+def loaded_files(opened):
+    """The files below the directories for modules that the imports have read, as they are now. Python compares size and time
+    as well before it takes a compiled file for a source."""
+    paths = {path for path in opened if isinstance(path, str)}
+    for module in list(sys.modules.values()):
+        try:
+            # Without waking a module that loads itself on first use.
+            paths.add(types.ModuleType.__getattribute__(module, "__dict__").get("__file__"))
+        except (AttributeError, TypeError):
+            pass
+    directories = tuple(os.path.join(path, "") for path in sys.path if os.path.isabs(path))
+    files = []
+    for path in paths:
+        if isinstance(path, str) and path.startswith(directories) and path.encode(errors="ignore").decode() == path:
+            try:
+                state = os.stat(path)
+            except OSError:
+                continue
+            if stat.S_ISREG(state.st_mode):
+                files.append((path, state))
+    return files
+
+
+def changed_since(files, began):
+    """A file that somebody may have changed after its module was imported."""
+    return next((path for path, state in files if state.st_ctime_ns >= began - TICK_NS), None)
+
+
+def list_of(files):
+    file = os.memfd_create("files")
+    facts = [[path, state.st_ino, state.st_size, state.st_mtime_ns] for path, state in files]
+    with open(file, "w", closefd=False) as text:
+        json.dump(facts, text)
+    os.lseek(file, 0, os.SEEK_SET)
+    return file
 
 
 def open_files():
@@ -102,21 +155,25 @@ def serve(control):
     modules = json.loads(text_of(list_file))
     os.close(list_file)
     own_namespace = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-    before = open_files()
+    before, began = open_files(), time.time_ns()
     # The interpreter puts the current directory first for a program that is no file.
     sys.path.pop(0)
-    load(modules)
-    refused = why_not(before)
+    files = loaded_files(load(modules))
+    changed = changed_since(files, began)
+    refused = f"{changed} changed while it was imported" if changed else why_not(before)
     if refused:
         send(control, {"refused": refused})
         return
     # Other processes of this user must not look into it, and neither into its children before they are programs.
     prctl(PR_SET_DUMPABLE, 0)
-    gc.collect()
-    gc.freeze()
     # The kernel collects the children.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    send(control, {"refused": None})
+    list_file = list_of(files)
+    send(control, {"refused": None}, list_file)
+    os.close(list_file)
+    del files
+    gc.collect()
+    gc.freeze()
     while True:
         _, files = receive(control)
         if not files:
@@ -162,16 +219,30 @@ def join(sock, own_namespace):
     plan = json.loads(text_of(room["plan"]))
     status, groups = (os.open(f"/proc/self/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in ("status", "cgroup"))
     confine(plan, room, {sock.fileno(), status, groups})
-    send(sock, {"pid": os.getpid()}, status)
+    # From here it is what any program of the run may be, and process 1 may look into it.
+    prctl(PR_SET_DUMPABLE, 1)
+    namespaces = os.open("/proc/self/ns", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    send(sock, {"pid": os.getpid(), "landlock": has_landlock()}, status)
     send(sock, {}, groups)
+    send(sock, {}, namespaces)
     go, _ = receive(sock)
     if not go:
         return
-    os.close(status)
-    os.close(groups)
+    for file in (status, groups, namespaces):
+        os.close(file)
     sock.close()
-    prctl(PR_SET_DUMPABLE, 1)
     os._exit(become(plan))
+
+
+def has_landlock():
+    """Whether Landlock holds this process. None: it cannot be tried here."""
+    try:
+        os.close(os.open(OWN_SETTING, os.O_WRONLY | os.O_CLOEXEC))
+    except PermissionError:
+        return True
+    except OSError:
+        return None
+    return False
 
 
 def enter_group(file):

@@ -9,14 +9,16 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use agent_sandbox::{receive_bytes, send_files};
+use pool_core::id::AttemptId;
+use pool_telemetry::clock::new_id;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use serde::Deserialize;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Modules, Recording, ServerState, WarmPart, WarmServers, WarmStart};
+use super::installation::LoadedFiles;
+use super::{Modules, Recording, ServerEnd, WarmPart, WarmPlaces, WarmServers, WarmStart};
 use crate::sandbox::{
     CommandAccess, Exit, Finished, LaunchError, SandboxCommand, SandboxLauncher, Watch,
 };
@@ -29,6 +31,8 @@ const BOOT: &str = "import socket;control=socket.socket(fileno=3);\
     exec(compile(control.recv(1<<20),'<warm>','exec'),{'__name__':'warm','control':control})";
 /// Importing 3,000 modules takes 4 s on an idle machine.
 const READY_WITHIN: Duration = Duration::from_secs(120);
+/// The lists that are kept: those of several pools and programs may share a directory.
+const MOST_LISTS: usize = 16;
 /// The longest list of modules.
 const LONGEST_LIST: u64 = 4 * 1024 * 1024;
 /// The port of a made-up run, in a network of its own.
@@ -42,7 +46,7 @@ pub(super) fn spawn(
     stamp: String,
     ending: CancellationToken,
 ) {
-    let Some(directory) = servers.upgrade().map(|servers| servers.directory.clone()) else {
+    let Some(places) = servers.upgrade().map(|servers| servers.places.clone()) else {
         return;
     };
     // Without the servers, which this task must not keep alive.
@@ -51,22 +55,19 @@ pub(super) fn spawn(
         ..sandbox.clone()
     };
     tokio::spawn(async move {
+        let program = start.program.clone();
         let life = ServerLife {
             sandbox,
             start,
             stamp,
             ending,
         };
-        let why = life.live(&directory, &servers).await;
+        tracing::info!("a fork server for {} is starting", program.display());
+        let end = life.live(&places, &servers).await;
         if let Some(servers) = servers.upgrade().filter(|_| !life.ending.is_cancelled()) {
-            let program = life.start.program.display();
-            tracing::warn!("no warm starts of {program} for a while: {why}");
-            let at = Instant::now();
-            servers.set(
-                &life.start.program,
-                &life.ending,
-                ServerState::Failed { at, why },
-            );
+            let why = &end.why;
+            tracing::warn!("the fork server for {} has ended: {why}", program.display());
+            servers.ended(&program, &life.ending, &life.stamp, end);
         }
     });
 }
@@ -80,22 +81,29 @@ struct ServerLife {
 
 /// The first message of a server.
 #[derive(Debug, Deserialize)]
-struct Answer {
+struct Message {
     /// Why it cannot serve; None: it can.
     refused: Option<String>,
 }
 
+/// The same, with what came along.
+enum Answer {
+    Ready(OwnedFd, LoadedFiles),
+    Refused(String),
+}
+
 impl ServerLife {
-    /// Runs the server until it ends. Returns why it ended, or did not start.
-    async fn live(&self, directory: &Path, servers: &Weak<WarmServers>) -> String {
+    /// Runs the server until it ends.
+    async fn live(&self, places: &WarmPlaces, servers: &Weak<WarmServers>) -> ServerEnd {
+        let end = |was_ready| move |why| ServerEnd { was_ready, why };
         let modules = match &self.start.modules {
             Modules::Named(names) => serde_json::to_vec(names).map_err(|error| error.to_string()),
-            Modules::Recorded(recording) => self.recorded(directory, recording).await,
+            Modules::Recorded(recording) => self.recorded(places, recording).await,
         };
         let connected = modules.and_then(|list| connect(&list).map_err(|error| error.to_string()));
         let (control, inside) = match connected {
             Ok(connected) => connected,
-            Err(why) => return why,
+            Err(why) => return end(false)(why),
         };
         let watch = Watch::new(self.ending.clone());
         let launcher = self.unlimited();
@@ -103,21 +111,23 @@ impl ServerLife {
         tokio::pin!(running);
         let answer = tokio::select! {
             answer = off_the_runtime(move || answer(control)) => answer,
-            ended = &mut running => return how(ended),
+            ended = &mut running => return end(false)(how(ended)),
         };
-        let control = match answer {
-            Ok((control, Answer { refused: None })) => control,
-            Ok((_, Answer { refused: Some(why) })) => return why,
+        let (control, files) = match answer {
+            Ok(Answer::Ready(control, files)) => (control, files),
+            Ok(Answer::Refused(why)) => return end(false)(why),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return format!("it was not ready within {} s", READY_WITHIN.as_secs());
+                let limit = READY_WITHIN.as_secs();
+                return end(false)(format!("it was not ready within {limit} s"));
             }
-            Err(error) => return format!("it gave no answer: {error}"),
+            Err(error) => return end(false)(format!("it gave no answer: {error}")),
         };
         if let Some(servers) = servers.upgrade() {
-            let state = ServerState::Ready { control, runs: 0 };
-            servers.set(&self.start.program, &self.ending, state);
+            let program = &self.start.program;
+            servers.ready(program, &self.ending, control, files);
+            tracing::info!("the fork server for {} is ready", program.display());
         }
-        how(running.await)
+        end(true)(how(running.await))
     }
 
     /// The server's limits are those of its runs. It has none itself, because its children inherit
@@ -155,23 +165,27 @@ impl ServerLife {
     }
 
     /// The list of modules of this installation, from the directory or from a made-up run.
-    async fn recorded(&self, directory: &Path, recording: &Recording) -> Result<Vec<u8>, String> {
+    async fn recorded(
+        &self,
+        places: &WarmPlaces,
+        recording: &Recording,
+    ) -> Result<Vec<u8>, String> {
         let name = format!("{}.json", self.stamp);
-        if let Ok(known) = read_list(&directory.join(&name)) {
+        if let Ok(known) = read_list(&places.lists.join(&name)) {
             return Ok(known);
         }
-        let place = directory.join(format!("record-{}", std::process::id()));
+        let place = places
+            .records
+            .join(format!("warm-{}", new_id::<AttemptId>()));
         let recorded = self.record(&place, recording).await;
-        let text = |error: io::Error| error.to_string();
-        let tidied = place.clone();
-        let removed = off_the_runtime(move || remove_tree(&tidied)).await;
-        let recorded = recorded?;
-        removed.map_err(text)?;
-        let (directory, written) = (directory.to_owned(), recorded.clone());
-        off_the_runtime(move || Directory::open(&directory)?.write(&name, &written))
-            .await
-            .map_err(text)?;
-        Ok(recorded)
+        let (lists, made) = (places.lists.clone(), recorded.as_ref().ok().cloned());
+        let kept = off_the_runtime(move || {
+            let kept = made.map_or(Ok(()), |list| keep_list(&place, &lists, &name, &list));
+            remove_tree(&place).and(kept)
+        });
+        // Without the list the next server records another one.
+        kept.await.map_err(|error| error.to_string())?;
+        recorded
     }
 
     async fn record(&self, place: &Path, recording: &Recording) -> Result<Vec<u8>, String> {
@@ -180,7 +194,6 @@ impl ServerLife {
             if let Some(above) = made.parent() {
                 make_directory(above)?;
             }
-            remove_tree(&made)?;
             make_directory(&made)
         });
         made.await.map_err(|error| error.to_string())?;
@@ -227,6 +240,31 @@ fn read_list(file: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Keeps a list below the directory of lists. Another worker may read there at the same moment, so
+/// the list is moved there as a whole.
+fn keep_list(place: &Path, lists: &Path, name: &str, list: &[u8]) -> io::Result<()> {
+    make_directory(lists)?;
+    let (place, to) = (Directory::open(place)?, Directory::open(lists)?);
+    place.write(name, list)?;
+    place.rename(name.as_ref(), &to)?;
+    remove_oldest(lists)
+}
+
+/// Lists of former installations are of no use.
+fn remove_oldest(lists: &Path) -> io::Result<()> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(lists)? {
+        let entry = entry?;
+        found.push((entry.metadata()?.modified()?, entry.path()));
+    }
+    found.sort();
+    let surplus = found.len().saturating_sub(MOST_LISTS);
+    found
+        .iter()
+        .take(surplus)
+        .try_for_each(|(_, path)| remove_tree(path))
+}
+
 /// The two ends of a socket to a server. It finds its program and its modules there.
 fn connect(modules: &[u8]) -> io::Result<(OwnedFd, OwnedFd)> {
     let (outside, inside) = socketpair(
@@ -243,12 +281,23 @@ fn connect(modules: &[u8]) -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Waits for the first message of a server.
-fn answer(control: OwnedFd) -> io::Result<(OwnedFd, Answer)> {
+fn answer(control: OwnedFd) -> io::Result<Answer> {
     set_socket_timeout(&control, Timeout::Recv, Some(READY_WITHIN))?;
     let mut buffer = vec![0; 16 * 1024];
-    let (count, _) = receive_bytes(&control, &mut buffer)?;
-    let answer = serde_json::from_slice(buffer.get(..count).unwrap_or_default())?;
+    let (count, list) = receive_bytes(&control, &mut buffer)?;
+    let message = serde_json::from_slice(buffer.get(..count).unwrap_or_default())?;
+    if let Message { refused: Some(why) } = message {
+        return Ok(Answer::Refused(why));
+    }
+    let list = File::from(list.ok_or(io::ErrorKind::UnexpectedEof)?);
+    let files: LoadedFiles = serde_json::from_reader(io::BufReader::new(list))?;
+    if let Some(path) = files.changed() {
+        let path = path.display();
+        return Ok(Answer::Refused(format!(
+            "{path} is another file in its sandbox"
+        )));
+    }
     // From now on a server that hangs must not hold the worker up.
     rustix::io::ioctl_fionbio(&control, true)?;
-    Ok((control, answer))
+    Ok(Answer::Ready(control, files))
 }
