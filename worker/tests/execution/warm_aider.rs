@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pool_core::pool;
+use pool_tests::places::lasting_directory;
 use tokio::time::{Instant, timeout};
 use worker::agent::{AgentRun, from_config};
 use worker::sandbox::SandboxLauncher;
