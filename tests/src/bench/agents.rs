@@ -149,14 +149,11 @@ fn repository(dir: &Path) -> anyhow::Result<()> {
 async fn warm_start(log: &Path) -> anyhow::Result<()> {
     loop {
         let said = std::fs::read_to_string(log)?;
-        let about = said
-            .lines()
-            .filter(|line| line.contains("the fork server for "));
-        for line in about {
-            if line.contains("is ready") {
-                return Ok(());
-            }
-            bail!("no warm starts: {line}");
+        let mut lines = said.lines();
+        match lines.find(|line| line.contains("the fork server for ")) {
+            Some(line) if line.contains("is ready") => return Ok(()),
+            Some(line) => bail!("no warm starts: {line}"),
+            None => {}
         }
         sleep(LOOK_EVERY).await;
     }
