@@ -169,15 +169,17 @@ fn shown_node(path: &Path, entry: &PathAccess) -> io::Result<Option<Node>> {
     }))
 }
 
+/// The flags that mounts at and below a path get.
+type MountRules = BTreeMap<PathBuf, MountFlags>;
+
 /// Mounts everything below `root`. Returns the flags that the copies get.
-fn place(root: &Path, nodes: BTreeMap<PathBuf, Node>) -> io::Result<Vec<(PathBuf, MountFlags)>> {
-    let mut rules = Vec::new();
-    // The parents come first, so the last one that is above a path is the nearest.
-    let mut copies: Vec<(PathBuf, bool)> = Vec::new();
+fn place(root: &Path, nodes: BTreeMap<PathBuf, Node>) -> io::Result<MountRules> {
+    let mut rules = MountRules::new();
+    // The parents come first. False: a cover.
+    let mut copies: BTreeMap<PathBuf, bool> = BTreeMap::new();
     for (number, (path, node)) in nodes.into_iter().enumerate() {
         let target = at(root, &path);
-        let nearest = copies.iter().rfind(|(above, _)| path.starts_with(above));
-        let in_copy = nearest.is_some_and(|(_, is_copy)| *is_copy);
+        let in_copy = path.ancestors().find_map(|above| copies.get(above)) == Some(&true);
         let exists = target.symlink_metadata().is_ok();
         if in_copy && !exists {
             // Only things that this module adds on its own are missing in a copy.
@@ -202,18 +204,18 @@ fn place(root: &Path, nodes: BTreeMap<PathBuf, Node>) -> io::Result<Vec<(PathBuf
                 directory,
                 flags,
             } => {
-                rules.push((target.clone(), flags));
-                copies.push((path.clone(), true));
+                rules.insert(target.clone(), flags);
+                copies.insert(path.clone(), true);
                 stand(directory).and_then(|()| attach(tree, &target))
             }
             // The target of a link lies elsewhere, and is not shown or has an entry of its own.
             Node::Text(_) | Node::Hidden if target.is_symlink() => Ok(()),
             Node::Text(text) => cover(root, number, &target, text).map(|()| {
-                rules.push((target.clone(), SEALED));
+                rules.insert(target.clone(), SEALED);
             }),
             Node::Hidden => cover(root, number, &target, "").map(|()| {
-                rules.push((target.clone(), SEALED));
-                copies.push((path.clone(), false));
+                rules.insert(target.clone(), SEALED);
+                copies.insert(path.clone(), false);
             }),
         };
         at_path(&path, done)?;
@@ -300,14 +302,11 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 /// Gives every mount below `root` the flags of the nearest rule above it. A bind mount takes its
 /// flags from outside, and mounts inside of it have flags of their own. `outside` is what `root`
 /// shows.
-fn restrict_mounts(root: &Path, outside: &Path, rules: &[(PathBuf, MountFlags)]) -> io::Result<()> {
+fn restrict_mounts(root: &Path, outside: &Path, rules: &MountRules) -> io::Result<()> {
     let info = fs::read("/proc/self/mountinfo")?;
     for mount in info.split(|byte| *byte == b'\n').filter_map(mounted) {
-        let rule = rules
-            .iter()
-            .filter(|(path, _)| mount.at.starts_with(path))
-            .max_by_key(|(path, _)| path.as_os_str().len());
-        if let (Ok(below), Some((_, more))) = (mount.at.strip_prefix(root), rule) {
+        let rule = mount.at.ancestors().find_map(|above| rules.get(above));
+        if let (Ok(below), Some(more)) = (mount.at.strip_prefix(root), rule) {
             let remounted = remount(&mount.at, mount.flags | *more);
             at_path(&outside.join(below), remounted)?;
         }
@@ -341,7 +340,7 @@ fn processes(root: &Path) -> io::Result<()> {
     if mount("proc", &proc, "proc", flags, None).is_err() {
         let outside = Path::new("/proc");
         attach(copy(outside)?, &proc)?;
-        let rules = [(proc.clone(), SEALED | MountFlags::NOEXEC)];
+        let rules = MountRules::from([(proc.clone(), SEALED | MountFlags::NOEXEC)]);
         return restrict_mounts(&proc, outside, &rules);
     }
     for name in system::PROC_READ_ONLY {

@@ -20,7 +20,7 @@ use super::claim::Claimed;
 use super::policy::Policy;
 use super::work::{Findings, Finish, RemainingLimits, Work, cancelled, millis};
 use super::workshop::Attempts;
-use crate::workspace::RepositoryHandle;
+use crate::workspace::{RepositoryHandle, Worktree};
 use llm_gateway::permits::Permits;
 
 /// How long the outcome waits for the removal of the worktree. After that the removal goes on in
@@ -196,8 +196,9 @@ impl Attempts {
             }
         };
         point(Point::AgentDone);
-        let failed = !stop.is_cancelled() && !matches!(finish, Ok(Finish::Done));
-        if failed && worktree.has_lfs_pointers().await {
+        let failed = !matches!(finish, Ok(Finish::Done));
+        let has_time = !stop.is_cancelled() && Instant::now() < until;
+        if failed && has_time && has_lfs_pointers(&worktree).await {
             findings.denials.hints.push(LFS_HINT.to_owned());
         }
         match tokio::time::timeout(REMOVAL, worktree.remove()).await {
@@ -272,6 +273,13 @@ impl Attempts {
 
 const LFS_HINT: &str = "the repository keeps files in git LFS, and agents and checks see only the pointers to them: \
                         the worker runs no filters";
+
+/// The outcome does not wait long for a hint.
+async fn has_lfs_pointers(worktree: &Worktree) -> bool {
+    const LIMIT: Duration = Duration::from_secs(2);
+    let look = tokio::time::timeout(LIMIT, worktree.has_lfs_pointers());
+    look.await.unwrap_or(false)
+}
 
 /// Whether the sandbox may be the cause of such a failure, because a program of the task did not do its work.
 fn may_be_refused(kind: ErrorKind) -> bool {

@@ -1,8 +1,6 @@
 //! A pool file with very many paths. The order to the helper is then longer than the buffer of a
 //! socket.
 
-use std::time::Duration;
-
 use pool_core::pool::{Sandbox, SandboxLevel};
 use tokio_util::sync::CancellationToken;
 use worker::sandbox::{Exit, SandboxLauncher, Watch};
@@ -12,7 +10,7 @@ use crate::support::{helper, limits, shell};
 const PATHS: usize = 2_000;
 
 #[tokio::test]
-async fn two_thousand_long_paths_are_shown_without_delay() {
+async fn two_thousand_long_paths_are_shown() {
     let mut levels = vec![limits().level];
     if levels == [SandboxLevel::Strict] && agent_sandbox::landlock_abi() >= 2 {
         levels.push(SandboxLevel::Files);
@@ -44,11 +42,6 @@ async fn two_thousand_long_paths_are_shown_without_delay() {
             (finished.exit, finished.output.text().as_str()),
             (Exit::Status(0), "the last file"),
             "it runs in {level:?}"
-        );
-        assert!(
-            finished.duration < Duration::from_secs(10),
-            "it took {:?} in {level:?}",
-            finished.duration
         );
     }
 }
