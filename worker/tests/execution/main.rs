@@ -12,6 +12,8 @@ mod denials;
 mod evidence;
 mod false_successes;
 mod git_bounds;
+mod kept_attempts;
+mod kept_trees;
 mod objects;
 mod outage_aider;
 mod policy;

@@ -41,6 +41,7 @@ impl Bench {
             author_name: "Programmer Pool".to_owned(),
             author_email: "pool@localhost".to_owned(),
             fetch_timeout: Duration::from_secs(30),
+            keep_trees_bytes: 1 << 30,
         }
     }
 
