@@ -7,12 +7,14 @@ Each is harmless: secrets are random, and what is changed belongs to the test.""
 
 import ctypes
 import errno
+import fcntl
 import json
 import os
 import signal
 import socket
 import struct
 import sys
+import time
 import traceback
 
 ATTACKS = {}
@@ -69,6 +71,40 @@ def read_the_tree_of_another_attempt():
 def read_the_password_hashes():
     with open("/etc/shadow", "rb") as file:
         return len(file.read(1)) == 1
+
+
+@attack
+def change_a_file_without_a_trace():
+    """EXT4_IOC_MOVE_EXT gives a file the blocks of another one, and changes none of its times."""
+    files = []
+    for name in ("kept", "evil"):
+        with open(name, "wb") as file:
+            file.write(name.encode() * 2048)
+        files.append(os.open(name, os.O_RDWR))
+        os.fsync(files[-1])
+        os.posix_fadvise(files[-1], 0, 0, os.POSIX_FADV_DONTNEED)
+    kept, evil = files
+    before = os.fstat(kept)
+    try:
+        for _ in range(100):
+            order = bytearray(struct.pack("IIQQQQ", 0, kept, 0, 0, 2, 0))
+            try:
+                fcntl.ioctl(evil, 0xC028660F, order)
+                break
+            except OSError as error:
+                if error.errno in (errno.ENOTTY, errno.EOPNOTSUPP):
+                    raise NoTarget("the file system is not ext4")
+                if error.errno != errno.EBUSY:
+                    raise
+                time.sleep(0.05)
+        after = os.fstat(kept)
+        same = (before.st_ctime_ns, before.st_size) == (after.st_ctime_ns, after.st_size)
+        return same and os.pread(kept, 4, 0) != b"kept"
+    finally:
+        for file in files:
+            os.close(file)
+        for name in ("kept", "evil"):
+            os.unlink(name)
 
 
 @attack

@@ -35,6 +35,8 @@ pub struct Checked {
     pub exceeded: Option<CheckLimit>,
     /// The run was cancelled, so checks are missing.
     pub cancelled: bool,
+    /// Whether a process of a check may be alive.
+    pub may_live: bool,
 }
 
 /// A check that was ended because it used more than a run may.
@@ -97,6 +99,7 @@ pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
             if let Ok(finished) = finished {
                 let failed = finished.exit != Exit::Status(0);
                 checked.denials.add(&finished.denials, failed);
+                checked.may_live |= finished.may_live;
             }
             let mut report = report(check, timeout, finished);
             if report.exit_status == Some(0) || number == check.tries {

@@ -10,6 +10,10 @@ use super::checks::Checks;
 use super::paths::resolve;
 use super::position::At;
 
+const MIB: u64 = 1024 * 1024;
+/// 16 TiB: more than a disk for worktrees has.
+const MOST_KEPT_MIB: u64 = 16 * 1024 * 1024;
+
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(inline)]
@@ -26,6 +30,10 @@ pub(super) struct RawWorkspace {
     /// Seconds for each git command on a remote.
     #[schemars(range(min = 1, max = 86400))]
     fetch_timeout_s: u64,
+    /// MiB of worktrees that a worker keeps for later attempts on the same repository, so that only differences are checked
+    /// out. 0: every attempt gets a new worktree. Needs the sandbox, and ext4 or tmpfs below `dir`.
+    #[schemars(range(max = 16_777_216))]
+    keep_trees_mib: u64,
 }
 
 impl Default for RawWorkspace {
@@ -36,6 +44,7 @@ impl Default for RawWorkspace {
             author_name: "Programmer Pool".to_owned(),
             author_email: "pool@localhost".to_owned(),
             fetch_timeout_s: 120,
+            keep_trees_mib: 10_240,
         }
     }
 }
@@ -54,6 +63,12 @@ impl RawWorkspace {
                 );
             }
         }
+        checks.section(At::top("workspace")).within(
+            "keep_trees_mib",
+            self.keep_trees_mib,
+            0..=MOST_KEPT_MIB,
+            "MiB",
+        );
         let roots = self.roots.iter().enumerate();
         Workspace {
             dir: check_path(&at.key("dir"), base, &self.dir, checks),
@@ -61,6 +76,7 @@ impl RawWorkspace {
                 .map(|(index, root)| check_path(&at.key("roots").index(index), base, root, checks))
                 .collect(),
             fetch_timeout: checks.seconds(&at.key("fetch_timeout_s"), self.fetch_timeout_s),
+            keep_trees_bytes: self.keep_trees_mib.saturating_mul(MIB),
             author_name: self.author_name,
             author_email: self.author_email,
         }

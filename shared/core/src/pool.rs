@@ -349,6 +349,8 @@ pub struct Workspace {
     pub author_email: String,
     /// The time-out of each git command on a remote.
     pub fetch_timeout: Duration,
+    /// The most bytes of trees that a worker keeps for later attempts; 0: it keeps none.
+    pub keep_trees_bytes: u64,
 }
 
 crate::words!(

@@ -210,6 +210,15 @@ catalog! {
     SANDBOX_FAILURES: Counter = "pool_sandbox_failures_total" ["cause"] Count, Worker, Sum,
         "agents and checks that did not start because a step of the sandbox failed: `namespaces`, `view`, `landlock`, …";
 
+    TREES: Counter = "pool_trees_total" ["made"] Count, Worker, Sum,
+        "trees for agents and checks: `new` by a whole checkout, `again` from a kept tree, of which only the differences were checked out";
+    KEPT_TREES: Gauge = "pool_kept_trees" [] Count, Worker, Sum,
+        "trees that this worker keeps for later attempts, and that no attempt uses now";
+    KEPT_TREES_BYTES: Gauge = "pool_kept_trees_bytes" [] Bytes, Worker, Sum,
+        "space on the disk that the kept trees take, at most `workspace.keep_trees_mib`";
+    KEPT_TREES_THROWN_AWAY: Counter = "pool_kept_trees_thrown_away_total" ["reason"] Count, Worker, Sum,
+        "trees that were not used again: `attempt` if the attempt did not end well, `doubt` if the tree may not be as git made it, `too_many` by the limit";
+
     LLM_CALLS: Counter = "pool_llm_calls_total" ["llm", "class"] Count, Worker, Sum,
         "calls that ended, by outcome (`ok`, `rate_limited`, `timeout`, …)";
     LLM_CALL: Histogram = "pool_llm_call_seconds" ["llm"] Seconds, Worker, Sum, "duration of calls";

@@ -10,6 +10,7 @@ pub mod process;
 pub mod raw;
 pub mod report;
 pub mod submitter;
+pub mod workspace;
 
 use std::time::Duration;
 

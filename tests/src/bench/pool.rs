@@ -54,11 +54,23 @@ impl Setup {
         dir: PathBuf,
         one_queue: bool,
     ) -> anyhow::Result<Self> {
+        Self::with_pool_file(programs, amqp_url, dir, &pool_yaml(one_queue))
+    }
+
+    /// The same with another pool file.
+    ///
+    /// # Errors
+    /// Those of [`Self::new`].
+    pub fn with_pool_file(
+        programs: PathBuf,
+        amqp_url: String,
+        dir: PathBuf,
+        yaml: &str,
+    ) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&dir)
             .with_context(|| format!("failed to make {}", dir.display()))?;
         let pool_file = dir.join("pool.yaml");
-        std::fs::write(&pool_file, pool_yaml(one_queue))
-            .context("failed to write the pool file")?;
+        std::fs::write(&pool_file, yaml).context("failed to write the pool file")?;
         let pool =
             pool_config::load(&pool_file, &pool_config::Env::of_process()).map_err(|mistakes| {
                 anyhow::anyhow!("the pool file of the benchmark is wrong: {mistakes}")

@@ -12,6 +12,7 @@ use pool_tests::bench::process::{load_average, total_cpu_ms, total_pss_mb};
 use pool_tests::bench::raw::{self, Raw};
 use pool_tests::bench::report::{self, Measured, percentile_ms};
 use pool_tests::bench::submitter::Submitter;
+use pool_tests::bench::workspace::{self, Workspace};
 
 const RAW: &str = "bare lapin loop, one process";
 const ONE: &str = "pool, one worker process";
@@ -58,8 +59,35 @@ struct Bench {
     measured: Measured,
 }
 
+/// How long a task waits for its worktree, beside git.
+#[derive(Parser)]
+#[command(name = "bench workspace")]
+struct WorkspaceArgs {
+    #[command(flatten)]
+    choice: workspace::Choice,
+    /// A directory for the repository and the pool.
+    #[arg(long, default_value = ".pool/bench/run")]
+    dir: PathBuf,
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+}
+
+async fn measure_workspace(args: WorkspaceArgs) -> anyhow::Result<()> {
+    let workspace = Workspace::new(args.choice, &args.dir)?;
+    for round in 1..=args.rounds {
+        eprintln!("round {round} of {}", args.rounds);
+        for row in workspace.round().await? {
+            print(&serde_json::to_string(&row)?)?;
+        }
+    }
+    Ok(())
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    if std::env::args().nth(1).as_deref() == Some("workspace") {
+        return measure_workspace(WorkspaceArgs::parse_from(std::env::args().skip(1))).await;
+    }
     let args = Args::parse();
     let setup = Setup::new(
         own_directory()?,

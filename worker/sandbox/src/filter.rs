@@ -23,6 +23,9 @@ const X32: i64 = 0x4000_0000;
 
 /// The argument of sendto(2) and its kin that opens a connection (TCP Fast Open).
 const MSG_FASTOPEN: u64 = 0x2000_0000;
+/// The call of ext4 that gives a file the blocks of another one. The file has another content then,
+/// and none of its times says so. The worker trusts these times when it uses a worktree again.
+const EXT4_IOC_MOVE_EXT: u64 = 0xc028_660f;
 /// The bits of a socket's type that are not flags.
 const SOCKET_TYPE: u64 = 0xf;
 /// The flags of clone(2) that make namespaces.
@@ -216,10 +219,11 @@ fn forbidden(layers: &Layers) -> Result<Denied, BackendError> {
     denied.insert(libc::SYS_clone, namespaces.collect::<Result<_, _>>()?);
     denied.insert(
         libc::SYS_ioctl,
-        // Both put characters into a terminal as if somebody had typed them.
         vec![
+            // Both put characters into a terminal as if somebody had typed them.
             when([is(1, libc::TIOCSTI)])?,
             when([is(1, libc::TIOCLINUX)])?,
+            when([is(1, EXT4_IOC_MOVE_EXT)])?,
         ],
     );
     // The usual execution domain, a question about it, 32-bit addresses, and no random addresses

@@ -29,6 +29,7 @@ fn command() -> AgentKind {
 
 fn run(exit: Exit, evidence: AgentEvidence) -> AgentRun {
     AgentRun {
+        may_live: false,
         exit,
         output: CommandOutput::new(0),
         evidence,

@@ -79,6 +79,8 @@ pub struct AgentRun {
     pub evidence: AgentEvidence,
     pub duration: Duration,
     pub start: StartKind,
+    /// Whether a process of it may be alive.
+    pub may_live: bool,
     /// The refusals of the sandbox.
     pub denials: Denials,
 }
@@ -88,6 +90,7 @@ impl AgentRun {
         count_start(&finished.start);
         Self {
             start: finished.start,
+            may_live: finished.may_live,
             exit: finished.exit,
             output: finished.output,
             evidence,

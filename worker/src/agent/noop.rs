@@ -21,6 +21,7 @@ impl CodingAgent for Noop {
     ) -> BoxFuture<'a, Result<AgentRun, TaskFailure>> {
         let (output, duration) = (CommandOutput::new(0), Duration::ZERO);
         ready(Ok(AgentRun {
+            may_live: false,
             exit: Exit::Status(0),
             output,
             evidence: AgentEvidence::None,

@@ -201,7 +201,14 @@ impl Attempts {
         if failed && has_time && has_lfs_pointers(&worktree).await {
             findings.denials.hints.push(LFS_HINT.to_owned());
         }
-        match tokio::time::timeout(REMOVAL, worktree.remove()).await {
+        let removal = async {
+            if ended_well(&finish) {
+                worktree.give_back().await
+            } else {
+                worktree.remove().await
+            }
+        };
+        match tokio::time::timeout(REMOVAL, removal).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::warn!(error = %error.message, "a worktree could not be removed; the next worker process removes it");
@@ -279,6 +286,27 @@ async fn has_lfs_pointers(worktree: &Worktree) -> bool {
     const LIMIT: Duration = Duration::from_secs(2);
     let look = tokio::time::timeout(LIMIT, worktree.has_lfs_pointers());
     look.await.unwrap_or(false)
+}
+
+/// Whether the attempt came to its own end, so that later attempts may use its worktree again. After
+/// a time-out, a limit or a problem of the worker nobody knows what is in it.
+fn ended_well(finish: &Result<Finish, TaskFailure>) -> bool {
+    let failure = match finish {
+        Ok(Finish::Done) => return true,
+        Ok(Finish::Failed(failure)) => failure,
+        Ok(Finish::HandBack(_)) | Err(_) => return false,
+    };
+    matches!(
+        failure.kind,
+        ErrorKind::ProtectedChanged
+            | ErrorKind::AgentFailed
+            | ErrorKind::EditNotApplied
+            | ErrorKind::NoChange
+            | ErrorKind::CheckCannotStart
+            | ErrorKind::CheckProvesNothing
+            | ErrorKind::AcceptanceFailed
+            | ErrorKind::PatchTooLarge
+    )
 }
 
 /// Whether the sandbox may be the cause of such a failure, because a program of the task did not do its work.

@@ -273,6 +273,9 @@ impl Work<'_> {
         };
         let run = workshop.agent.run(&job, &workshop.sandbox, &watch).await;
         drop(watch);
+        if !run.as_ref().is_ok_and(|run| !run.may_live) {
+            self.worktree.doubt();
+        }
         let record = match Arc::into_inner(session) {
             Some(session) => session.close().await,
             None => RunRecord::default(),
@@ -439,7 +442,18 @@ impl Work<'_> {
         let renew = || self.step(self.worktree.renew(&checkout));
         let watch = |check: &str| self.watch(Some(check));
         let checked = run_checks(checks, &workshop.pool.acceptance, &place, renew, watch).await;
-        self.step(self.worktree.drop_checkout(&checkout)).await?;
+        let ended_well = checked.as_ref().is_ok_and(|checked| {
+            !checked.cancelled && !checked.may_live && checked.exceeded.is_none()
+        });
+        if !checked.as_ref().is_ok_and(|checked| !checked.may_live) {
+            self.worktree.doubt();
+        }
+        if ended_well {
+            let give_back = self.worktree.give_back_checkout(&checkout);
+            self.step(give_back).await?;
+        } else {
+            self.step(self.worktree.drop_checkout(&checkout)).await?;
+        }
         checked
     }
 

@@ -12,8 +12,8 @@ use pool_core::pool::{self, Pool};
 use super::progress::OutputReporter;
 use crate::agent::{self, CodingAgent};
 use crate::baselines::Baselines;
-use crate::sandbox::{SandboxLauncher, trust};
-use crate::workspace::Workspaces;
+use crate::sandbox::{SandboxLauncher, Separation, trust};
+use crate::workspace::{Reach, Workspaces};
 
 /// Shared by the programmers of a process: keys, worktrees, the sandbox.
 pub struct Workshop {
@@ -48,7 +48,10 @@ impl Workshop {
                 pool.workspace.dir.display()
             )
         })?;
-        let workspaces = workspaces.guarding(trust::guarded(&pool).places);
+        let mut workspaces = workspaces.guarding(trust::guarded(&pool).places);
+        if let Some(reach) = reach(&sandbox) {
+            workspaces = workspaces.keeping_trees(reach);
+        }
         Ok(Self {
             upstreams,
             sandbox: sandbox.with_warm_starts(workspaces.warm_places()),
@@ -105,6 +108,15 @@ impl Workshop {
             reporter,
         })
     }
+}
+
+/// The programs that can reach a tree between two attempts. None: an agent may write to it, so no
+/// tree is used again.
+fn reach(sandbox: &SandboxLauncher) -> Option<Reach> {
+    Some(match sandbox.separation()? {
+        Separation::Whole => Reach::Nobody,
+        Separation::ExceptAttributes => Reach::Attributes,
+    })
 }
 
 /// Runs attempts of one programmer, one at a time.

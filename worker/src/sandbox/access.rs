@@ -56,12 +56,23 @@ impl fmt::Debug for GatewayServer {
     }
 }
 
+/// How far programs are kept from the files of other runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Separation {
+    /// They cannot reach them.
+    Whole,
+    /// They can change modes and attributes of files whose path they guess.
+    ExceptAttributes,
+}
+
 /// The kernel layers of a worker, with what all its programs may see.
 #[derive(Debug, Clone)]
 pub(super) struct Confinement {
     layers: Layers,
     limits: RunLimits,
     read: Vec<PathBuf>,
+    /// The part of `read` that the pool file names.
+    configured_read: Vec<PathBuf>,
     write: Vec<PathBuf>,
     hide: Vec<PathBuf>,
     /// The home directory of the worker's user, without links.
@@ -94,6 +105,7 @@ impl Confinement {
                 disk_bytes: limits.max_disk_bytes,
             },
             read,
+            configured_read: limits.read.clone(),
             write: limits.write.clone(),
             trust: TrustMap {
                 guarded: all_real(&guarded),
@@ -114,6 +126,22 @@ impl Confinement {
 
     pub(super) fn gives_own_network(&self) -> bool {
         self.layers.level == Level::Strict && self.layers.own_network
+    }
+
+    /// How far programs are kept from the files of other runs; None: not reliably. A program that
+    /// can pass an open file to a process outside of its run could change that file later.
+    pub(super) fn separation(&self) -> Option<Separation> {
+        if !self.layers.seccomp || !self.layers.own_network {
+            return None;
+        }
+        match self.layers.level {
+            Level::Strict => {
+                let is_private = self.write.is_empty()
+                    && self.configured_read.iter().all(|path| is_private(path));
+                is_private.then_some(Separation::Whole)
+            }
+            Level::Files => (self.layers.landlock > 0).then_some(Separation::ExceptAttributes),
+        }
     }
 
     /// The layers of a command, with what they must keep.
@@ -204,6 +232,16 @@ pub(super) fn server_plan(plan: Plan) -> Plan {
         warm: Some(WarmRole::Server),
         ..plan
     }
+}
+
+/// Whether only root and the worker's user can make files, and so sockets, in a place.
+fn is_private(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    const OTHERS_WRITE: u32 = 0o022;
+    let own = rustix::process::geteuid().as_raw();
+    path.metadata().is_ok_and(|found| {
+        [0, own].contains(&found.uid()) && (found.is_file() || found.mode() & OTHERS_WRITE == 0)
+    })
 }
 
 /// The file of a program. A relative path starts in the worktree, where an agent decides.

@@ -60,6 +60,7 @@ pub use output::CommandOutput;
 pub use pinned::PinnedDirectory;
 
 use access::Confinement;
+pub(crate) use access::Separation;
 use cgroup::Delegation;
 use hints::Walls;
 use limits::HelperOrder;
@@ -170,6 +171,11 @@ impl SandboxLauncher {
         self.confinement
             .as_ref()
             .is_some_and(Confinement::gives_own_network)
+    }
+
+    /// How far programs are kept from the files of other runs; None: not reliably.
+    pub(crate) fn separation(&self) -> Option<Separation> {
+        self.confinement.as_ref()?.separation()
     }
 
     /// The kernel layers of this command; None: there are none.
@@ -371,6 +377,8 @@ pub struct Finished {
     pub duration: Duration,
     /// The number of processes that outlived the program and were killed.
     pub stragglers: usize,
+    /// Whether a process of the command may be alive: the helper has not reported the end of all.
+    pub may_live: bool,
     pub start: StartKind,
     /// How long the kernel layers took until the program ran; None: there are none.
     pub setup: Option<Duration>,

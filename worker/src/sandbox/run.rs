@@ -109,6 +109,7 @@ pub(super) async fn run(
         output.push(note.as_bytes());
         (watch.listen)(note.as_bytes());
     }
+    let may_live = !report.as_ref().is_some_and(tells_the_end);
     let (setup, network) = traces(report.as_ref());
     let (exit, stragglers) = match (stopped, report) {
         (_, Some(HelperReport::Failed(problem))) => {
@@ -159,6 +160,7 @@ pub(super) async fn run(
         output,
         duration,
         stragglers,
+        may_live,
         start: kind,
         setup,
         denials: Denials { network, hints },
@@ -185,6 +187,15 @@ fn helper_end(
             Err(_) => "it did not end".to_owned(),
         },
         by_program: killed && sandbox.opens_signals(),
+    }
+}
+
+/// Whether the helper has seen the end of the program and of everything that it started.
+fn tells_the_end(report: &HelperReport) -> bool {
+    match report {
+        HelperReport::Ended { status, signal, .. } => status.is_some() || signal.is_some(),
+        HelperReport::Failed(_) | HelperReport::Refused(_) => true,
+        HelperReport::Listening => false,
     }
 }
 

@@ -16,9 +16,14 @@ use super::attributes::ATTRIBUTES;
 use super::directory::Directory;
 use super::disk::{copy_regular, failure, off_the_runtime, private_directory, remove_tree};
 use super::git::GitError;
+use super::kept::{INDEX, TREE};
 use super::layout::write_own_repository;
+use super::links::hide_links_that_lead_outside;
 use super::survey::{LONGEST_PATH, replaced_by, special_files};
-use super::worktree::{Worktree, hide_links_that_lead_outside};
+use super::worktree::Worktree;
+
+/// The directory of the checkout in that of the attempt.
+pub(super) const CHECKS: &str = "checks";
 
 /// A checkout for acceptance checks. It is removed with its worktree, or by the next checkout.
 #[derive(Debug, Clone)]
@@ -69,30 +74,61 @@ impl Worktree {
     }
 
     async fn try_check_out(&self) -> Result<Checkout, GitError> {
-        let dir = self.dir().join("checks");
+        let dir = self.dir().join(CHECKS);
         let checkout = Checkout {
             dir: dir.clone(),
-            tree: dir.join("tree"),
+            tree: dir.join(TREE),
             scratch: dir.join("scratch"),
             index: dir.join("index"),
             base_index: dir.join("base-index"),
         };
-        let tree = checkout.tree.clone();
-        off_the_runtime(move || remove_tree(&dir).and_then(|()| private_directory(&tree))).await?;
         let collected = self.git().line(&["write-tree"]).await?;
-        let git = |index: &Path| self.git_in(&checkout.tree).env("GIT_INDEX_FILE", index);
-        git(&checkout.index)
-            .run(&["read-tree", "--reset", "-u", &collected])
-            .await?;
-        hide_links_that_lead_outside(&checkout.tree, || git(&checkout.index)).await?;
+        self.make_tree(&checkout, &collected).await?;
         // Unchanged files keep their times in the index, so that git need not read them again.
         let (index, base_index) = (checkout.index.clone(), checkout.base_index.clone());
         off_the_runtime(move || copy_regular(&index, &base_index)).await?;
-        git(&checkout.base_index)
+        self.git_in(&checkout.tree)
+            .env("GIT_INDEX_FILE", &checkout.base_index)
             .run(&["read-tree", "-m", self.base()])
             .await?;
         self.give_repository(&checkout).await?;
         Ok(checkout)
+    }
+
+    /// Checks the collected changes out, if possible over a kept tree.
+    async fn make_tree(&self, checkout: &Checkout, collected: &str) -> Result<(), GitError> {
+        let dir = checkout.dir.clone();
+        self.make_holder(&dir).await?;
+        if let Some(stock) = self.take_kept(&dir, collected).await {
+            self.reuse.set_checks(Some(stock));
+            let (from, to) = (dir.join(INDEX), checkout.index.clone());
+            return Ok(off_the_runtime(move || copy_regular(&from, &to)).await?);
+        }
+        // A kept tree may have arrived, and turned out to be in doubt.
+        self.make_holder(&dir).await?;
+        let git = || {
+            self.git_in(&checkout.tree)
+                .env("GIT_INDEX_FILE", &checkout.index)
+        };
+        git()
+            .run(&["read-tree", "--reset", "-u", collected])
+            .await?;
+        let hidden = hide_links_that_lead_outside(&checkout.tree, git).await?;
+        let stock = self
+            .note_new(&dir, &checkout.index, collected, hidden)
+            .await;
+        self.reuse.set_checks(stock);
+        Ok(())
+    }
+
+    /// Makes the directory of the checkout anew, with an empty tree.
+    async fn make_holder(&self, dir: &Path) -> io::Result<()> {
+        let dir = dir.to_owned();
+        off_the_runtime(move || {
+            remove_tree(&dir)?;
+            private_directory(&dir.join(TREE))
+        })
+        .await
     }
 
     async fn try_renew(&self, checkout: &Checkout) -> Result<(), GitError> {

@@ -37,6 +37,13 @@ pub(super) struct RepositorySettings {
     pub(super) is_partial: bool,
 }
 
+impl RepositorySettings {
+    /// The settings that its objects depend on, as lines of a configuration file.
+    pub(super) fn lines(&self) -> &str {
+        &self.lines
+    }
+}
+
 /// Reads the settings of a repository.
 pub(super) async fn repository_settings(
     git: &Git,

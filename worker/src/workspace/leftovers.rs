@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::disk::{private_directory, remove_tree};
+use super::kept::{is_kept_tree, remove_behind};
 
 /// The life of one worker process in a workspace directory.
 #[derive(Debug)]
@@ -27,13 +28,14 @@ impl WorkspaceLock {
     pub(super) fn begin(dir: &Path, id: &str) -> io::Result<Self> {
         let (workers, all_attempts, trash) =
             (dir.join("workers"), dir.join("attempts"), dir.join("trash"));
-        for part in [&workers, &all_attempts, &trash] {
+        let discarded = dir.join("discarded");
+        for part in [&workers, &all_attempts, &trash, &discarded] {
             private_directory(part)?;
         }
         // One at a time, so that no process sees a lock file that exists but is not held yet.
         let gate = File::create(dir.join("workers.lock"))?;
         gate.lock()?;
-        trash_dead_workers(&workers, &all_attempts, &trash)?;
+        trash_dead_workers(&workers, &all_attempts, &trash, &discarded)?;
         let lock_file = workers.join(format!("{id}.lock"));
         let held = File::create(&lock_file)?;
         held.lock()?;
@@ -41,6 +43,9 @@ impl WorkspaceLock {
         private_directory(&attempts)?;
         gate.unlock()?;
         empty_trash(&trash);
+        for entry in fs::read_dir(&discarded)?.flatten() {
+            remove_behind(entry.path());
+        }
         Ok(Self {
             attempts,
             lock_file,
@@ -60,14 +65,33 @@ impl Drop for WorkspaceLock {
 
 /// Moves the files of dead workers to the trash. Moving is quick, so other starting workers do not
 /// wait for the removal.
-fn trash_dead_workers(workers: &Path, attempts: &Path, trash: &Path) -> io::Result<()> {
+fn trash_dead_workers(
+    workers: &Path,
+    attempts: &Path,
+    trash: &Path,
+    discarded: &Path,
+) -> io::Result<()> {
     for entry in fs::read_dir(attempts)? {
         let entry = entry?;
         let lock_file = workers.join(format!("{}.lock", entry.file_name().to_string_lossy()));
         if is_dead(&lock_file)? {
             tracing::info!(worker = ?entry.file_name(), "removing the files of a crashed worker from the workspace");
+            discard_kept_trees(&entry.path(), discarded)?;
             fs::rename(entry.path(), trash.join(entry.file_name()))?;
             let _ = fs::remove_file(&lock_file);
+        }
+    }
+    Ok(())
+}
+
+/// Moves the kept trees of a dead worker aside. They may be many and large, so the worker that
+/// starts does not wait for their removal.
+fn discard_kept_trees(attempts: &Path, discarded: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(attempts)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if is_kept_tree(&name) {
+            fs::rename(entry.path(), discarded.join(name))?;
         }
     }
     Ok(())

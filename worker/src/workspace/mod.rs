@@ -17,8 +17,10 @@ mod commit;
 mod directory;
 mod disk;
 mod git;
+mod kept;
 mod layout;
 mod leftovers;
+mod links;
 mod mirror;
 mod objects;
 mod overlay;
@@ -26,15 +28,17 @@ mod patch;
 mod process_group;
 mod quote;
 mod references;
+mod reuse;
 mod source;
 mod survey;
+mod telemetry;
 mod worktree;
 
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pool_core::id::AttemptId;
 use pool_core::pool;
@@ -56,6 +60,8 @@ pub use commit::{Credit, KEPT_DAYS, RepositoryHandle};
 pub(crate) use directory::Directory;
 pub(crate) use disk::{failure, make_directory, off_the_runtime, open_regular, remove_tree};
 use git::{Git, GitError};
+use kept::KeptTrees;
+pub use kept::Reach;
 use layout::{Origin, repository_settings};
 use leftovers::WorkspaceLock;
 use mirror::Mirrors;
@@ -73,6 +79,8 @@ pub struct Workspaces {
     tidied: Mutex<HashSet<PathBuf>>,
     /// Places that agents must not see, even if a repository names them.
     guarded: Vec<PathBuf>,
+    /// None: every attempt gets a new tree.
+    kept: Option<Arc<KeptTrees>>,
 }
 
 impl Workspaces {
@@ -96,6 +104,7 @@ impl Workspaces {
         path: OsString,
         env: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> io::Result<Self> {
+        telemetry::begin();
         let env: Vec<(OsString, OsString)> = env.into_iter().collect();
         let mut guarded = named_by(env.clone());
         guarded.push(config.dir.clone());
@@ -113,7 +122,19 @@ impl Workspaces {
             lock,
             tidied: Mutex::default(),
             guarded,
+            kept: None,
         })
+    }
+
+    /// Uses trees of attempts that ended well for later attempts. `reach` says who could reach a
+    /// tree between them.
+    #[must_use]
+    pub fn keeping_trees(mut self, reach: Reach) -> Self {
+        let (dir, max_bytes) = (self.lock.attempts.clone(), self.config.keep_trees_bytes);
+        if max_bytes > 0 {
+            self.kept = Some(Arc::new(KeptTrees::new(dir, max_bytes, reach)));
+        }
+        self
     }
 
     /// Keeps more places from agents.
@@ -160,7 +181,7 @@ impl Workspaces {
             refuse_incomplete(name, &origin).await?;
         }
         let dir = self.lock.attempts.join(attempt.to_string());
-        Worktree::make(dir, attempt, origin).await
+        Worktree::make(dir, attempt, origin, self.kept.clone()).await
     }
 
     /// Finds the repository. Fetches it if a URL names it.

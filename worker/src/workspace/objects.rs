@@ -14,6 +14,7 @@ use rustix::fs::{Access, AtFlags, CWD, accessat};
 use super::commit::attempt_ref;
 use super::disk::{failure, off_the_runtime, remove_tree};
 use super::git::{GitCommand, GitError};
+use super::layout::Origin;
 use super::quote::quoted;
 use super::worktree::Worktree;
 
@@ -26,13 +27,6 @@ impl Worktree {
     /// The objects that only this attempt has.
     pub(super) fn own_objects(&self) -> PathBuf {
         self.git_dir().join("objects")
-    }
-
-    /// Lets git read the repository's objects, besides those of its own git directory.
-    pub(super) fn borrowing<'a>(&self, git: GitCommand<'a>) -> GitCommand<'a> {
-        let objects = self.origin().repository.join("objects");
-        let quoted = quoted(objects.as_os_str().as_encoded_bytes());
-        git.env("GIT_ALTERNATE_OBJECT_DIRECTORIES", OsString::from(quoted))
     }
 
     /// Keeps the base commit from garbage collection during the attempt, even if its branch is
@@ -125,6 +119,13 @@ impl Worktree {
         })
         .await
     }
+}
+
+/// Lets git read the repository's objects, besides those of its own git directory.
+pub(super) fn borrowing<'a>(git: GitCommand<'a>, origin: &Origin) -> GitCommand<'a> {
+    let objects = origin.repository.join("objects");
+    let quoted = quoted(objects.as_os_str().as_encoded_bytes());
+    git.env("GIT_ALTERNATE_OBJECT_DIRECTORIES", OsString::from(quoted))
 }
 
 /// The number of objects in a pack: the third number of its header, after `PACK` and the version.

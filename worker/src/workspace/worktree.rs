@@ -11,20 +11,21 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use pool_core::id::AttemptId;
 use pool_core::result::{ErrorKind, TaskFailure};
-use rustix::fs::FileType;
 
 use super::bounds::end_search_at;
-use super::changes::lexically_outside;
 use super::commit::{Credit, RepositoryHandle};
 use super::directory::Directory;
 use super::disk::{failure, off_the_runtime, private_directory, remove_tree};
-use super::git::{GitCommand, GitError, path_of};
+use super::git::{GitCommand, GitError};
+use super::kept::{KeptTrees, Stock, TREE, remove_behind};
 use super::layout::{Origin, write_git_dir, write_own_repository};
+use super::links::hide_links_that_lead_outside;
+use super::objects::borrowing;
 use super::references::packed_refs;
 use crate::sandbox::PinnedDirectory;
 
@@ -40,6 +41,20 @@ pub struct Worktree {
     origin: Origin,
     /// Whether the attempt's ref keeps the base, and so has no use after the attempt.
     keeps_base: AtomicBool,
+    pub(super) reuse: Reuse,
+}
+
+/// The worker's knowledge of the trees of an attempt, so that later attempts can use them again.
+#[derive(Debug)]
+pub(super) struct Reuse {
+    /// None: no tree is used again.
+    pub(super) kept: Option<Arc<KeptTrees>>,
+    /// The agent's tree; None: it is not used again.
+    pub(super) tree: Mutex<Option<Stock>>,
+    /// The tree of the present checkout for checks.
+    pub(super) checks: Mutex<Option<Stock>>,
+    /// Whether a process of the attempt may be alive. Then no tree of it is used again.
+    pub(super) doubted: AtomicBool,
 }
 
 impl Worktree {
@@ -48,6 +63,7 @@ impl Worktree {
         dir: PathBuf,
         attempt: AttemptId,
         origin: Origin,
+        kept: Option<Arc<KeptTrees>>,
     ) -> Result<Self, TaskFailure> {
         let unprepared = |error: GitError| failure("cannot prepare the worktree", error);
         let root = make_directories(&dir).map_err(|error| unprepared(error.into()))?;
@@ -57,6 +73,12 @@ impl Worktree {
             attempt,
             origin,
             keeps_base: AtomicBool::new(false),
+            reuse: Reuse {
+                kept,
+                tree: Mutex::default(),
+                checks: Mutex::default(),
+                doubted: AtomicBool::new(false),
+            },
         };
         worktree.build().await.map_err(unprepared)?;
         Ok(worktree)
@@ -64,7 +86,7 @@ impl Worktree {
 
     /// The directory in which the agent works.
     pub fn path(&self) -> PathBuf {
-        self.dir.join("tree")
+        self.dir.join(TREE)
     }
 
     /// The directory for the home, temporary files and prompts of programs that run in the
@@ -128,12 +150,14 @@ impl Worktree {
     /// [`ErrorKind::Workspace`] if that fails.
     pub async fn restore(&self) -> Result<(), TaskFailure> {
         let again = async {
-            self.empty_tree().await?;
-            self.git()
-                .run(&["checkout-index", "--all", "--force", "--quiet"])
-                .await?;
-            // Git before 2.36 restores them.
-            hide_links_that_lead_outside(&self.path(), || self.git()).await?;
+            if !self.put_back_collected().await {
+                self.empty_tree().await?;
+                self.git()
+                    .run(&["checkout-index", "--all", "--force", "--quiet"])
+                    .await?;
+                // Git before 2.36 restores them.
+                hide_links_that_lead_outside(&self.path(), || self.git()).await?;
+            }
             self.finish_tree().await
         };
         again
@@ -148,6 +172,9 @@ impl Worktree {
     pub async fn reset(&self) -> Result<(), TaskFailure> {
         let again = async {
             self.drop_own_objects().await?;
+            if self.put_back_base().await {
+                return self.finish_tree().await;
+            }
             self.check_out().await
         };
         again
@@ -161,13 +188,23 @@ impl Worktree {
     /// [`ErrorKind::Workspace`] if files remain. The next worker that starts after this process has
     /// ended removes them.
     pub async fn remove(mut self) -> Result<(), TaskFailure> {
-        if self.keeps_base.load(Ordering::Relaxed) {
-            self.repository().forget(self.attempt).await;
-        }
-        let dir = std::mem::take(&mut self.dir);
+        self.forget_base().await;
+        let dir = self.leave();
         off_the_runtime(move || remove_tree(&dir))
             .await
             .map_err(|error| failure("cannot remove the worktree", error))
+    }
+
+    /// Removes the ref that keeps the base.
+    pub(super) async fn forget_base(&self) {
+        if self.keeps_base.swap(false, Ordering::Relaxed) {
+            self.repository().forget(self.attempt).await;
+        }
+    }
+
+    /// The attempt's directory, which the caller removes from now on.
+    pub(super) fn leave(&mut self) -> PathBuf {
+        std::mem::take(&mut self.dir)
     }
 
     pub(super) fn git_dir(&self) -> PathBuf {
@@ -199,13 +236,16 @@ impl Worktree {
     pub(super) fn git_in(&self, checkout: &Path) -> GitCommand<'_> {
         let path = checkout.strip_prefix(&self.dir).unwrap_or(checkout);
         let git = self.origin.git.at(&self.git_dir());
-        self.borrowing(git.checkout(&self.root, path.to_owned()))
+        borrowing(git.checkout(&self.root, path.to_owned()), &self.origin)
     }
 
     async fn build(&self) -> Result<(), GitError> {
         write_git_dir(&self.git_dir(), &self.origin)?;
         let refs = packed_refs(&self.origin).await?;
         fs::write(self.git_dir().join("packed-refs"), refs)?;
+        if self.use_kept_tree().await {
+            return self.finish_tree().await;
+        }
         self.check_out().await
     }
 
@@ -215,13 +255,14 @@ impl Worktree {
         self.git()
             .run(&["read-tree", "--reset", "-u", self.base()])
             .await?;
-        hide_links_that_lead_outside(&self.path(), || self.git()).await?;
+        let hidden = hide_links_that_lead_outside(&self.path(), || self.git()).await?;
+        self.note_new_tree(hidden).await;
         self.finish_tree().await
     }
 
     async fn empty_tree(&self) -> io::Result<()> {
         let root = Arc::clone(&self.root);
-        off_the_runtime(move || root.enter("tree".as_ref())?.empty()).await
+        off_the_runtime(move || root.enter(TREE.as_ref())?.empty()).await
     }
 
     /// Gives the agent its temporary repository.
@@ -255,7 +296,7 @@ fn make_directories(dir: &Path) -> io::Result<Directory> {
     private_directory(dir)?;
     end_search_at(dir)?;
     let root = Directory::open(dir)?;
-    for part in ["tree", "scratch", "git", "hidden"] {
+    for part in [TREE, "scratch", "git", "hidden"] {
         root.make(part)?;
     }
     Ok(root)
@@ -273,63 +314,11 @@ fn refused_or_failed(what: &str, error: GitError) -> TaskFailure {
     failure(what, error)
 }
 
-/// Removes links that lead out of the checkout, because an edit would change other files through
-/// them. Makes git skip them. `git` returns a command on the checkout and its index.
-pub(super) async fn hide_links_that_lead_outside<'a>(
-    checkout: &Path,
-    git: impl Fn() -> GitCommand<'a>,
-) -> Result<(), GitError> {
-    let (tree, opened) = (checkout.canonicalize()?, Directory::open(checkout)?);
-    let mut hidden = Vec::new();
-    for entry in git()
-        .run(&["ls-files", "-t", "--stage", "-z"])
-        .await?
-        .split(|byte| *byte == 0)
-    {
-        let (hidden_before, entry) = (entry.starts_with(b"S "), entry.get(2..).unwrap_or_default());
-        let Some(path) = entry
-            .strip_prefix(b"120000 ")
-            .and_then(|rest| rest.splitn(2, |byte| *byte == b'\t').nth(1))
-        else {
-            continue;
-        };
-        let link = path_of(path);
-        let Some((above, name)) = opened.find(&link)? else {
-            continue;
-        };
-        if hidden_before {
-            // Git before 2.36 has restored it, or a check has made it.
-            above.remove(name)?;
-        }
-        if above.kind(name)? != Some(FileType::Symlink) {
-            continue;
-        }
-        let target = above.read_link(name)?.unwrap_or_default();
-        let resolved_outside = tree
-            .join(&link)
-            .canonicalize()
-            .is_ok_and(|target| !target.starts_with(&tree));
-        if target.is_absolute() || resolved_outside || lexically_outside(&link, &target) {
-            above.remove(name)?;
-            hidden.extend_from_slice(path);
-            hidden.push(0);
-        }
-    }
-    if !hidden.is_empty() {
-        git()
-            .input(hidden)
-            .run(&["update-index", "-z", "--skip-worktree", "--stdin"])
-            .await?;
-    }
-    Ok(())
-}
-
 impl Drop for Worktree {
     fn drop(&mut self) {
         let dir = std::mem::take(&mut self.dir);
         if !dir.as_os_str().is_empty() {
-            // Nothing waits for this thread. The next worker that starts removes the rest.
-            std::thread::spawn(move || remove_tree(&dir));
+            remove_behind(dir);
         }
     }
 }

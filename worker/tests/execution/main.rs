@@ -13,6 +13,8 @@ mod evidence;
 mod false_successes;
 mod git_bounds;
 mod hostile_helper;
+mod kept_attempts;
+mod kept_trees;
 mod lfs;
 mod many_paths;
 mod objects;

@@ -23,13 +23,19 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    pub(crate) fn new() -> Self {
+    /// A repository without files in this directory.
+    pub(crate) fn empty(dir: TempDir) -> Self {
         let bench = Self {
             workspaces: OnceLock::new(),
-            dir: tempfile::tempdir().expect("a directory"),
+            dir,
         };
         std::fs::create_dir_all(bench.app()).expect("a repository directory");
         bench.git(&["init", "--quiet", "--initial-branch=main"]);
+        bench
+    }
+
+    pub(crate) fn new() -> Self {
+        let bench = Self::empty(tempfile::tempdir().expect("a directory"));
         bench.write("calc.py", "def add(a, b):\n    return a - b\n");
         bench.write("docs/guide.md", "# Guide\n");
         bench.commit("first");
@@ -47,6 +53,7 @@ impl Bench {
             author_name: "Programmer Pool".to_owned(),
             author_email: "pool@localhost".to_owned(),
             fetch_timeout: Duration::from_secs(30),
+            keep_trees_bytes: 1 << 30,
         }
     }
 

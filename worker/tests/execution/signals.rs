@@ -123,6 +123,7 @@ async fn stands_in_for_a_worker() {
         author_name: "Programmer Pool".to_owned(),
         author_email: "pool@localhost".to_owned(),
         fetch_timeout: Duration::from_secs(30),
+        keep_trees_bytes: 0,
     };
     let path = format!("{}:/usr/bin:/bin", dir.join("bin").display());
     let workspaces = Workspaces::open_with(&config, path.into(), [])

@@ -7,6 +7,7 @@
 
 mod files;
 mod removal;
+mod stamp;
 mod tree_walk;
 
 use std::ffi::{OsStr, OsString};
@@ -19,6 +20,8 @@ use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, Statx, StatxFlags, chmodat, openat, statx,
 };
 use rustix::io::Errno;
+
+pub(crate) use stamp::{Moment, STAMP_BYTES, Stamp};
 
 /// How many directories one step keeps open, one inside the other. Trees may be deeper.
 const OPEN_AT_ONCE: u32 = 64;

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, RenameFlags, renameat_with, unlinkat};
 use rustix::io::Errno;
@@ -49,6 +50,36 @@ impl Directory {
             },
             Some(_) => self.unlink(name, AtFlags::empty()),
         }
+    }
+
+    /// Like [`Self::remove`]. A directory only moves to `refuse` if that is possible, which takes
+    /// no time.
+    ///
+    /// # Errors
+    /// Those of [`Self::remove`].
+    pub(crate) fn discard(&self, name: &OsStr, refuse: &Self) -> io::Result<()> {
+        match self.enter(name) {
+            Ok(inner) if self.lift(name, &inner, refuse).is_ok() => Ok(()),
+            _ => self.remove(name),
+        }
+    }
+
+    /// Removes the directories on the way to a path that are empty, from the innermost on.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub(crate) fn remove_empty_above(&self, path: &Path) -> io::Result<()> {
+        for above in path.ancestors().skip(1) {
+            let Some((directory, name)) = self.find(above)? else {
+                continue;
+            };
+            match unlinkat(&directory.file, name, AtFlags::REMOVEDIR) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(Errno::NOTEMPTY | Errno::EXIST) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     fn remove_entry(&self, entry: &Entry, top: &Self, levels: u32) -> io::Result<()> {
