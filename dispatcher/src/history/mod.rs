@@ -14,6 +14,7 @@ pub mod output;
 mod reader;
 pub mod record;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -157,7 +158,7 @@ impl History {
     }
 
     pub fn entry(&self, task: &TaskId) -> Option<IndexEntry> {
-        self.with(|index| index.get(task).cloned())
+        self.with(|index| index.get(task).map(Cow::into_owned))
     }
 
     /// Waits until the index has the result of this task, at most `limit`.

@@ -13,6 +13,7 @@ pub mod eligibility;
 pub mod event;
 pub mod heartbeat;
 pub mod id;
+pub mod id_table;
 pub mod llm;
 pub mod money;
 pub mod object;

@@ -72,7 +72,7 @@ impl Written {
             Self::Released { no_llm: false } => ATTEMPTS_RELEASED.add(["stopped"], 1),
             Self::Ended { task } => {
                 if let Some(state) = fold.tasks.get(task) {
-                    ended(task, state);
+                    ended(task, &state);
                 }
             }
         }

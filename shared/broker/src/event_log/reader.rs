@@ -62,7 +62,10 @@ async fn follow(
     let publisher = publisher.clone();
     let marking = async move { appender::publish(&publisher, &appender::mark(mark)).await };
     let _marking = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(marking));
-    let mut rebuilding = Some(Rebuild::default());
+    let mut rebuilding = Some(Rebuild {
+        fold: shared.empty_state(),
+        own: Vec::new(),
+    });
     shared.observer.start_over();
     let mut chunks = deliveries.ready_chunks(256);
     let mut acks = Acks::new(stale);
@@ -103,7 +106,6 @@ async fn follow(
 
 /// A fold that the process does not see yet, and its verdicts for events of this process. A caller gets a verdict only when it
 /// can also see the state behind it.
-#[derive(Default)]
 struct Rebuild {
     fold: PoolState,
     own: Vec<(EventId, Verdict)>,

@@ -190,7 +190,7 @@ async fn claim_generation(
     loop {
         let next = process
             .log
-            .read(|fold| next_step(fold.tasks.get(task), carried));
+            .read(|fold| next_step(fold.tasks.get(task).as_deref(), carried));
         let NextStep::Publish(generation) = next else {
             return Ok(next);
         };
@@ -234,7 +234,7 @@ mod tests {
             events,
         };
         fold.apply(&batch, |_, _, _| ());
-        next_step(fold.tasks.get(&id()), carried)
+        next_step(fold.tasks.get(&id()).as_deref(), carried)
     }
 
     #[test]
