@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use lapin::message::Delivery;
-use lapin::types::AMQPValue;
+use pool_broker::consumer::offset_of;
 use pool_broker::headers;
 use pool_core::id::TaskId;
 use pool_core::id_table::{IdKey, IdTable};
@@ -192,14 +192,6 @@ impl Index {
     }
 }
 
-pub(super) fn offset_of(delivery: &Delivery) -> Option<u64> {
-    let headers = delivery.properties.headers().as_ref()?;
-    let AMQPValue::LongLongInt(offset) = headers.inner().get("x-stream-offset")? else {
-        return None;
-    };
-    u64::try_from(*offset).ok()
-}
-
 pub(super) fn id_of(delivery: &Delivery) -> Option<TaskId> {
     headers::text(delivery.properties.message_id()).and_then(|id| TaskId::new(id).ok())
 }
@@ -207,7 +199,7 @@ pub(super) fn id_of(delivery: &Delivery) -> Option<TaskId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lapin::types::FieldTable;
+    use lapin::types::{AMQPValue, FieldTable};
     use pool_broker::headers::json_properties;
 
     fn id(n: usize) -> TaskId {

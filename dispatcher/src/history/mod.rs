@@ -5,9 +5,10 @@
 //! result are, and the few words that lists show. The newest bodies are cached; older ones are read
 //! from the stream on request.
 //!
-//! Every reading of the stream begins with an empty index. It replaces the old index when it is
-//! complete, because offsets mean other entries after a broker has lost the tail of a stream
-//! (broker fact 17).
+//! After a lost connection the reader goes on where it was, if the stream still has the last
+//! entries that it has read. Otherwise it reads the whole stream into an empty index, because offsets
+//! mean other entries after a broker has lost the tail of a stream (broker fact 17). That index
+//! replaces the old one when it is complete.
 
 mod index;
 pub mod output;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use lapin::message::Delivery;
 use lapin::types::AMQPValue;
+use pool_broker::consumer::offset_of;
 use pool_broker::headers::{self, json_properties};
 use pool_broker::outbox::{Outbox, PROMPT, UNHURRIED};
 use pool_broker::process::Process;
@@ -36,7 +38,7 @@ use pool_core::task::{Task, TaskMessage};
 use tokio::sync::watch;
 
 pub use self::index::IndexEntry;
-use self::index::{Index, id_of, offset_of};
+use self::index::{Index, id_of};
 pub use self::output::Outputs;
 use self::reader::{consumer, follow};
 
