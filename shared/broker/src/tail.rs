@@ -25,7 +25,7 @@ use crate::consumer::{ConsumerSettings, Deliveries, offset_of};
 const REMEMBERED: usize = 2_000;
 /// How long the messages of a chain may take. They are in the stream if it is the same stream. In a stream that is shorter now
 /// the reader would wait for the offset.
-const CHECKED_WITHIN: Duration = Duration::from_secs(3);
+const CHECKED_WITHIN: Duration = Duration::from_secs(5);
 
 /// How a reading of a stream begins.
 pub enum Opened {
