@@ -32,7 +32,7 @@ pub(super) fn consumer() -> ConsumerSettings<'static> {
 }
 
 pub(super) async fn follow(history: History, read: watch::Sender<Read>) {
-    let reader = &Reader {
+    let reader = &HistoryReader {
         history,
         read,
         tail: KeptTail::default(),
@@ -54,14 +54,14 @@ pub(super) async fn follow(history: History, read: watch::Sender<Read>) {
 /// The stream is not the one that was read before.
 struct HistoryChanged;
 
-struct Reader {
+struct HistoryReader {
     history: History,
     read: watch::Sender<Read>,
     /// The newest entries in the index that the process sees.
     tail: KeptTail,
 }
 
-impl Reader {
+impl HistoryReader {
     /// Reads until an error. Ends at once when the stream has other entries than the chain.
     async fn read(&self, chain: Option<Chain>) -> Result<HistoryChanged, BrokerError> {
         let link = &self.history.process.consume;
@@ -81,11 +81,11 @@ impl Reader {
 
 /// Reads until an error.
 async fn read_on(
-    reader: &Reader,
+    reader: &HistoryReader,
     deliveries: Deliveries,
     mut reading: IndexReading,
 ) -> Result<HistoryChanged, BrokerError> {
-    let Reader {
+    let HistoryReader {
         history,
         read,
         tail,

@@ -34,7 +34,7 @@ pub(super) async fn run(
     stale: Duration,
     shutdown: CancellationToken,
 ) {
-    let reader = &Reader {
+    let reader = &LogReader {
         shared,
         link,
         publisher,
@@ -60,7 +60,7 @@ pub(super) async fn run(
 /// The stream is not the one that was read before.
 struct LogChanged;
 
-struct Reader {
+struct LogReader {
     shared: Arc<Shared>,
     link: Link,
     publisher: Publisher,
@@ -91,7 +91,7 @@ impl Reading {
     }
 }
 
-impl Reader {
+impl LogReader {
     /// Ends with an error, or at once when the stream has other messages than the chain.
     async fn read(&self, chain: Option<Chain>) -> Result<LogChanged, BrokerError> {
         let reading = self.link.on_channel(|channel| async move {
