@@ -129,6 +129,7 @@ async fn serve(
         () = told.cancelled() => return Ok(ExitCode::SUCCESS),
     };
     let journal = Journal::default();
+    process.log.keep_list();
     process.log.observe(Arc::new(journal.clone()));
     services.start_all(of_process);
     tokio::select! {

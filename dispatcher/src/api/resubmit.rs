@@ -1,6 +1,8 @@
 //! `POST /tasks/{id}/retry` submits a finished task again as a new one. `POST /tasks/{id}/requeue`
 //! puts an unfinished task back into its queue, on an operator's request.
 
+use std::borrow::Cow;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -41,7 +43,7 @@ fn state(app: &App, id: &str) -> Result<(TaskId, TaskState), ApiError> {
         .reader
         .process
         .log
-        .read(|fold| fold.tasks.get(&id).cloned());
+        .read(|fold| fold.tasks.get(&id).map(Cow::into_owned));
     state
         .map(|state| (id, state))
         .ok_or_else(|| ApiError::unavailable("the event log is being read again"))
@@ -239,7 +241,7 @@ mod tests {
             });
             let fold = PoolState::of_events(Timestamp(1), [submitted, finished]);
             let state = fold.tasks.get(&id).expect("it is known");
-            let refused = may_requeue(&id, state, true).expect_err("it is over");
+            let refused = may_requeue(&id, &state, true).expect_err("it is over");
             assert!(refused.0.detail.contains(retry), "{}", refused.0.detail);
             let forced = retry.contains("--force");
             assert!(

@@ -1,6 +1,7 @@
 //! The index: where messages and results are in the stream, the words that lists show, the newest
 //! bodies, and how long tasks took.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,9 +9,11 @@ use std::time::Duration;
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable};
+use pool_broker::consumer::offset_of;
 use pool_broker::headers;
 use pool_core::expected::{Durations, Expected, Traits};
 use pool_core::id::{LlmName, TaskId};
+use pool_core::id_table::{IdKey, IdTable};
 use pool_core::task::TaskMessage;
 
 use super::EntryKind;
@@ -54,10 +57,41 @@ pub struct ExpectedAtSubmission {
 
 #[derive(Default)]
 pub(super) struct Index {
+    /// The newest [`LISTED`] tasks.
     entries: HashMap<TaskId, IndexEntry>,
     order: VecDeque<TaskId>,
+    /// Where the messages and results of all other tasks are.
+    old: IdTable<StreamOffsets>,
     newest: Newest,
     durations: Durations,
+}
+
+/// Offsets in the stream as bytes, which need no padding in the table. An offset of [`NOWHERE`] is unknown.
+struct StreamOffsets {
+    task_at: [u8; 8],
+    result_at: [u8; 8],
+}
+
+const NOWHERE: u64 = u64::MAX;
+
+impl StreamOffsets {
+    fn of(entry: &IndexEntry) -> Self {
+        let bytes = |offset: Option<u64>| offset.unwrap_or(NOWHERE).to_be_bytes();
+        Self {
+            task_at: bytes(entry.task_at),
+            result_at: bytes(entry.result_at),
+        }
+    }
+
+    fn entry(&self) -> IndexEntry {
+        let offset =
+            |bytes: [u8; 8]| Some(u64::from_be_bytes(bytes)).filter(|offset| *offset != NOWHERE);
+        IndexEntry {
+            task_at: offset(self.task_at),
+            result_at: offset(self.result_at),
+            ..IndexEntry::default()
+        }
+    }
 }
 
 /// The newest bodies, up to a number of bytes.
@@ -114,12 +148,21 @@ impl IndexEntry {
 }
 
 impl Index {
+    /// The newest tasks, with their words.
     pub(super) fn entries(&self) -> &HashMap<TaskId, IndexEntry> {
         &self.entries
     }
 
-    pub(super) fn get(&self, task: &TaskId) -> Option<&IndexEntry> {
-        self.entries.get(task)
+    pub(super) fn get(&self, task: &TaskId) -> Option<Cow<'_, IndexEntry>> {
+        match self.entries.get(task) {
+            Some(entry) => Some(Cow::Borrowed(entry)),
+            None => self.old_entry(task).map(Cow::Owned),
+        }
+    }
+
+    fn old_entry(&self, task: &TaskId) -> Option<IndexEntry> {
+        let row = self.old.find(IdKey::of(task))?;
+        self.old.get(row).map(StreamOffsets::entry)
     }
 
     /// How long this task will probably take.
@@ -175,20 +218,27 @@ impl Index {
 
     fn entry(&mut self, id: &TaskId) -> &mut IndexEntry {
         if !self.entries.contains_key(id) {
+            // The result of a task that has waited for long makes it one of the newest again.
+            let known = self.old_entry(id).unwrap_or_default();
+            self.entries.insert(id.clone(), known);
             self.order.push_back(id.clone());
-            if self.order.len() > LISTED
-                && let Some(oldest) = self.order.pop_front()
-                && let Some(entry) = self.entries.get_mut(&oldest)
-            {
-                // The bodies can still be found; only the words are dropped.
-                *entry = IndexEntry {
-                    task_at: entry.task_at,
-                    result_at: entry.result_at,
-                    ..IndexEntry::default()
-                };
-            }
+            self.forget_words();
         }
         self.entries.entry(id.clone()).or_default()
+    }
+
+    /// Forgets the words of the oldest task. Its bodies can still be found.
+    fn forget_words(&mut self) {
+        if self.order.len() > LISTED
+            && let Some(oldest) = self.order.pop_front()
+            && let Some(entry) = self.entries.remove(&oldest)
+        {
+            let (key, places) = (IdKey::of(&oldest), StreamOffsets::of(&entry));
+            match self.old.find(key).and_then(|row| self.old.get_mut(row)) {
+                Some(known) => *known = places,
+                None => self.old.push(key, places),
+            }
+        }
     }
 }
 
@@ -216,14 +266,69 @@ fn expected_in(delivery: &Delivery) -> Option<ExpectedAtSubmission> {
     })
 }
 
-pub(super) fn offset_of(delivery: &Delivery) -> Option<u64> {
-    let headers = delivery.properties.headers().as_ref()?;
-    let AMQPValue::LongLongInt(offset) = headers.inner().get("x-stream-offset")? else {
-        return None;
-    };
-    u64::try_from(*offset).ok()
-}
-
 pub(super) fn id_of(delivery: &Delivery) -> Option<TaskId> {
     headers::text(delivery.properties.message_id()).and_then(|id| TaskId::new(id).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lapin::types::{AMQPValue, FieldTable};
+    use pool_broker::headers::json_properties;
+
+    fn id(n: usize) -> TaskId {
+        TaskId::new(format!("t{n}")).expect("an id")
+    }
+
+    fn read(index: &mut Index, offset: usize, task: usize, kind: EntryKind, body: &str) {
+        let mut headers = FieldTable::default();
+        let offset = i64::try_from(offset).expect("a small number");
+        headers.insert("x-stream-offset".into(), AMQPValue::LongLongInt(offset));
+        let properties = json_properties()
+            .with_type(kind.as_str().into())
+            .with_message_id(id(task).as_str().into())
+            .with_headers(headers);
+        let (exchange, key) = ("pool.log".into(), "history".into());
+        index.learn(&Delivery {
+            properties,
+            ..Delivery::mock(1, exchange, key, false, body.as_bytes().to_vec())
+        });
+    }
+
+    fn known(index: &Index, task: usize) -> IndexEntry {
+        index.get(&id(task)).expect("it is known").into_owned()
+    }
+
+    #[test]
+    fn of_old_tasks_only_the_places_are_kept_and_a_late_result_is_found() {
+        let mut index = Index::default();
+        let message = r#"{"instruction": "four", "repository": "demo"}"#;
+        for n in 0..LISTED + 2 {
+            read(&mut index, n, n, EntryKind::Task, message);
+        }
+        assert_eq!(index.entries().len(), LISTED, "the words of the newest");
+        let old = known(&index, 1);
+        assert_eq!(
+            (old.task_at, old.result_at, old.summary.as_str()),
+            (Some(1), None, ""),
+            "its message can be found"
+        );
+        read(&mut index, 90_000, 1, EntryKind::Result, "{}");
+        let (late, next) = (known(&index, 1), known(&index, 2));
+        assert_eq!(
+            (late.task_at, late.result_at, late.record.is_some()),
+            (Some(1), Some(90_000), true),
+            "the result makes it new again"
+        );
+        assert!(next.summary.is_empty(), "another one is old instead");
+        for n in LISTED + 2..2 * LISTED + 4 {
+            read(&mut index, n, n, EntryKind::Task, message);
+        }
+        let old = known(&index, 1);
+        assert_eq!(
+            (old.task_at, old.result_at),
+            (Some(1), Some(90_000)),
+            "both places are known"
+        );
+    }
 }

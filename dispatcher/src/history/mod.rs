@@ -5,15 +5,17 @@
 //! result are, and the few words that lists show. The newest bodies are cached; older ones are read
 //! from the stream on request.
 //!
-//! Every reading of the stream begins with an empty index. It replaces the old index when it is
-//! complete, because offsets mean other entries after a broker has lost the tail of a stream
-//! (broker fact 17).
+//! After a lost connection the reader goes on where it was, if the stream still has the last
+//! entries that it has read. Otherwise it reads the whole stream into an empty index, because offsets
+//! mean other entries after a broker has lost the tail of a stream (broker fact 17). That index
+//! replaces the old one when it is complete.
 
 mod index;
 pub mod output;
 mod reader;
 pub mod record;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -22,6 +24,7 @@ use futures_util::FutureExt;
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::AMQPValue;
+use pool_broker::consumer::offset_of;
 use pool_broker::headers::{self, json_properties};
 use pool_broker::outbox::{Outbox, PROMPT, UNHURRIED};
 use pool_broker::process::Process;
@@ -37,7 +40,7 @@ use pool_core::task::{Task, TaskMessage};
 use tokio::sync::watch;
 
 pub use self::index::{ExpectedAtSubmission, IndexEntry};
-use self::index::{Index, id_of, offset_of, with_expected};
+use self::index::{Index, id_of, with_expected};
 pub use self::output::Outputs;
 use self::reader::{consumer, follow};
 
@@ -178,7 +181,7 @@ impl History {
     }
 
     pub fn entry(&self, task: &TaskId) -> Option<IndexEntry> {
-        self.with(|index| index.get(task).cloned())
+        self.with(|index| index.get(task).map(Cow::into_owned))
     }
 
     /// Waits until the index has the result of this task, at most `limit`.

@@ -1,5 +1,5 @@
-//! Reads the stream `pool.history` from its beginning, and starts over when the consumer is lost or
-//! silent.
+//! Reads the stream `pool.history` from its beginning. When the consumer is lost or silent, it goes on
+//! where it was, or starts over if the stream is another one than before.
 
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
@@ -7,9 +7,10 @@ use std::time::Duration;
 use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery;
 use pool_broker::acks::{self, Acks};
-use pool_broker::consumer::{self, ConsumerSettings, Deliveries};
+use pool_broker::consumer::{self, ConsumerSettings, Deliveries, offset_of};
 use pool_broker::headers::{self, json_properties};
 use pool_broker::publisher::Message;
+use pool_broker::tail::{Chain, KeptTail, Opened, Tail};
 use pool_broker::topology::{HISTORY_KEY, HISTORY_STREAM, LOG};
 use pool_broker::{BrokerError, log_broker_error};
 use pool_telemetry::clock::new_id;
@@ -22,6 +23,8 @@ use super::index::Index;
 use super::{History, Read};
 
 const PREFETCH: u16 = 200;
+/// So many entries must be the same as before.
+const CHAIN: usize = 50;
 
 /// How the history is consumed.
 pub(super) fn consumer() -> ConsumerSettings<'static> {
@@ -29,29 +32,65 @@ pub(super) fn consumer() -> ConsumerSettings<'static> {
 }
 
 pub(super) async fn follow(history: History, read: watch::Sender<Read>) {
-    let (history, read) = (&history, &read);
-    let link = &history.process.consume;
-    consumer::keep(&history.process.shutdown, || async move {
-        let reading = link.on_channel(|channel| async move {
-            let limit = link.endpoint().timeout();
-            let deliveries = consumer().from_first().start(&channel, limit).await?;
-            read_on(history, deliveries, read).await
-        });
-        if let Err(error) = reading.await {
+    let reader = &HistoryReader {
+        history,
+        read,
+        tail: KeptTail::default(),
+    };
+    consumer::keep(&reader.history.process.shutdown, || async move {
+        let chain = reader.tail.lock().newest(CHAIN);
+        let mut end = reader.read(chain).await;
+        if let Ok(HistoryChanged) = end {
+            tracing::warn!("the history has other entries than before; reading the whole history");
+            end = reader.read(None).await;
+        }
+        if let Err(error) = end {
             log_broker_error(&error, "the reader of the history starts over");
         }
     })
     .await;
 }
 
+/// The stream is not the one that was read before.
+struct HistoryChanged;
+
+struct HistoryReader {
+    history: History,
+    read: watch::Sender<Read>,
+    /// The newest entries in the index that the process sees.
+    tail: KeptTail,
+}
+
+impl HistoryReader {
+    /// Reads until an error. Ends at once when the stream has other entries than the chain.
+    async fn read(&self, chain: Option<Chain>) -> Result<HistoryChanged, BrokerError> {
+        let link = &self.history.process.consume;
+        let reading = link.on_channel(|channel| async move {
+            let limit = link.endpoint().timeout();
+            match self.tail.open(chain, consumer(), &channel, limit).await? {
+                Opened::Broken => Ok(HistoryChanged),
+                Opened::Behind(deliveries) => {
+                    read_on(self, deliveries, IndexReading::going_on()).await
+                }
+                Opened::First(deliveries) => read_on(self, deliveries, IndexReading::new()).await,
+            }
+        });
+        reading.await
+    }
+}
+
 /// Reads until an error.
 async fn read_on(
-    history: &History,
+    reader: &HistoryReader,
     deliveries: Deliveries,
-    read: &watch::Sender<Read>,
-) -> Result<(), BrokerError> {
+    mut reading: IndexReading,
+) -> Result<HistoryChanged, BrokerError> {
+    let HistoryReader {
+        history,
+        read,
+        tail,
+    } = reader;
     let stale = history.process.log.stale();
-    let mut reading = IndexReading::new();
     let _marking = write_mark(history, &reading.mark);
     let mut pulse = Pulse::Felt(Instant::now());
     let mut chunks = deliveries.ready_chunks(100);
@@ -72,8 +111,9 @@ async fn read_on(
         let (mut last, count) = (None, chunk.len());
         for delivery in chunk {
             let delivery = delivery?;
-            if !history.hear_output(&delivery) {
-                reading.learn(&history.index, &delivery);
+            reading.remember(tail, &delivery);
+            if !history.hear_output(&delivery) && reading.learn(&history.index, &delivery) {
+                *tail.lock() = std::mem::take(&mut reading.tail);
             }
             last = Some(delivery);
         }
@@ -95,6 +135,8 @@ struct IndexReading {
     /// The index of this reading, hidden until it is complete. Then it becomes the index, and this
     /// is None.
     fresh: Option<Index>,
+    /// The newest entries in `fresh`.
+    tail: Tail,
     /// When this mark arrives, the reading has covered all entries that existed at its start.
     mark: String,
 }
@@ -103,11 +145,29 @@ impl IndexReading {
     fn new() -> Self {
         Self {
             fresh: Some(Index::default()),
+            tail: Tail::default(),
             mark: new_id::<Uuid>().to_string(),
         }
     }
 
-    fn learn(&mut self, seen: &RwLock<Index>, delivery: &Delivery) {
+    /// A reading that continues an earlier one.
+    fn going_on() -> Self {
+        Self {
+            fresh: None,
+            ..Self::new()
+        }
+    }
+
+    fn remember(&mut self, seen: &KeptTail, delivery: &Delivery) {
+        let offset = offset_of(delivery);
+        match self.fresh {
+            Some(_) => self.tail.add(offset, &delivery.data, None),
+            None => seen.lock().add(offset, &delivery.data, None),
+        }
+    }
+
+    /// True if the index of this reading is complete now.
+    fn learn(&mut self, seen: &RwLock<Index>, delivery: &Delivery) -> bool {
         let seen = || seen.write().unwrap_or_else(PoisonError::into_inner);
         match &mut self.fresh {
             Some(fresh) => fresh.learn(delivery),
@@ -117,7 +177,9 @@ impl IndexReading {
             && let Some(fresh) = self.fresh.take()
         {
             *seen() = fresh;
+            return true;
         }
+        false
     }
 }
 

@@ -106,7 +106,7 @@ impl Intake {
         self.process.log.read(|fold| {
             let wanted = |task: &Task| {
                 let route = self.process.routes.route(&task.message.capabilities).ok()?;
-                let needs = !fold.tasks.get(&task.id).is_some_and(&has_slot);
+                let needs = !fold.tasks.get(&task.id).as_deref().is_some_and(&has_slot);
                 needs.then(|| Wanted {
                     route: route.name.clone(),
                     programmers: route.eligible.len(),

@@ -7,7 +7,7 @@ use pool_broker::process::Process;
 use pool_core::event::Event;
 use pool_core::id::{AttemptId, TaskId};
 use pool_core::result::{ErrorKind, ResultMessage, Status};
-use pool_core::state::{Outcome, PoolState, Refusal, TaskState, Verdict};
+use pool_core::state::{Outcome, PoolState, Refusal, Verdict};
 use pool_core::task::Task;
 
 /// How long to wait until this process has read the claim of a task whose result is already here.
@@ -58,9 +58,9 @@ pub(super) enum Disposition {
 impl Disposition {
     /// For a result that is not the outcome of its task.
     fn of_loser(fold: &PoolState, task: &TaskId) -> Self {
-        let outcome = fold.tasks.get(task).and_then(TaskState::outcome);
-        let cancelled = outcome.is_some_and(|outcome| outcome.status == Status::Cancelled);
-        if cancelled {
+        let is_cancelled = |outcome: &Outcome| outcome.status == Status::Cancelled;
+        let known = fold.tasks.get(task);
+        if known.is_some_and(|state| state.outcome().is_some_and(is_cancelled)) {
             Self::Cancelled
         } else {
             Self::Repeat
@@ -163,12 +163,12 @@ fn misuses_id(fold: &PoolState, task: &TaskId, result: &ResultMessage) -> bool {
     let known = fold
         .tasks
         .get(task)
-        .and_then(|state| state.body_hash.as_ref());
+        .and_then(|state| state.body_hash.clone());
     let body = result
         .task
         .as_deref()
         .map(|message| Task::new(task.clone(), message.clone()).body_hash());
-    known.zip(body).is_some_and(|(known, body)| *known != body)
+    known.zip(body).is_some_and(|(known, body)| known != body)
 }
 
 /// Whether some programmer offers what the task of this result requires.

@@ -7,7 +7,7 @@ use std::collections::BinaryHeap;
 use pool_api::tasks::{Label, Stage};
 use pool_core::id::{LlmName, ProgrammerId, TaskId};
 use pool_core::pool::Pool;
-use pool_core::state::{Phase, PoolState, TaskState};
+use pool_core::state::{FinishedLongAgo, Phase, PoolState, TaskState};
 use pool_core::time::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -63,13 +63,14 @@ impl Filter {
                     .as_ref()
                     .is_none_or(|wanted| Some(wanted) == llm(pool, state))
         };
-        let matching = fold
-            .tasks
-            .iter()
-            .filter(|(_, state)| matches(state))
-            .map(|(id, state)| (time(state), id));
+        let known = fold.tasks.iter().filter(|(_, state)| matches(state));
+        let known = known.map(|(id, state)| (time(state), id.as_str()));
+        let old = fold.tasks.finished_long_ago();
+        let old = old.filter(|old| self.matches_old(old));
+        let matching = known.chain(old.map(|old| (Some(old.outcome.at), old.id)));
+        let found = |(at, id): (Option<Timestamp>, &str)| Some((at, TaskId::new(id).ok()?));
         if self.asks_for_words() {
-            let all: Vec<FoundTask> = matching.map(|(at, id)| (at, id.clone())).collect();
+            let all: Vec<FoundTask> = matching.filter_map(found).collect();
             return (all.len(), all);
         }
         let (mut total, mut newest) = (0, BinaryHeap::new());
@@ -86,9 +87,17 @@ impl Filter {
             total,
             newest
                 .into_iter()
-                .map(|Reverse((at, id))| (at, id.clone()))
+                .filter_map(|Reverse(task)| found(task))
                 .collect(),
         )
+    }
+
+    /// The log no longer knows the programmer and the LLM of an old task.
+    fn matches_old(&self, old: &FinishedLongAgo<'_>) -> bool {
+        let status = Stage::from(old.outcome.status);
+        self.programmer.is_none()
+            && self.llm.is_none()
+            && self.status.is_none_or(|wanted| wanted == status)
     }
 
     /// The search for text ignores upper and lower case.

@@ -33,6 +33,8 @@ pub struct JournalEntry {
 struct Track {
     entries: Vec<JournalEntry>,
     version: u64,
+    /// Its attempts since it is tracked.
+    attempts: Vec<AttemptId>,
     /// Events since it is tracked.
     events: usize,
     /// The task's beginning was forgotten: it has a version, so that its page learns of news, but
@@ -45,9 +47,9 @@ struct Memory {
     tracks: HashMap<TaskId, Track>,
     /// Tasks by their first event, oldest first.
     order: VecDeque<TaskId>,
-    /// Hashes of forgotten tasks. A collision is harmless: that timeline is read from the stream
-    /// instead.
-    forgotten: HashSet<u64>,
+    /// Hashes of forgotten tasks. They are short, because there are millions. A collision is
+    /// harmless: that timeline is read from the stream instead.
+    forgotten: HashSet<u32>,
     /// The task of each attempt: some events name only the attempt.
     attempts: HashMap<AttemptId, TaskId>,
     events: usize,
@@ -158,8 +160,9 @@ impl Memory {
         let Some(task) = entry.decision.part_of(task_of) else {
             return;
         };
-        if entry.verdict == Verdict::Accepted {
-            self.count(&entry.decision, &task);
+        let accepted = entry.verdict == Verdict::Accepted;
+        if accepted && let Some(status) = entry.decision.ends_as() {
+            *self.ended.entry(status).or_default() += 1;
         }
         self.version += 1;
         let track = match self.tracks.entry(task.clone()) {
@@ -174,6 +177,10 @@ impl Memory {
             }
         };
         track.version = self.version;
+        if accepted && let Event::Task(TaskEvent::Started(started)) = &entry.decision {
+            track.attempts.push(started.attempt);
+            self.attempts.insert(started.attempt, task.clone());
+        }
         if !track.partial {
             track.entries.push(entry.clone());
         }
@@ -187,15 +194,6 @@ impl Memory {
         self.forget();
     }
 
-    fn count(&mut self, decision: &Event, task: &TaskId) {
-        if let Event::Task(TaskEvent::Started(started)) = decision {
-            self.attempts.insert(started.attempt, task.clone());
-        }
-        if let Some(status) = decision.ends_as() {
-            *self.ended.entry(status).or_default() += 1;
-        }
-    }
-
     /// Forgets the oldest tasks as a whole.
     fn forget(&mut self) {
         while self.events > EVENTS
@@ -204,19 +202,17 @@ impl Memory {
         {
             self.forgotten.insert(hash(&oldest));
             self.events -= track.events;
-            for entry in track.entries {
-                if let Event::Task(TaskEvent::Started(started)) = entry.decision {
-                    self.attempts.remove(&started.attempt);
-                }
+            for attempt in &track.attempts {
+                self.attempts.remove(attempt);
             }
         }
     }
 }
 
-fn hash(task: &TaskId) -> u64 {
+fn hash(task: &TaskId) -> u32 {
     let mut hasher = DefaultHasher::new();
     task.hash(&mut hasher);
-    hasher.finish()
+    (hasher.finish() >> 32) as u32
 }
 
 #[cfg(test)]
@@ -323,12 +319,9 @@ mod tests {
         );
     }
 
-    #[test]
-    fn what_names_only_the_attempt_is_in_its_tasks_timeline() {
-        let journal = Journal::default();
-        let attempt = new_id::<AttemptId>();
-        let started = Event::from(TaskStarted {
-            task: task(1),
+    fn started(n: usize, attempt: AttemptId) -> Event {
+        Event::from(TaskStarted {
+            task: task(n),
             attempt,
             programmer: pool_core::id::ProgrammerId::new("001").expect("an id"),
             token: pool_core::id::Token {
@@ -337,8 +330,33 @@ mod tests {
             },
             route: "any".to_owned(),
             body_hash: String::new(),
-        });
-        hear(&journal, &started);
+        })
+    }
+
+    #[test]
+    fn no_attempt_outlives_its_task_also_when_the_beginning_was_forgotten() {
+        let journal = Journal::default();
+        hear(&journal, &published(1));
+        for n in 2..EVENTS + 2 {
+            hear(&journal, &published(n));
+        }
+        hear(&journal, &started(1, new_id::<AttemptId>()));
+        assert_eq!(journal.look(|memory| memory.attempts.len()), 1, "it runs");
+        for n in 2..EVENTS + 2 {
+            hear(&journal, &published(n));
+        }
+        assert_eq!(
+            journal.look(|memory| memory.attempts.len()),
+            0,
+            "it is forgotten with its task"
+        );
+    }
+
+    #[test]
+    fn what_names_only_the_attempt_is_in_its_tasks_timeline() {
+        let journal = Journal::default();
+        let attempt = new_id::<AttemptId>();
+        hear(&journal, &started(1, attempt));
         let cost_usd = pool_core::money::MicroUsd::ZERO;
         hear(
             &journal,

@@ -78,7 +78,7 @@ impl Reader {
         let view = |fold: &PoolState| {
             fold.tasks
                 .get(id)
-                .map(|state| task_view(id, state, runs(fold, state, heard), entry))
+                .map(|state| task_view(id, &state, runs(fold, &state, heard), entry))
         };
         self.process.log.read(view)
     }

@@ -53,7 +53,7 @@ pub fn why(look: &WhyContext<'_>, id: &TaskId) -> Option<Why> {
     let Eligibility { pool, fold, now } = *look.standing;
     let state = fold.tasks.get(id)?;
     let mut why = look.answer(
-        state,
+        &state,
         Why {
             task: id.clone(),
             reason: Reason::Unavailable,

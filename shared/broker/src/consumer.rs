@@ -15,6 +15,15 @@ use tokio_util::sync::CancellationToken;
 use super::backoff::Backoff;
 use super::{BrokerError, with_timeout};
 
+/// The offset of a message of a stream.
+pub fn offset_of(delivery: &Delivery) -> Option<u64> {
+    let headers = delivery.properties.headers().as_ref()?;
+    let AMQPValue::LongLongInt(offset) = headers.inner().get("x-stream-offset")? else {
+        return None;
+    };
+    u64::try_from(*offset).ok()
+}
+
 /// Consumes until `shutdown`: whenever `consume` ends, calls it again, with growing pauses.
 pub async fn keep<C: Future<Output = ()>>(shutdown: &CancellationToken, consume: impl Fn() -> C) {
     let keeping = async {

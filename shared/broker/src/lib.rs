@@ -23,6 +23,7 @@ pub mod queue;
 pub mod service;
 pub mod status;
 pub mod steps;
+pub mod tail;
 mod tls;
 pub mod topology;
 

@@ -223,6 +223,11 @@ uuid_id!(
     AttemptId
 );
 
+impl AttemptId {
+    /// The UUID of zeros, which no attempt has.
+    pub(crate) const NIL: Self = Self(uuid::Uuid::nil());
+}
+
 uuid_id!(
     /// One incarnation of a process that appends events. A restarted process is another emitter.
     EmitterId

@@ -15,6 +15,7 @@ pub mod event;
 pub mod expected;
 pub mod heartbeat;
 pub mod id;
+pub mod id_table;
 pub mod llm;
 pub mod money;
 pub mod object;

@@ -12,7 +12,8 @@ use crate::time::{Timestamp, millis, optional_millis};
 
 /// The state of one task. It is complete while the task is open, and for the newest finished tasks
 /// ([`crate::state::tasks::DETAILED_OUTCOMES`]). Of older ones only `body_hash` and the outcome are left, without its
-/// programmer and LLM.
+/// programmer and LLM. A process without a list of them ([`crate::state::PoolState::with_list`]) has only the attempt and the
+/// status of the outcome: its time, cost and error are empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskState {
     /// When `submitted` was appended; None for a task that came straight to the broker.

@@ -250,6 +250,8 @@ catalog! {
         "time since this process read the last event; some process appends one at least every `events.tick_s`";
     LOG_APPEND: Histogram = "pool_log_append_seconds" [] Seconds, Both, Sum,
         "time from appending an event to reading it back, which shows how far this process is behind";
+    LOG_READS: Counter = "pool_log_reads_total" ["from"] Count, Both, Sum,
+        "readings of the event log: from its `first` message (at the start, or if it is another log than before), or behind the `last` one that the process had read (after a lost connection)";
     CLOCK_OFFSET: Gauge = "pool_clock_offset_seconds" [] Seconds, Both, Each,
         "how far this machine's clock is ahead of the other processes' clocks; missing without heartbeats of other processes";
     BROKER_CONNECTED: Gauge = "pool_broker_connected" ["purpose"] Count, Both, Each, "1 while there is a connection";

@@ -78,7 +78,7 @@ impl Written {
             }
             Self::Ended { task } => {
                 if let Some(state) = fold.tasks.get(task) {
-                    ended(task, state);
+                    ended(task, &state);
                 }
             }
         }

@@ -123,6 +123,7 @@ impl Agents {
             dir,
             pool_file,
             pool,
+            history: 0,
         })
     }
 }

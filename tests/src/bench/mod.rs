@@ -2,9 +2,11 @@
 //! such system asks of the broker: publish, consume, publish the result, ack.
 //!
 //! `raw` is that bare loop, `pool` runs the real programs as users do, `submitter` is the client of
-//! both, `process` reads the kernel's figures about processes, `report` makes the table.
+//! both, `process` reads the kernel's figures about processes, `report` makes the table,
+//! `history` writes finished tasks.
 
 pub mod agents;
+pub mod history;
 pub mod pool;
 pub mod process;
 pub mod raw;

@@ -19,7 +19,7 @@ use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
 use super::submitter::{Address, task};
-use super::{connect, fresh_queue, patiently};
+use super::{connect, fresh_queue, history, patiently};
 
 pub const ADDRESS: Address = Address {
     exchange: TASKS,
@@ -41,6 +41,8 @@ pub struct Setup {
     pub pool_file: PathBuf,
     /// The content of the pool file.
     pub pool: Pool,
+    /// The number of finished tasks that the log and the history have at the beginning.
+    pub history: usize,
 }
 
 impl Setup {
@@ -81,6 +83,7 @@ impl Setup {
             dir,
             pool_file,
             pool,
+            history: 0,
         })
     }
 
@@ -160,6 +163,12 @@ impl RunningPool {
             .tls_certs_only([])
             .build()
             .context("failed to set up HTTP")?;
+        if setup.history > 0 {
+            let (mut first, ..) =
+                patiently("declaring the queues", start_dispatcher(setup, &http)).await?;
+            first.kill().await?;
+            history::write(&setup.amqp_url, setup.history).await?;
+        }
         let (dispatcher, api, dispatcher_start) =
             patiently("starting the dispatcher", start_dispatcher(setup, &http)).await?;
         let began = Instant::now();
@@ -189,7 +198,7 @@ impl RunningPool {
             workers_start,
             api,
             http,
-            finished: 0,
+            finished: setup.history,
         })
     }
 

@@ -45,6 +45,9 @@ struct Args {
     /// Give all programmers the same capabilities, so that each has one queue instead of three.
     #[arg(long)]
     one_queue: bool,
+    /// Finished tasks that are in the log and the history at the start of each round.
+    #[arg(long, default_value_t = 0)]
+    history: usize,
     /// Measure only these cases: raw, one, ten; or ten runs of aider at once: agents.
     #[arg(long, value_delimiter = ',', default_value = "raw,one,ten")]
     only: Vec<String>,
@@ -89,12 +92,13 @@ async fn main() -> anyhow::Result<()> {
         return measure_workspace(WorkspaceArgs::parse_from(std::env::args().skip(1))).await;
     }
     let args = Args::parse();
-    let setup = Setup::new(
+    let mut setup = Setup::new(
         own_directory()?,
         args.amqp_url.clone(),
         args.dir.clone(),
         args.one_queue,
     )?;
+    setup.history = args.history;
     let mut bench = Bench {
         args,
         setup,

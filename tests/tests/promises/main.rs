@@ -39,6 +39,7 @@ mod llm_evidence;
 mod llm_outage;
 mod llm_probes;
 mod log_forgets;
+mod log_goes_on;
 mod metrics;
 mod one_task;
 mod operator;

@@ -124,6 +124,7 @@ pub fn examine(
     offered: &CapabilitySet,
 ) -> Examination {
     let known = fold.tasks.get(&delivered.task.id);
+    let known = known.as_deref();
     let generation = known.map_or(0, |state| state.generation);
     if let Some(conflict) = conflict(fold, delivered) {
         return conflict;
@@ -160,7 +161,8 @@ fn older_than_the_log(known: Option<&TaskState>) -> Examination {
 
 /// Whether the log knows this id with another body.
 fn conflict(fold: &PoolState, delivered: &DeliveredTask) -> Option<Examination> {
-    let known = fold.tasks.get(&delivered.task.id)?.body_hash.as_ref()?;
+    let known = fold.tasks.get(&delivered.task.id)?;
+    let known = known.body_hash.as_ref()?;
     (*known != delivered.body_hash).then(|| {
         let problem = format!(
             "the id {} belongs to a task with another body; use a new id",
@@ -179,6 +181,7 @@ pub fn after_refusal(fold: &PoolState, delivered: &DeliveredTask, refusal: Refus
         return conflict;
     }
     let known = fold.tasks.get(&delivered.task.id);
+    let known = known.as_deref();
     match refusal {
         // The broker counts deliveries from the start when somebody moves a message by hand. If the
         // owner is not alive, no other programmer has the task.

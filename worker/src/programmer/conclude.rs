@@ -14,7 +14,7 @@ use pool_broker::{BrokerError, acks, log_broker_error};
 use pool_core::event::{Event, PoolEvent, ReleaseCause, TaskReleased};
 use pool_core::id::{AttemptId, TaskId};
 use pool_core::result::{ResultMessage, Status};
-use pool_core::state::{PoolState, TaskState, Verdict};
+use pool_core::state::{PoolState, Verdict};
 use pool_telemetry::clock::wall_clock;
 use tokio::time::Instant;
 
@@ -182,11 +182,13 @@ pub async fn let_go(process: &Process, claim: &Claim, branch: Option<Branch>) {
 
 /// Whether the log gives the task, or its outcome, to another attempt.
 fn is_lost(fold: &PoolState, Claim { task, attempt, .. }: &Claim) -> bool {
-    let owner = fold.tasks.get(task).and_then(TaskState::owner);
     fold.tasks
         .winner(task)
         .is_some_and(|winner| winner != Some(*attempt))
-        || owner.is_some_and(|owner| owner.attempt != *attempt)
+        || fold
+            .tasks
+            .owner(task)
+            .is_some_and(|owner| owner != *attempt)
 }
 
 /// Releases a task whose connection broke while the worker lived, so that the attempt does not

@@ -119,7 +119,7 @@ pub(crate) fn due(
 ) -> Vec<Repair> {
     let unpublished = fold.tasks.unpublished().filter(|id| {
         let state = fold.tasks.get(id);
-        state.is_some_and(|state| now.since(planned(state)) >= look.after)
+        state.is_some_and(|state| now.since(planned(&state)) >= look.after)
     });
     let repair = |id: &TaskId, cause| Repair {
         task: id.clone(),
@@ -179,7 +179,7 @@ fn lost<'a>(
         lost.extend(fold.tasks.waiting_in(name).filter(|id| {
             fold.tasks
                 .get(id)
-                .is_some_and(|state| state.is_published() && gone(state, state.issued_at))
+                .is_some_and(|state| state.is_published() && gone(&state, state.issued_at))
         }));
     }
     // A task that looks as if it was running may have a result that waits for a dispatcher.
@@ -187,7 +187,7 @@ fn lost<'a>(
         lost.extend(fold.tasks.running().filter_map(|(id, owner)| {
             let state = fold.tasks.get(id)?;
             let since = owner.since.max(state.issued_at).max(results_empty);
-            (gone(state, since) && presence.holds_nothing_of(&owner.programmer, since, now))
+            (gone(&state, since) && presence.holds_nothing_of(&owner.programmer, since, now))
                 .then_some(id)
         }));
     }

@@ -9,6 +9,7 @@ mod observer;
 mod reader;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -79,6 +80,8 @@ struct Shared {
     waiters: Waiters,
     news: News,
     fold: RwLock<PoolState>,
+    /// The state has a list of all finished tasks.
+    with_list: AtomicBool,
     view: watch::Sender<View>,
     /// Notified after each `paused` and `resumed`.
     orders: Notify,
@@ -87,6 +90,15 @@ struct Shared {
 }
 
 impl Shared {
+    /// The state before the first event.
+    fn empty_state(&self) -> PoolState {
+        if self.with_list.load(Ordering::Relaxed) {
+            PoolState::with_list()
+        } else {
+            PoolState::new()
+        }
+    }
+
     /// Gives the verdict to the waiting caller. When the log is read again, no caller waits any more, so nothing is counted
     /// twice.
     fn resolve(&self, event: EventId, verdict: Verdict) {
@@ -135,6 +147,7 @@ impl Log {
             waiters: Waiters::default(),
             news: News::default(),
             fold: RwLock::default(),
+            with_list: AtomicBool::new(false),
             view: view_sender,
             orders: Notify::new(),
             observer: Observers::default(),
@@ -262,6 +275,11 @@ impl Log {
     /// Waits for the next `paused` or `resumed` since the last call. Only one caller in each process may use it.
     pub async fn ordered(&self) {
         self.shared.orders.notified().await;
+    }
+
+    /// Keeps a list of all finished tasks, for people to see. Call it before the services run.
+    pub fn keep_list(&self) {
+        self.shared.with_list.store(true, Ordering::Relaxed);
     }
 
     /// Calls `observer` for every event that is read from now on. There can be one observer in each process.

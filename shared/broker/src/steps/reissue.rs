@@ -190,7 +190,7 @@ async fn claim_generation(
     loop {
         let next = process
             .log
-            .read(|fold| next_step(fold.tasks.get(task), carried));
+            .read(|fold| next_step(fold.tasks.get(task).as_deref(), carried));
         let NextStep::Publish(generation) = next else {
             return Ok(next);
         };
@@ -226,7 +226,7 @@ mod tests {
 
     fn step_after(events: Vec<Event>, carried: u32) -> NextStep {
         let fold = PoolState::of_events(Timestamp(1), events);
-        next_step(fold.tasks.get(&id()), carried)
+        next_step(fold.tasks.get(&id()).as_deref(), carried)
     }
 
     #[test]

@@ -50,6 +50,9 @@ mod breaker_tests;
 pub mod budget;
 #[cfg(test)]
 mod budget_tests;
+mod old_tasks;
+#[cfg(test)]
+mod old_tasks_tests;
 mod open_tasks;
 pub mod pauses;
 mod snapshot;
@@ -72,6 +75,7 @@ pub use crate::task_state::{Outcome, Owner, Phase, TaskState};
 use crate::time::Timestamp;
 use breaker::Breakers;
 use budget::Budget;
+pub use old_tasks::FinishedLongAgo;
 use pauses::Pauses;
 pub use tasks::Tasks;
 
@@ -142,6 +146,13 @@ impl PoolState {
     /// The state before the first event.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same for a process that shows tasks to people: it keeps a list of all finished tasks. Verdicts do not depend on it.
+    pub fn with_list() -> Self {
+        let mut state = Self::new();
+        state.tasks.keep_list();
+        state
     }
 
     /// The time of the pool; zero before the first event.

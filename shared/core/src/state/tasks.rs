@@ -2,8 +2,10 @@
 //!
 //! The attempt with the highest token in the log owns the task. The first `finished` of the owner is the outcome.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
+use super::old_tasks::{FinishedLongAgo, OldTasks};
 use super::open_tasks::OpenTasks;
 use super::{Refusal, Verdict};
 use crate::event::{
@@ -16,7 +18,7 @@ use crate::result::{ErrorKind, Status, Usage};
 use crate::task_state::{Account, Outcome, Owner, Phase, TaskState};
 use crate::time::Timestamp;
 
-/// The number of finished tasks whose details are kept. Of older ones only outcome and body hash stay in memory.
+/// The number of finished tasks whose details are kept. Only the outcome and two hashes of older ones stay in memory.
 pub const DETAILED_OUTCOMES: usize = 20_000;
 /// How many attempts of a task that lost their connection do not count. After that the task itself may be the cause, and
 /// lost attempts count.
@@ -24,12 +26,25 @@ pub const MOST_RELEASES: u32 = 10;
 /// Bounds a question that programmers ask between two tasks.
 const OLDEST_LOOKED_AT: usize = 32;
 
+/// How many finished tasks keep their details. Only tests change it.
+#[derive(Debug, Clone, Copy)]
+struct MostDetailed(usize);
+
+impl Default for MostDetailed {
+    fn default() -> Self {
+        Self(DETAILED_OUTCOMES)
+    }
+}
+
 /// All tasks of the log.
 #[derive(Debug, Clone, Default)]
 pub struct Tasks {
-    tasks: HashMap<TaskId, TaskState>,
+    /// Open tasks, and finished ones whose details are kept.
+    tasks: HashMap<TaskId, Box<TaskState>>,
+    old: OldTasks,
     /// Finished tasks whose details are kept, oldest first.
     detailed: VecDeque<TaskId>,
+    most_detailed: MostDetailed,
     open: usize,
     index: OpenTasks,
     /// The number of accepted `published` events.
@@ -38,13 +53,31 @@ pub struct Tasks {
 
 impl Tasks {
     /// The state of this task; None when the log does not know it.
-    pub fn get(&self, id: &TaskId) -> Option<&TaskState> {
-        self.tasks.get(id)
+    pub fn get(&self, id: &TaskId) -> Option<Cow<'_, TaskState>> {
+        match self.tasks.get(id) {
+            Some(state) => Some(Cow::Borrowed(state)),
+            None => self.old.get(id).map(Cow::Owned),
+        }
     }
 
-    /// All tasks of the log, in no order.
+    /// The open tasks, and the finished ones whose details are kept; in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&TaskId, &TaskState)> {
-        self.tasks.iter()
+        self.tasks.iter().map(|(id, state)| (id, &**state))
+    }
+
+    /// The other finished tasks, roughly in the order in which they ended. Empty unless [`super::PoolState::with_list`] made
+    /// the state.
+    pub fn finished_long_ago(&self) -> impl Iterator<Item = FinishedLongAgo<'_>> {
+        self.old.iter()
+    }
+
+    pub(super) fn keep_list(&mut self) {
+        self.old.keep_list();
+    }
+
+    #[cfg(test)]
+    pub(super) fn keep_details_of(&mut self, newest: usize) {
+        self.most_detailed = MostDetailed(newest);
     }
 
     /// The number of tasks without an outcome.
@@ -84,7 +117,7 @@ impl Tasks {
         let oldest = self.waiting_in(route).take(OLDEST_LOOKED_AT);
         oldest
             .filter_map(|id| self.tasks.get(id))
-            .any(TaskState::is_published)
+            .any(|state| state.is_published())
     }
 
     /// Submitted tasks without an owner whose deadline has passed.
@@ -96,8 +129,7 @@ impl Tasks {
 
     /// Open tasks whose last snapshot (or first event) is older than `then`.
     pub fn stated_before(&self, then: Timestamp) -> impl Iterator<Item = (&TaskId, &TaskState)> {
-        self.tasks
-            .iter()
+        self.iter()
             .filter(move |(_, state)| !state.is_finished() && state.stated_at < then)
     }
 
@@ -122,7 +154,7 @@ impl Tasks {
     }
 
     /// The attempt that owns the task.
-    pub(super) fn owner(&self, task: &TaskId) -> Option<AttemptId> {
+    pub fn owner(&self, task: &TaskId) -> Option<AttemptId> {
         Some(self.tasks.get(task)?.owner()?.attempt)
     }
 
@@ -133,11 +165,16 @@ impl Tasks {
 
     /// The attempt whose result is the outcome: None while the task is open, `Some(None)` for an outcome without an attempt.
     pub fn winner(&self, task: &TaskId) -> Option<Option<AttemptId>> {
-        Some(self.tasks.get(task)?.outcome()?.attempt)
+        Some(self.get(task)?.outcome()?.attempt)
     }
 
     /// Applies an event about a task and updates the indexes of open tasks.
     pub(super) fn decide(&mut self, event: &TaskEvent, now: Timestamp) -> Verdict {
+        if !self.tasks.contains_key(event.task())
+            && let Some(state) = self.old.get(event.task())
+        {
+            return after_the_end(event, &state);
+        }
         let verdict = match event {
             TaskEvent::Submitted(submitted) => self.submitted(submitted, now),
             TaskEvent::Published(published) => self.published(published, now),
@@ -161,10 +198,10 @@ impl Tasks {
     fn entry(&mut self, task: &TaskId, now: Timestamp) -> &mut TaskState {
         self.tasks.entry(task.clone()).or_insert_with(|| {
             self.open += 1;
-            TaskState {
+            Box::new(TaskState {
                 stated_at: now,
                 ..TaskState::default()
-            }
+            })
         })
     }
 
@@ -394,19 +431,61 @@ impl Tasks {
         self.forget_details();
     }
 
-    /// Bounds the memory: of an old task only the outcome and the body hash are kept.
+    /// Bounds the memory: of an old task only the outcome and two hashes are kept.
     fn forget_details(&mut self) {
-        while self.detailed.len() > DETAILED_OUTCOMES {
+        while self.detailed.len() > self.most_detailed.0 {
             let Some(oldest) = self.detailed.pop_front() else {
                 return;
             };
-            if let Some(state) = self.tasks.get_mut(&oldest) {
-                let mut old = std::mem::take(state);
-                if let Phase::Finished(outcome) = &mut old.phase {
-                    (outcome.programmer, outcome.llm) = (None, None);
-                }
-                (state.body_hash, state.phase) = (old.body_hash, old.phase);
+            let Some(state) = self.tasks.remove(&oldest) else {
+                continue;
+            };
+            if !self.old.put(&oldest, &state) {
+                self.tasks.insert(oldest, Box::new(without_details(*state)));
             }
         }
+        let used = self.tasks.len().max(DETAILED_OUTCOMES);
+        if self.tasks.capacity() > 8 * used {
+            // Most of a large backlog has ended.
+            self.tasks.shrink_to(2 * used);
+        }
+    }
+}
+
+/// The outcome and the body hash.
+fn without_details(state: TaskState) -> TaskState {
+    let mut phase = state.phase;
+    if let Phase::Finished(outcome) = &mut phase {
+        (outcome.programmer, outcome.llm) = (None, None);
+    }
+    TaskState {
+        body_hash: state.body_hash,
+        phase,
+        ..TaskState::default()
+    }
+}
+
+/// The verdict on an event about a task whose details are forgotten. It changes nothing.
+fn after_the_end(event: &TaskEvent, state: &TaskState) -> Verdict {
+    match event {
+        TaskEvent::Submitted(submitted) => {
+            let same_body = state.body_hash.as_ref() == Some(&submitted.body_hash);
+            Verdict::Refused(Refusal::Taken { same_body })
+        }
+        TaskEvent::Published(_) => Verdict::Accepted,
+        TaskEvent::Used(_)
+            if state
+                .outcome()
+                .is_some_and(|outcome| outcome.status == Status::Cancelled) =>
+        {
+            Verdict::Accepted
+        }
+        TaskEvent::Released(_) => Verdict::Refused(Refusal::Superseded),
+        TaskEvent::Used(_)
+        | TaskEvent::Reissued(_)
+        | TaskEvent::Started(_)
+        | TaskEvent::Finished(_)
+        | TaskEvent::Cancelled(_)
+        | TaskEvent::Stated(_) => Verdict::Refused(Refusal::Finished),
     }
 }

@@ -11,7 +11,7 @@ use crate::result::{ErrorKind, LlmUsage, Status, Usage};
 use crate::rules::Rules;
 use proptest::prelude::*;
 
-fn task(name: &str) -> TaskId {
+pub(super) fn task(name: &str) -> TaskId {
     TaskId::new(name).expect("an id")
 }
 
@@ -50,7 +50,7 @@ fn submitted(name: &str, hash: &str) -> Event {
     })
 }
 
-fn batch(first: u64, events: Vec<Event>) -> EventBatch {
+pub(super) fn batch(first: u64, events: Vec<Event>) -> EventBatch {
     EventBatch {
         v: 1,
         emitter: EmitterId::from_u128(1),
@@ -216,7 +216,7 @@ fn what_each_attempt_said_last_is_what_the_task_has_used() {
     let sure = fold
         .tasks
         .get(&task("t"))
-        .map(TaskState::spent_for_sure)
+        .map(|state| state.spent_for_sure())
         .expect("the task");
     assert_eq!(
         sure.cost_usd,
@@ -782,7 +782,7 @@ fn the_time_of_the_pool_never_goes_back() {
 }
 
 /// Events of a few tasks, attempts and tokens, so that they collide often.
-fn any_decision() -> impl Strategy<Value = Event> {
+pub(super) fn any_decision() -> impl Strategy<Value = Event> {
     let name = prop_oneof![Just("a"), Just("b")];
     prop_oneof![
         (name.clone(), 1u128..4, 0u32..3, 0u64..3).prop_map(|(t, n, g, c)| started(t, n, g, c)),
