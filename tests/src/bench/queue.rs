@@ -39,9 +39,9 @@ const AFTER: [Measure; 2] = [
 ];
 const CPU: [Measure; 4] = [
     Measure::lower("CPU per task", "broker", "ms"),
+    Measure::lower("CPU per task", "submitter", "ms"),
     Measure::lower("CPU per task", DISPATCHER, "ms"),
     Measure::lower("CPU per task", WORKERS, "ms"),
-    Measure::lower("CPU per task", "submitter", "ms"),
 ];
 const DISPATCHER: &str = "dispatcher";
 const WORKERS: &str = "workers";
@@ -145,7 +145,7 @@ impl Queue {
         let times = submitter.one_by_one(self.choice.single).await?;
         let broker: Vec<u32> = self.choice.broker_pid.into_iter().collect();
         let own = [std::process::id()];
-        let pids: Pids<'_> = [&broker, dispatcher, workers, &own];
+        let pids: Pids<'_> = [&broker, &own, dispatcher, workers];
         let before = cpu(pids)?;
         let took = submitter.burst(self.choice.tasks).await?;
         let used = cpu(pids)?;
