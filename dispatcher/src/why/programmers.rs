@@ -154,7 +154,7 @@ impl WhyContext<'_> {
         let since = clock(owner.since, self.standing.now);
         let working = format!("working on {task} since {since}");
         let state = self.standing.fold.tasks.get(task);
-        match state.map(|state| &state.route) {
+        match state.as_deref().map(|state| &state.route) {
             Some(other) if *other != route.name => {
                 let words = "busy with other routes";
                 let detail = format!("{working} (route {other})");

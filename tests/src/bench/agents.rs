@@ -1,4 +1,5 @@
-//! Ten runs of the real aider at once in `strict`, started cold and warm, with the scripted LLM.
+//! `bench agents`: ten runs of the real aider at once in `strict`, started cold and warm, with the
+//! scripted LLM.
 //!
 //! It runs the real programs, so the time is that of a user: from handing ten tasks in until all have
 //! succeeded. Both cases do the same tasks in the same run.
@@ -8,66 +9,96 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use serde::{Deserialize, Serialize};
+use clap::Args;
+use serde::Deserialize;
 use serde_json::json;
 use tokio::time::{Instant, interval, sleep};
 
 use super::patiently;
-use super::pool::{RunningPool, Setup};
+use super::pool::{RunningPool, Setup, own_directory};
 use super::process::{pss_mb, tree_below, tree_cpu_ms};
+use super::record::Settings;
+use super::row::{Case, Measure, Row};
+use super::run::Benchmark;
 use crate::scripted_llm::{Script, ScriptedLlm};
 
 /// Runs at once, and programmers.
-pub const RUNS: u16 = 10;
+const RUNS: u16 = 10;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// The memory of ten runs of aider is read in about 30 ms.
 const SAMPLE_EVERY: Duration = Duration::from_millis(250);
 /// The repository of all tasks.
 const REPOSITORY: &str = "app";
 
-/// The programs and places of a measurement.
-pub struct Agents {
-    /// The directory of `dispatcher` and `worker`.
-    pub programs: PathBuf,
-    pub amqp_url: String,
-    /// For the pool files, the logs and all files of the pools.
-    pub dir: PathBuf,
+const COLD: Case = Case::cold("ten runs of aider at once");
+const WARM: Case = Case::warm("ten runs of aider at once");
+/// From handing all tasks in until the last one has succeeded.
+const WALL: Measure = Measure::lower("wall time", "", "s");
+/// Of everything that the worker has started.
+const CPU: Measure = Measure::lower("CPU per run", "", "s");
+/// The most memory of all agents together, the fork server included. MB of 1,000,000 bytes; shared
+/// pages count once.
+const MEMORY: Measure = Measure::lower("peak memory", "", "MB");
+
+/// Ten runs of aider at once, started cold and warm.
+#[derive(Debug, Clone, Args)]
+pub struct Choice {
+    /// The broker; everything of a pool in it is deleted.
+    #[arg(long, env = "AMQP_URL", hide_env_values = true)]
+    amqp_url: String,
     /// The aider executable.
-    pub aider: PathBuf,
+    #[arg(long, env = "POOL_AIDER", default_value = ".pool/aider/bin/aider")]
+    aider: PathBuf,
 }
 
-/// The values of one case.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct AgentsRow {
-    /// `cold` or `warm`.
-    pub start: String,
-    /// From handing all tasks in until the last one has succeeded.
-    pub wall_s: f64,
-    /// Of everything that the worker has started, for each run.
-    pub cpu_s_per_run: f64,
-    /// The most memory of all agents together, the fork server included. MB of 1,000,000 bytes;
-    /// shared pages count once.
-    pub memory_mb: f64,
+/// The benchmark with its directory.
+pub struct Agents {
+    choice: Choice,
+    /// For the pool files, the logs and all files of the pools.
+    dir: PathBuf,
+}
+
+impl Benchmark for Agents {
+    const NAME: &'static str = "agents";
+    const BASE: Option<Case> = Some(COLD);
+
+    fn settings(&self) -> Settings {
+        Settings::from([("runs at once".to_owned(), RUNS.to_string())])
+    }
+
+    /// Fails when a task does not succeed in the way that the case says.
+    async fn round(&mut self) -> anyhow::Result<Vec<Row>> {
+        let llm = ScriptedLlm::start(Script::default(), 0).await?;
+        let mut rows = self.measure(COLD, &llm).await.context("cold")?;
+        rows.extend(self.measure(WARM, &llm).await.context("warm")?);
+        Ok(rows)
+    }
 }
 
 impl Agents {
-    /// Measures both cases once, and deletes everything of a pool in the broker.
-    ///
     /// # Errors
-    /// When a program does not start, or a task does not succeed in the way that the case says.
-    pub async fn round(&self) -> anyhow::Result<Vec<AgentsRow>> {
-        let llm = ScriptedLlm::start(Script::default(), 0).await?;
-        let cold = self.measure("cold", &llm).await.context("cold")?;
-        let warm = self.measure("warm", &llm).await.context("warm")?;
-        Ok(vec![cold, warm])
+    /// When there is no such aider.
+    pub fn new(choice: Choice, dir: &Path) -> anyhow::Result<Self> {
+        let aider = std::path::absolute(&choice.aider)?;
+        if !aider.exists() {
+            bail!(
+                "{} is missing: scripts/quickstart installs it",
+                aider.display()
+            );
+        }
+        Ok(Self {
+            choice: Choice { aider, ..choice },
+            dir: dir.to_owned(),
+        })
     }
 
-    async fn measure(&self, start: &str, llm: &ScriptedLlm) -> anyhow::Result<AgentsRow> {
-        let setup = self.setup(start, llm)?;
+    async fn measure(&self, case: Case, llm: &ScriptedLlm) -> anyhow::Result<Vec<Row>> {
+        let warm = case == WARM;
+        let setup = self.setup(warm, llm)?;
         let pool = RunningPool::start(&setup, 1).await?;
         let worker = *pool.worker_pids().first().context("no worker runs")?;
         let log = setup.dir.join("worker-0.log");
-        if start == "warm" {
+        if warm {
             patiently("starting the fork server", warm_start(&log)).await?;
         }
         let client = Client::of(&setup)?;
@@ -81,20 +112,21 @@ impl Agents {
         let cpu_s_per_run = (tree_cpu_ms(worker)? - cpu) / 1000.0 / f64::from(RUNS);
         pool.stop().await?;
         let said = std::fs::read_to_string(&log)?;
-        if start == "warm" && said.contains("the agent started cold") {
+        if warm && said.contains("the agent started cold") {
             bail!("not every run was warm: {}", log.display());
         }
-        Ok(AgentsRow {
-            start: start.to_owned(),
-            wall_s,
-            cpu_s_per_run,
-            memory_mb,
-        })
+        let values = [(WALL, wall_s), (CPU, cpu_s_per_run), (MEMORY, memory_mb)];
+        let row = |(measure, value)| Row::new(case.clone(), measure, value);
+        Ok(values.map(row).into())
     }
 
     /// A pool with ten programmers, whose agent is aider, and a repository.
-    fn setup(&self, start: &str, llm: &ScriptedLlm) -> anyhow::Result<Setup> {
-        let dir = std::path::absolute(self.dir.join(format!("agents-{start}")))?;
+    fn setup(&self, warm: bool, llm: &ScriptedLlm) -> anyhow::Result<Setup> {
+        let (name, warm) = match warm {
+            true => ("agents-warm", "auto"),
+            false => ("agents-cold", "off"),
+        };
+        let dir = std::path::absolute(self.dir.join(name))?;
         if dir.exists() {
             std::fs::remove_dir_all(&dir)?;
         }
@@ -104,12 +136,11 @@ impl Agents {
                 json!({"id": format!("{number:03}"), "port": 0, "primary_llm": "scripted/model", "capabilities": ["fast"]})
             })
             .collect();
-        let warm = if start == "warm" { "auto" } else { "off" };
         let file = json!({
             "programmers": programmers,
             "defaults": {"timeout_s": 600, "max_duration_per_job_s": 300},
             "providers": {"scripted": {"base_url": llm.base_url(), "free": true}},
-            "agent": {"kind": "aider", "program": self.aider, "warm": warm},
+            "agent": {"kind": "aider", "program": self.choice.aider, "warm": warm},
             "workspace": {"dir": "work", "roots": ["repositories"]},
             "sandbox": {"level": "strict"},
         });
@@ -118,8 +149,8 @@ impl Agents {
         let pool = pool_config::load(&pool_file, &pool_config::Env::of_process())
             .map_err(|mistakes| anyhow::anyhow!("a pool file of the benchmark: {mistakes}"))?;
         Ok(Setup {
-            programs: self.programs.clone(),
-            amqp_url: self.amqp_url.clone(),
+            programs: own_directory()?,
+            amqp_url: self.choice.amqp_url.clone(),
             dir,
             pool_file,
             pool,

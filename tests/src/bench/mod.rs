@@ -1,17 +1,68 @@
-//! The benchmark: the speed of the pool with an agent that does nothing, beside the least that any
-//! such system asks of the broker: publish, consume, publish the result, ack.
+//! The benchmarks: what is measured, and what becomes of the values.
 //!
-//! `raw` is that bare loop, `pool` runs the real programs as users do, `submitter` is the client of
-//! both, `process` reads the kernel's figures about processes, `report` makes the table,
-//! `history` writes finished tasks.
+//! A benchmark implements [`run::Benchmark`] and returns [`row::Row`]s, one for each measured value of
+//! a round. [`run::run`] repeats the round, puts the values together and writes a
+//! [`record::Record`]: a JSON file with the machine, its load, the broker, the commit, and the
+//! median and the values of every measure. [`table`], [`compare`], [`plot`] and [`page`] read it.
+//!
+//! To add a benchmark:
+//!
+//! 1. Write a module with a `Choice` (its options, `clap::Args`) and a type that implements
+//!    [`run::Benchmark`]. `queue.rs` is an example. `BASE` is the case that the others are compared
+//!    with. In a round, measure every case once: a disturbance of the machine then meets all.
+//! 2. Add a variant to `Command` in `src/bin/bench.rs`, and the name to `BENCHMARKS` in
+//!    `scripts/bench` (to `WITH_BROKER` too, if it needs one).
+//! 3. Measures of one [`row::Measure::group`] share a column and a plot, so they have one unit.
+//!    [`row::Case::cold`] and [`row::Case::warm`] label what was prepared.
+//! 4. Copy a result of an idle machine to `docs/operate/measured/NAME.json`, put the two marks of
+//!    [`page`] into `docs/operate/performance.md`, and run `scripts/docs`.
+//!
+//! ```no_run
+//! use pool_tests::bench::record::Settings;
+//! use pool_tests::bench::row::{Case, Measure, Row};
+//! use pool_tests::bench::run::Benchmark;
+//!
+//! const COLD: Case = Case::cold("ten runs of aider");
+//! const WARM: Case = Case::warm("ten runs of aider");
+//! const WALL: Measure = Measure::lower("wall time", "", "s");
+//!
+//! struct Agents;
+//!
+//! impl Benchmark for Agents {
+//!     const NAME: &'static str = "agents";
+//!     const BASE: Option<Case> = Some(COLD);
+//!
+//!     fn settings(&self) -> Settings {
+//!         Settings::from([("runs at once".to_owned(), "10".to_owned())])
+//!     }
+//!
+//!     async fn round(&mut self) -> anyhow::Result<Vec<Row>> {
+//!         Ok(vec![Row::new(COLD, WALL, 23.0), Row::new(WARM, WALL, 1.5)])
+//!     }
+//! }
+//! ```
+//!
+//! The parts of `queue`: `raw` is the bare loop, `pool` runs the real programs as users do,
+//! `submitter` is the client of both, `process` reads the kernel's figures about processes, `history`
+//! writes finished tasks.
 
 pub mod agents;
+pub mod compare;
+pub mod format;
 pub mod history;
+pub mod machine;
+pub mod page;
+pub mod plot;
 pub mod pool;
 pub mod process;
+pub mod queue;
 pub mod raw;
-pub mod report;
+pub mod record;
+pub mod row;
+pub mod run;
+pub mod statistics;
 pub mod submitter;
+pub mod table;
 pub mod workspace;
 
 use std::time::Duration;

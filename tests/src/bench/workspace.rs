@@ -1,4 +1,4 @@
-//! How long a task waits for its worktree: from its submission to an idle pool until its agent
+//! `bench workspace`: how long a task waits for its worktree, from its submission to an idle pool until its agent
 //! starts, on a large repository. `git worktree add` and `git clone --shared` are measured in the
 //! same run, on the same repository.
 
@@ -14,11 +14,13 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer};
 use pool_core::result::ResultMessage;
 use pool_telemetry::clock::wall_clock;
-use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::pool::{ADDRESS, RunningPool, Setup, own_directory};
+use super::record::Settings;
+use super::row::{Case, Measure, Row};
+use super::run::Benchmark;
 use super::submitter::{persistent, publish};
 use super::{confirmed_channel, connect, patiently};
 
@@ -29,7 +31,7 @@ const FILES_OF_A_DIRECTORY: usize = 50;
 /// How many programmers the pool has, and how many tasks there are at once.
 const AT_ONCE: usize = 10;
 
-/// The options of the benchmark.
+/// How long a task waits for the files of a large repository, beside git.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Choice {
     /// The broker; everything of a pool in it is deleted.
@@ -43,20 +45,13 @@ pub struct Choice {
     pub tasks: usize,
 }
 
-/// One measured value.
-#[derive(Debug, Clone, Serialize)]
-pub struct WorkspaceRow {
-    /// The program that made the files.
-    pub case: &'static str,
-    /// One, or the last of ten at once.
-    pub measure: &'static str,
-    pub seconds: f64,
-}
-
-const ONE: &str = "one";
-const TEN: &str = "ten at once";
-const NEW: &str = "pool, first task";
-const AGAIN: &str = "pool, later tasks";
+const BY_WORKTREE: Case = Case::new("git worktree add");
+const BY_CLONE: Case = Case::new("git clone --shared");
+const NEW: Case = Case::cold("pool");
+const AGAIN: Case = Case::warm("pool");
+const ONE: Measure = Measure::lower("wait", "one", "s");
+/// Until the last of ten has its files.
+const TEN: Measure = Measure::lower("wait", "ten at once", "s");
 const WORKTREE: [&str; 4] = ["worktree", "add", "--quiet", "--detach"];
 const CLONE: [&str; 3] = ["clone", "--quiet", "--shared"];
 
@@ -65,6 +60,31 @@ pub struct Workspace {
     choice: Choice,
     dir: PathBuf,
     repository: PathBuf,
+}
+
+impl Benchmark for Workspace {
+    const NAME: &'static str = "workspace";
+    const BASE: Option<Case> = Some(BY_WORKTREE);
+
+    fn settings(&self) -> Settings {
+        Settings::from([
+            ("files".to_owned(), self.choice.files.to_string()),
+            ("bytes of a file".to_owned(), FILE_BYTES.to_string()),
+        ])
+    }
+
+    async fn round(&mut self) -> anyhow::Result<Vec<Row>> {
+        let mut rows = Vec::new();
+        for (case, args) in [(BY_WORKTREE, &WORKTREE[..]), (BY_CLONE, &CLONE[..])] {
+            for (measure, count) in [(ONE, 1), (TEN, AT_ONCE)] {
+                eprintln!("  {}: {} …", case.title(), measure.title());
+                let seconds = self.with_git(args, count).await?;
+                rows.push(Row::new(case.clone(), measure, seconds));
+            }
+        }
+        rows.extend(self.with_pool().await?);
+        Ok(rows)
+    }
 }
 
 impl Workspace {
@@ -84,29 +104,6 @@ impl Workspace {
             dir,
             repository,
         })
-    }
-
-    /// Measures every case once.
-    ///
-    /// # Errors
-    /// When git or the pool fails.
-    pub async fn round(&self) -> anyhow::Result<Vec<WorkspaceRow>> {
-        let mut rows = Vec::new();
-        for (case, args) in [
-            ("git worktree add", &WORKTREE[..]),
-            ("git clone --shared", &CLONE[..]),
-        ] {
-            for (measure, count) in [(ONE, 1), (TEN, AT_ONCE)] {
-                eprintln!("  {case}: {measure} …");
-                rows.push(WorkspaceRow {
-                    case,
-                    measure,
-                    seconds: self.with_git(args, count).await?,
-                });
-            }
-        }
-        rows.extend(self.with_pool().await?);
-        Ok(rows)
     }
 
     /// The time until git has made `count` trees at once. They are removed afterwards.
@@ -136,7 +133,7 @@ impl Workspace {
         Ok(seconds)
     }
 
-    async fn with_pool(&self) -> anyhow::Result<Vec<WorkspaceRow>> {
+    async fn with_pool(&self) -> anyhow::Result<Vec<Row>> {
         let work = self.dir.join("work");
         if work.exists() {
             fs::remove_dir_all(&work)?;
@@ -147,14 +144,10 @@ impl Workspace {
         let pool = RunningPool::start(&setup, 1).await?;
         let mut client = Client::open(&setup.amqp_url, &self.repository).await?;
         let mut rows = Vec::new();
-        let mut measure = async |case, measure, count| {
-            eprintln!("  {case}: {measure} …");
+        let mut measure = async |case: Case, measure: Measure, count| {
+            eprintln!("  {}: {} …", case.title(), measure.title());
             let seconds = client.last_start(count).await?;
-            rows.push(WorkspaceRow {
-                case,
-                measure,
-                seconds,
-            });
+            rows.push(Row::new(case, measure, seconds));
             anyhow::Ok(())
         };
         measure(NEW, ONE, 1).await?;
