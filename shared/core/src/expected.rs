@@ -31,7 +31,7 @@ const WEIGHT: u32 = 4;
 /// A kind that is not the very same task needs so many durations before its average counts.
 const ENOUGH: u32 = 3;
 
-/// What tasks that probably take equally long have in common.
+/// Identifies tasks that probably take equally long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Kind(u64);
 
@@ -60,7 +60,7 @@ struct Label {
 }
 
 impl Traits {
-    /// What this task has in common with others.
+    /// The kinds of this task.
     pub fn of(task: &TaskMessage) -> Self {
         let repository = task.repository.as_str();
         let label = |(key, value): (&String, &String)| Label {
