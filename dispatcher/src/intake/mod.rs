@@ -27,7 +27,7 @@ use pool_core::time::Timestamp;
 use pool_telemetry::clock::{new_id, wall_clock};
 
 use crate::history::History;
-use order::{Place, RouteLlms, places, route_llms};
+use order::{PublishPlace, RouteLlms, places, route_llms};
 use queue_limits::{QueueLimits, Slot, Wanted};
 
 /// How many tasks are submitted at the same time.
@@ -214,7 +214,7 @@ impl Intake {
     ) -> Vec<Result<AcceptedTask, NotTaken>> {
         let places = self.places(&tasks);
         let mut tasks: Vec<_> = tasks.into_iter().map(Some).collect();
-        let of_place = |place: Place| {
+        let of_place = |place: PublishPlace| {
             let task = tasks.get_mut(place.index)?.take()?;
             Some((place, task))
         };
@@ -240,7 +240,7 @@ impl Intake {
     }
 
     /// The order in which to publish these tasks. A task alone needs no expectation.
-    fn places(&self, tasks: &[(Task, Option<Slot>)]) -> Vec<Place> {
+    fn places(&self, tasks: &[(Task, Option<Slot>)]) -> Vec<PublishPlace> {
         let known = tasks.len() > 1;
         let tasks: Vec<&Task> = tasks.iter().map(|(task, _)| task).collect();
         places(&tasks, &self.process.routes, |message, route| {

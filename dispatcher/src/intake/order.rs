@@ -16,7 +16,7 @@ const MOST_DELAY: Duration = Duration::from_secs(10 * 60);
 
 /// The next task to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct PublishPlace {
     /// Its index in the submission.
     pub(super) index: usize,
     pub(super) expected: Option<Expected>,
@@ -42,13 +42,13 @@ pub(super) fn places(
     tasks: &[&Task],
     routes: &Routes,
     expect: impl Fn(&TaskMessage, &Route) -> Option<Expected>,
-) -> Vec<Place> {
-    let mut of_routes: BTreeMap<&str, (&Route, Vec<Place>)> = BTreeMap::new();
+) -> Vec<PublishPlace> {
+    let mut of_routes: BTreeMap<&str, (&Route, Vec<PublishPlace>)> = BTreeMap::new();
     let mut places = Vec::with_capacity(tasks.len());
     for (index, task) in tasks.iter().enumerate() {
         let route = routes.route(&task.message.capabilities).ok();
         let expected = route.and_then(|route| expect(&task.message, route));
-        let place = Place { index, expected };
+        let place = PublishPlace { index, expected };
         if let Some(route) = route {
             let same = of_routes.entry(&route.name).or_insert((route, Vec::new()));
             same.1.push(place.clone());
@@ -65,7 +65,7 @@ pub(super) fn places(
     places
 }
 
-fn to_order(tasks: &[&Task], place: &Place) -> ToOrder {
+fn to_order(tasks: &[&Task], place: &PublishPlace) -> ToOrder {
     ToOrder {
         high: tasks[place.index].message.priority == Priority::High,
         expected: place
@@ -78,7 +78,7 @@ fn to_order(tasks: &[&Task], place: &Place) -> ToOrder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_core::expected::By;
+    use pool_core::expected::Basis;
     use pool_core::id::{Capability, ProgrammerId, TaskId};
     use serde_json::json;
 
@@ -99,7 +99,7 @@ mod tests {
         let tasks: Vec<Task> = tasks.into_iter().enumerate().map(task).collect();
         let expect = |message: &TaskMessage, _: &Route| {
             let minutes: u64 = message.instruction.parse().expect("minutes");
-            let (duration, by) = (Duration::from_secs(60 * minutes), By::SameTask);
+            let (duration, by) = (Duration::from_secs(60 * minutes), Basis::SameTask);
             Some(Expected { duration, by })
         };
         let order = |expect: &dyn Fn(&TaskMessage, &Route) -> Option<Expected>| {

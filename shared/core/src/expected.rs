@@ -5,14 +5,14 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use pool_core::expected::{By, Durations, Traits};
+//! use pool_core::expected::{Basis, Durations, Traits};
 //!
 //! let task = serde_json::from_str(r#"{"instruction": "add a test", "repository": "app"}"#).unwrap();
 //! let mut durations = Durations::default();
 //! assert!(durations.expect(&Traits::of(&task), None).is_none(), "nothing has been learned");
 //! durations.learn(&Traits::of(&task), None, Duration::from_secs(40));
 //! let expected = durations.expect(&Traits::of(&task), None).unwrap();
-//! assert_eq!((expected.duration, expected.by), (Duration::from_secs(40), By::SameTask));
+//! assert_eq!((expected.duration, expected.by), (Duration::from_secs(40), Basis::SameTask));
 //! ```
 
 use std::cmp::Reverse;
@@ -31,11 +31,11 @@ const WEIGHT: u32 = 4;
 /// A kind that is not the very same task needs so many durations before its average counts.
 const ENOUGH: u32 = 3;
 
-/// What tasks that probably take equally long have in common.
+/// Identifies tasks that probably take equally long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Kind(u64);
+struct TaskKind(u64);
 
-impl Kind {
+impl TaskKind {
     // Only this process sees the value, so it need not be the same in another version.
     fn of(parts: impl Hash) -> Self {
         let mut hasher = DefaultHasher::new();
@@ -47,35 +47,35 @@ impl Kind {
 /// The kinds that one task belongs to, small enough to keep for every task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Traits {
-    same_task: Kind,
-    repository: Kind,
-    labels: Box<[Label]>,
+    same_task: TaskKind,
+    repository: TaskKind,
+    labels: Box<[LabelKind]>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Label {
-    kind: Kind,
+struct LabelKind {
+    kind: TaskKind,
     /// `key=value`.
     words: Box<str>,
 }
 
 impl Traits {
-    /// What this task has in common with others.
+    /// The kinds of this task.
     pub fn of(task: &TaskMessage) -> Self {
         let repository = task.repository.as_str();
-        let label = |(key, value): (&String, &String)| Label {
-            kind: Kind::of(("label", repository, key, value)),
+        let label = |(key, value): (&String, &String)| LabelKind {
+            kind: TaskKind::of(("label", repository, key, value)),
             words: format!("{key}={value}").into(),
         };
         Self {
-            same_task: Kind::of(("task", repository, &task.instruction, &task.files)),
-            repository: Kind::of(("repository", repository)),
+            same_task: TaskKind::of(("task", repository, &task.instruction, &task.files)),
+            repository: TaskKind::of(("repository", repository)),
             labels: task.labels.iter().map(label).collect(),
         }
     }
 
-    fn with_llm(&self, llm: &LlmName) -> Kind {
-        Kind::of(("llm", self.repository, llm.as_str()))
+    fn with_llm(&self, llm: &LlmName) -> TaskKind {
+        TaskKind::of(("llm", self.repository, llm.as_str()))
     }
 }
 
@@ -85,12 +85,12 @@ pub struct Expected {
     /// From its start to its end.
     pub duration: Duration,
     /// Which earlier tasks say so.
-    pub by: By,
+    pub by: Basis,
 }
 
 /// The earlier tasks from which a duration is expected.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum By {
+pub enum Basis {
     /// The same instruction for the same files of the same repository.
     SameTask,
     /// Tasks of the repository with this label, `key=value`.
@@ -103,7 +103,7 @@ pub enum By {
     AllTasks,
 }
 
-impl fmt::Display for By {
+impl fmt::Display for Basis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::SameTask => f.write_str("earlier runs of the same task"),
@@ -150,8 +150,8 @@ impl Average {
 /// The durations of earlier tasks, by kind. Its memory is bounded.
 #[derive(Debug, Clone, Default)]
 pub struct Durations {
-    young: HashMap<Kind, Average>,
-    old: HashMap<Kind, Average>,
+    young: HashMap<TaskKind, Average>,
+    old: HashMap<TaskKind, Average>,
     all: Average,
 }
 
@@ -181,19 +181,19 @@ impl Durations {
     /// The answer is the average of the most similar tasks that are known: the same task, or else the label whose tasks
     /// differ least, the LLM, the repository, all tasks.
     pub fn expect(&self, traits: &Traits, llm: Option<&LlmName>) -> Option<Expected> {
-        let enough = |kind: Kind| self.get(kind).filter(|average| average.durations >= ENOUGH);
-        let same = || Some((self.get(traits.same_task)?, By::SameTask));
+        let enough = |kind: TaskKind| self.get(kind).filter(|average| average.durations >= ENOUGH);
+        let same = || Some((self.get(traits.same_task)?, Basis::SameTask));
         let label = || {
             let known = traits
                 .labels
                 .iter()
                 .filter_map(|label| Some((enough(label.kind)?, label)));
             let (average, label) = known.min_by_key(|(average, _)| average.spread())?;
-            Some((average, By::Label(label.words.to_string())))
+            Some((average, Basis::Label(label.words.to_string())))
         };
-        let with_llm = || Some((enough(traits.with_llm(llm?))?, By::Llm(llm?.clone())));
-        let repository = || Some((enough(traits.repository)?, By::Repository));
-        let all = || Some((self.all, By::AllTasks)).filter(|(all, _)| all.durations > 0);
+        let with_llm = || Some((enough(traits.with_llm(llm?))?, Basis::Llm(llm?.clone())));
+        let repository = || Some((enough(traits.repository)?, Basis::Repository));
+        let all = || Some((self.all, Basis::AllTasks)).filter(|(all, _)| all.durations > 0);
         let (average, by) = same()
             .or_else(label)
             .or_else(with_llm)
@@ -205,7 +205,7 @@ impl Durations {
         })
     }
 
-    fn get(&self, kind: Kind) -> Option<Average> {
+    fn get(&self, kind: TaskKind) -> Option<Average> {
         self.young
             .get(&kind)
             .or_else(|| self.old.get(&kind))

@@ -46,24 +46,24 @@ fn the_most_similar_tasks_that_are_known_say_how_long_a_task_takes() {
         let expected = durations.expect(task, llm).expect("tasks have finished");
         (expected.duration.as_secs(), expected.by.to_string())
     };
-    let of = |secs: u64, by: By| (secs, by.to_string());
+    let of = |secs: u64, by: Basis| (secs, by.to_string());
     for (task, llm, expected, what) in [
         (
             traits("known", "app", &[("kind", "port")]),
             None,
-            of(30, By::SameTask),
+            of(30, Basis::SameTask),
             "the same task before all",
         ),
         (
             traits("new", "app", &[("kind", "port")]),
             Some(&a),
-            of(100, By::Label("kind=port".to_owned())),
+            of(100, Basis::Label("kind=port".to_owned())),
             "a label",
         ),
         (
             traits("new", "app", &[("run", "x0")]),
             Some(&b),
-            of(100, By::Llm(b.clone())),
+            of(100, Basis::Llm(b.clone())),
             "a label needs three tasks",
         ),
     ] {
@@ -72,12 +72,12 @@ fn the_most_similar_tasks_that_are_known_say_how_long_a_task_takes() {
     let by = |task: &Traits| expect(task, None).1;
     assert_eq!(
         by(&traits("new", "app", &[])),
-        By::Repository.to_string(),
+        Basis::Repository.to_string(),
         "the repository"
     );
     assert_eq!(
         by(&traits("new", "lib", &[])),
-        By::AllTasks.to_string(),
+        Basis::AllTasks.to_string(),
         "one task of a repository is too few"
     );
 }
@@ -100,7 +100,7 @@ fn of_several_labels_the_one_whose_tasks_differ_least_counts() {
     let expected = durations.expect(&task, None).expect("tasks have finished");
     assert_eq!(
         (expected.duration, expected.by),
-        (secs(10), By::Label("kind=test".to_owned())),
+        (secs(10), Basis::Label("kind=test".to_owned())),
         "not the team"
     );
 }
@@ -141,10 +141,10 @@ fn kinds_that_do_not_come_again_are_forgotten() {
     };
     assert_eq!(
         by(&traits("once", "app", &[])),
-        By::Repository,
+        Basis::Repository,
         "it came once, long ago"
     );
-    assert_eq!(by(&often), By::SameTask, "it comes again and again");
+    assert_eq!(by(&often), Basis::SameTask, "it comes again and again");
     assert!(
         durations.young.len() + durations.old.len() <= 2 * (KINDS + 4),
         "bounded"

@@ -525,10 +525,9 @@ proptest! {
             let mut full: Vec<usize> = others.into_iter().filter(|queue| *queue < last).collect();
             full.push(last);
             now += EMPTY_FOR;
-            action = match action {
-                Do::Stay(_) | Do::Ask(_) => session.handle(In::Settled, &waiting(&full), now),
-                other => other,
-            };
+            if matches!(action, Do::Stay(_) | Do::Ask(_)) {
+                action = session.handle(In::Settled, &waiting(&full), now);
+            }
             let queue = next_to_give(&mut session, &full, action, now);
             if before != Some(queue) || now >= turn_began + TURN {
                 turns_without_last = if queue == last { 0 } else { turns_without_last + 1 };
