@@ -62,7 +62,7 @@ pub struct TaskState {
     /// Those of `releases` for which no LLM was available.
     pub hand_backs: u32,
     /// Those of `releases` for which the sandbox could not be set up.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub sandbox_hand_backs: u32,
     /// The sum of `used`. Older versions do not know `used`; they read this sum from the snapshot, where it
     /// has no details.
@@ -241,6 +241,11 @@ impl Spent {
             usage: self.usage.and(&more.usage),
         }
     }
+}
+
+// Serde passes a reference.
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 fn without_details<S: Serializer>(spent: &Spent, serializer: S) -> Result<S::Ok, S::Error> {

@@ -348,7 +348,7 @@ async fn attributes_of_other_files_and_those_that_git_does_not_read_are_free() {
 
 #[tokio::test]
 async fn a_repair_can_take_attributes_back() {
-    let script = "if grep -q 'may not be changed' \"$1\"; then rm .gitattributes; git checkout -q HEAD -- tests; \
+    let script = "if grep -q 'may not be changed' \"$1\"; then git rm -qf .gitattributes; git checkout -q HEAD -- tests; \
         else echo fixed >calc.py; echo 'tests/** eol=crlf' >.gitattributes; fi";
     let rig = Rig::start(bench_with_attributes(), script).await;
     let result = rig.outcome(prints_protected_files()).await;

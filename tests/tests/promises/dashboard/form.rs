@@ -167,10 +167,12 @@ async fn the_form_sends_what_a_task_says_about_its_evidence() {
         "first: true\nplain: true\ntests: python3 test.py",
         "first: true\nplain: true\nall: python3 test.py",
     ] {
-        browser
-            .script("document.querySelector('[name=checks]').value = ''")
-            .await;
-        browser.write("[name=checks]", text).await;
+        let script = format!(
+            "const checks = document.querySelector('[name=checks]'); checks.value = {}; \
+             checks.dispatchEvent(new Event('input', {{bubbles: true}}))",
+            json!(text)
+        );
+        browser.script(&script).await;
     }
     browser.press(ESCAPE).await;
     browser
