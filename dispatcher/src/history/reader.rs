@@ -23,7 +23,7 @@ use super::index::Index;
 use super::{History, Read};
 
 const PREFETCH: u16 = 200;
-/// So many entries must be the same as before.
+/// The number of entries that must be the same as before.
 const CHAIN: usize = 50;
 
 /// How the history is consumed.

@@ -107,8 +107,8 @@ fn memory_mb(meminfo: &str) -> Option<u64> {
     Some(kib * 1024 / 1_000_000)
 }
 
-/// The type of the file system with the longest mount point above `directory`. Of several at one
-/// mount point the last one is visible.
+/// The type of the file system with the longest mount point above `directory`. The last one
+/// of several at one mount point is visible.
 fn file_system<'a>(mounts: &'a str, directory: &Path) -> Option<&'a str> {
     mounts
         .lines()

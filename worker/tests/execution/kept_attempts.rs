@@ -28,7 +28,7 @@ async fn outcome(rig: &Rig, instruction: &str, more: Value) -> ResultMessage {
 fn separates() -> bool {
     let separates = limits().level == SandboxLevel::Strict;
     if !separates {
-        println!("skipped: no tree is used again without `strict`");
+        eprintln!("skipped: no tree is used again without `strict`");
     }
     separates
 }

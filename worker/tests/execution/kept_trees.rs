@@ -634,12 +634,12 @@ async fn what_a_worktree_of_a_large_repository_costs() {
         let place = place.to_str().expect("a path");
         let began = Instant::now();
         bench.git(&["worktree", "add", "--quiet", "--detach", place]);
-        println!("round {round}: git worktree add {:?}", began.elapsed());
+        eprintln!("round {round}: git worktree add {:?}", began.elapsed());
         bench.git(&["worktree", "remove", "--force", place]);
         for attempt in 0..4 {
             let began = Instant::now();
             let worktree = prepare(&workspaces, &task()).await;
-            println!("round {round}: attempt {attempt} {:?}", began.elapsed());
+            eprintln!("round {round}: attempt {attempt} {:?}", began.elapsed());
             write(
                 &worktree.path().join("part-3/module-70/3500.txt"),
                 "changed\n",
@@ -651,7 +651,7 @@ async fn what_a_worktree_of_a_large_repository_costs() {
             let (workspaces, task) = (&workspaces, &task());
             let ten = (0..10).map(|_| prepare(workspaces, task));
             let ten = futures_util::future::join_all(ten).await;
-            println!("round {round}: ten at once, {again} {:?}", began.elapsed());
+            eprintln!("round {round}: ten at once, {again} {:?}", began.elapsed());
             for worktree in ten {
                 write(
                     &worktree.path().join("part-3/module-70/3500.txt"),

@@ -204,8 +204,7 @@ impl Directory {
     /// # Errors
     /// Those of the system.
     pub(crate) fn file_system(&self) -> io::Result<i64> {
-        #[expect(clippy::unnecessary_cast, reason = "the type depends on the machine")]
-        Ok(fstatfs(&self.file)?.f_type as i64)
+        Ok(fstatfs(&self.file)?.f_type)
     }
 
     /// The time of the file system, from a new file with this name, which is removed again.

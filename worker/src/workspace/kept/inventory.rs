@@ -38,9 +38,13 @@ impl Inventory {
             }
             let stamp = directory.stamp(Path::new(&entry.name))?;
             let stamp = stamp.ok_or_else(|| odd(path, "is gone"))?;
-            match stamp.kind() {
-                FileType::Directory | FileType::RegularFile | FileType::Symlink => {}
-                _ => return Err(odd(path, "is a special file")),
+            const USUAL: [FileType; 3] = [
+                FileType::Directory,
+                FileType::RegularFile,
+                FileType::Symlink,
+            ];
+            if !USUAL.contains(&stamp.kind()) {
+                return Err(odd(path, "is a special file"));
             }
             inventory.put(path, stamp);
             Ok(stamp.is_directory())
