@@ -88,9 +88,9 @@ async fn check(
     loop {
         let delivery = deliveries.receive().await?;
         match chain.check(offset_of(&delivery), &delivery.data) {
-            Checked::Fits => acks.read(delivery, 1).await?,
-            Checked::Broken => return Ok(false),
-            Checked::Whole => {
+            ChainStep::Fits => acks.read(delivery, 1).await?,
+            ChainStep::Broken => return Ok(false),
+            ChainStep::Whole => {
                 acks.read(delivery, 1).await?;
                 acks.send().await?;
                 return Ok(true);
@@ -170,9 +170,9 @@ pub struct Chain {
     links: VecDeque<ReadMessage>,
 }
 
-/// What a message says about the chain.
+/// The meaning of a message for the chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Checked {
+enum ChainStep {
     /// It fits, and more must follow.
     Fits,
     /// It was the last one: the next message is a new one.
@@ -188,15 +188,15 @@ impl Chain {
     }
 
     /// Compares the next message of the stream.
-    fn check(&mut self, offset: Option<u64>, body: &[u8]) -> Checked {
+    fn check(&mut self, offset: Option<u64>, body: &[u8]) -> ChainStep {
         let fits = self
             .links
             .pop_front()
             .is_some_and(|link| Some(link.offset) == offset && link.hash == hash(body));
         match (fits, self.links.is_empty()) {
-            (false, _) => Checked::Broken,
-            (true, false) => Checked::Fits,
-            (true, true) => Checked::Whole,
+            (false, _) => ChainStep::Broken,
+            (true, false) => ChainStep::Fits,
+            (true, true) => ChainStep::Whole,
         }
     }
 }
@@ -234,12 +234,12 @@ mod tests {
         tail
     }
 
-    /// What the chain says when the stream has these batches from its beginning on.
-    fn checked(chain: &mut Chain, batches: &[(u128, u64)]) -> Checked {
-        let mut last = Checked::Fits;
+    /// The verdict of the chain when the stream has these batches from its beginning on.
+    fn checked(chain: &mut Chain, batches: &[(u128, u64)]) -> ChainStep {
+        let mut last = ChainStep::Fits;
         for (offset, (emitter, first)) in (chain.from()..).zip(batches) {
             last = chain.check(Some(offset), &message(*emitter, *first).0);
-            if last != Checked::Fits {
+            if last != ChainStep::Fits {
                 break;
             }
         }
@@ -272,7 +272,7 @@ mod tests {
                 let there = &batches[usize::try_from(chain.from()).expect("small") - 10..];
                 assert_eq!(
                     checked(&mut chain, there),
-                    Checked::Whole,
+                    ChainStep::Whole,
                     "the same stream"
                 );
             }
@@ -286,17 +286,17 @@ mod tests {
             let mut other = batches;
             other[place] = (9, 9);
             let mut chain = tail(&batches).chain().expect("a chain");
-            assert_eq!(checked(&mut chain, &other), Checked::Broken, "at {place}");
+            assert_eq!(checked(&mut chain, &other), ChainStep::Broken, "at {place}");
         }
         let mut chain = tail(&batches).chain().expect("a chain");
         let (first, _) = message(1, 0);
         assert_eq!(
             chain.check(Some(11), &first),
-            Checked::Broken,
+            ChainStep::Broken,
             "the same message at another offset"
         );
         let mut chain = tail(&batches).chain().expect("a chain");
-        assert_eq!(chain.check(None, &first), Checked::Broken, "no offset");
+        assert_eq!(chain.check(None, &first), ChainStep::Broken, "no offset");
     }
 
     /// The end of the stream was lost; what was not confirmed was published again, and happens to have its old offset.
@@ -307,7 +307,7 @@ mod tests {
         let mut chain = tail(&before).chain().expect("a chain");
         assert_eq!(
             checked(&mut chain, &after),
-            Checked::Broken,
+            ChainStep::Broken,
             "three equal messages at the end prove nothing"
         );
     }

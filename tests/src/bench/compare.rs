@@ -36,7 +36,7 @@ pub struct Change {
 #[derive(Debug, PartialEq)]
 pub struct Comparison {
     pub changes: Vec<Change>,
-    /// What makes the two hard to compare.
+    /// The reasons why the two are hard to compare.
     pub warnings: Vec<String>,
 }
 

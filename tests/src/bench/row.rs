@@ -1,4 +1,4 @@
-//! What a benchmark returns: a row for each value that it has measured.
+//! The result of a benchmark: a row for each value that it has measured.
 
 use std::borrow::Cow;
 
@@ -32,7 +32,7 @@ impl Start {
     }
 }
 
-/// What is measured. The measures of a group have one unit: they share a column of the table and a
+/// A measured quantity. The measures of a group have one unit: they share a column of the table and a
 /// plot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -86,7 +86,7 @@ impl Measure {
     }
 }
 
-/// What is compared: the system under measurement, and how it started.
+/// The system under measurement, and how it started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Case {

@@ -35,7 +35,7 @@ pub trait Benchmark {
     /// The case that all others are compared with.
     const BASE: Option<Case>;
 
-    /// What was chosen on the command line, for the record.
+    /// The choice on the command line, for the record.
     fn settings(&self) -> Settings;
 
     /// Measures every case once, so that each round sees the machine in the same state. Gives the

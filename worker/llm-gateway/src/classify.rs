@@ -12,7 +12,7 @@ use super::error_inside::status_of;
 use super::moderation::{is_about_the_prompt, is_page};
 use super::pricing::Tokens;
 use super::protocol::{AnswerForm, Ending, NoAnswer};
-use super::refusal::Refusal;
+use super::refusal::ProviderRefusal;
 use super::waiting::WaitHeaders;
 
 const MAX_MESSAGE_CHARS: usize = 300;
@@ -248,7 +248,7 @@ fn no_answer(
 /// The class of an error status. Codes and words are more precise than statuses, so they come
 /// first.
 fn class_of_error(status: u16, body: &[u8], waits: &WaitHeaders, now: Timestamp) -> CallClass {
-    let refusal = Refusal::read(body);
+    let refusal = ProviderRefusal::read(body);
     let unavailable = || CallClass::Unavailable {
         retry_after: waits.asked(&refusal.error, now),
     };

@@ -153,14 +153,14 @@ const NOT_FOR_THIS_REQUEST: [&str; 8] = [
 
 /// A provider's refusal.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(super) struct ProviderRefusal {
     /// The object that describes the error; null if there is none.
     pub(super) error: Value,
     codes: Vec<String>,
     text: String,
 }
 
-impl Refusal {
+impl ProviderRefusal {
     pub(super) fn read(body: &[u8]) -> Self {
         let error = described(body);
         let reasons = error["details"].as_array().into_iter().flatten();

@@ -1,7 +1,7 @@
 use super::*;
 
-fn refusal(message: &str) -> Refusal {
-    Refusal::read(
+fn refusal(message: &str) -> ProviderRefusal {
+    ProviderRefusal::read(
         serde_json::json!({"error": {"message": message}})
             .to_string()
             .as_bytes(),
@@ -80,11 +80,11 @@ fn another_limit_is_no_prompt_that_is_too_long() {
 
 #[test]
 fn each_kind_of_refusal_is_known_by_code_and_by_words() {
-    type Kind = fn(&Refusal) -> bool;
+    type Kind = fn(&ProviderRefusal) -> bool;
     let kinds: [(&str, Kind, &[&str]); 5] = [
         (
             "account",
-            Refusal::is_about_the_account,
+            ProviderRefusal::is_about_the_account,
             &[
                 "You have reached your specified API usage limits. You will regain access on 2026-01-01.",
                 "API key not valid. Please pass a valid API key.",
@@ -99,7 +99,7 @@ fn each_kind_of_refusal_is_known_by_code_and_by_words() {
         ),
         (
             "not serving",
-            Refusal::is_not_serving,
+            ProviderRefusal::is_not_serving,
             &[
                 "No models loaded. Please load a model in the developer page or use the `lms load` command.",
                 "Failed to load model \"x\". Error: insufficient system resources",
@@ -109,7 +109,7 @@ fn each_kind_of_refusal_is_known_by_code_and_by_words() {
         ),
         (
             "model",
-            Refusal::names_no_model,
+            ProviderRefusal::names_no_model,
             &[
                 "The model `x` has been decommissioned and is no longer supported.",
                 "x is not a valid model ID",
@@ -119,7 +119,7 @@ fn each_kind_of_refusal_is_known_by_code_and_by_words() {
         ),
         (
             "request",
-            Refusal::is_about_the_request,
+            ProviderRefusal::is_about_the_request,
             &[
                 "No endpoints found that support tool use. Try disabling \"bash\".",
                 "No endpoints found that support image input",
@@ -130,7 +130,7 @@ fn each_kind_of_refusal_is_known_by_code_and_by_words() {
         ),
         (
             "above the rate",
-            Refusal::is_above_the_rate,
+            ProviderRefusal::is_above_the_rate,
             &[
                 "Request too large for gpt-4o in organization o on tokens per min (TPM): Limit 30000, Requested 41000.",
                 "Request too large for model `x`, please reduce your message size and try again.",
@@ -158,11 +158,11 @@ fn codes_are_read_wherever_providers_write_them() {
         serde_json::json!({"code": "Arrearage", "message": "no"}),
         serde_json::json!({"error": "a text", "code": "invalid_api_key"}),
     ] {
-        let refusal = Refusal::read(body.to_string().as_bytes());
+        let refusal = ProviderRefusal::read(body.to_string().as_bytes());
         assert!(refusal.is_out_of_quota(), "{body}");
     }
     for nothing in ["", "[]", "null", "<html>", "{}", "[[]]", "3"] {
-        let refusal = Refusal::read(nothing.as_bytes());
+        let refusal = ProviderRefusal::read(nothing.as_bytes());
         assert!(!refusal.is_about_the_account(), "{nothing}");
     }
 }

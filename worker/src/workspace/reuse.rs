@@ -14,7 +14,7 @@ use super::directory::Directory;
 use super::disk::{copy_regular, off_the_runtime, private_directory, remove_tree};
 use super::git::{GitCommand, GitError};
 use super::kept::{
-    INDEX, KeptKey, KeptTree, KeptTrees, Pending, Stock, TREE, clear, differences, remove_behind,
+    Announced, INDEX, KeptKey, KeptTree, KeptTrees, Stock, TREE, clear, differences, remove_behind,
     take_stock, unchanged,
 };
 use super::layout::{Origin, write_git_dir};
@@ -226,7 +226,7 @@ impl PutBack {
         tokio::spawn(put_back.run(stock, pending));
     }
 
-    async fn run(self, stock: Stock, pending: Pending) {
+    async fn run(self, stock: Stock, pending: Announced) {
         let tree = self.put_back(stock).await;
         let tree = tree
             .inspect_err(|error| TreeThrownAway::Doubt(&error.to_string()).emit())

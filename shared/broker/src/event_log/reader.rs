@@ -69,7 +69,7 @@ struct LogReader {
     tail: KeptTail,
 }
 
-/// What becomes of the next message.
+/// The fate of the next message.
 enum Reading {
     /// It is folded into a new state, until the mark arrives.
     Rebuilding(Box<Rebuild>),

@@ -1,4 +1,4 @@
-//! What is left of a task that finished long ago: its outcome and two hashes.
+//! The rest of a task that finished long ago: its outcome and two hashes.
 //!
 //! No decision needs more. A process that shows tasks to people also keeps a list of them, with ids, times and costs.
 

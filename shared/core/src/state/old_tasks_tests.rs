@@ -46,7 +46,7 @@ fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![9 => any_decision(), 1 => cancelled].prop_map(with_hash)
 }
 
-/// What every process keeps of a finished task.
+/// The part of a finished task that every process keeps.
 fn rest(state: &PoolState, name: &str) -> Option<(Option<String>, Option<AttemptId>, Status)> {
     let state = state.tasks.get(&task(name))?;
     let outcome = state.outcome()?;

@@ -179,12 +179,12 @@ pub struct WarmPlaces {
 #[derive(Debug)]
 pub(super) struct WarmServers {
     places: WarmPlaces,
-    slots: Mutex<BTreeMap<PathBuf, Slot>>,
+    slots: Mutex<BTreeMap<PathBuf, ServerSlot>>,
 }
 
 /// The servers of one program.
 #[derive(Debug, Default)]
-struct Slot {
+struct ServerSlot {
     serving: Option<Serving>,
     next: NextServer,
 }
@@ -226,7 +226,7 @@ impl Drop for Life {
 }
 
 /// The installation of a program, as it is now.
-struct Seen {
+struct InstallationState {
     /// A hash over the files and settings that a server is made from.
     stamp: String,
     /// A file that the serving process has loaded, and that has changed since.
@@ -242,7 +242,7 @@ impl WarmServers {
         }
     }
 
-    fn slots(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Slot>> {
+    fn slots(&self) -> MutexGuard<'_, BTreeMap<PathBuf, ServerSlot>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -259,8 +259,8 @@ impl WarmServers {
         })
     }
 
-    async fn look(&self, start: &WarmStart) -> Result<Seen, String> {
-        let serving = |slot: &Slot| Some(Arc::clone(&slot.serving.as_ref()?.files));
+    async fn look(&self, start: &WarmStart) -> Result<InstallationState, String> {
+        let serving = |slot: &ServerSlot| Some(Arc::clone(&slot.serving.as_ref()?.files));
         let files = self.slots().get(&start.program).and_then(serving);
         let start = start.clone();
         let look = move || {
@@ -268,7 +268,7 @@ impl WarmServers {
                 io::Error::other(format!("{} is not as usual", start.interpreter.display()))
             })?;
             let changed = files.as_ref().and_then(|files| files.changed());
-            Ok(Seen {
+            Ok(InstallationState {
                 stamp,
                 changed: changed.map(Path::to_owned),
                 has_memory: available_memory().is_none_or(|bytes| bytes >= LEAST_MEMORY),
@@ -285,7 +285,7 @@ impl WarmServers {
         self: &Arc<Self>,
         sandbox: &SandboxLauncher,
         start: &WarmStart,
-        seen: Seen,
+        seen: InstallationState,
         use_it: impl FnOnce(&mut Serving) -> Result<T, String>,
     ) -> Result<T, String> {
         let mut slots = self.slots();
@@ -362,10 +362,10 @@ struct ServerEnd {
     why: String,
 }
 
-impl Slot {
+impl ServerSlot {
     fn use_server<T>(
         &mut self,
-        seen: &Seen,
+        seen: &InstallationState,
         use_it: impl FnOnce(&mut Serving) -> Result<T, String>,
     ) -> Result<T, String> {
         let Some(serving) = &mut self.serving else {

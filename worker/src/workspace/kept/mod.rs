@@ -14,5 +14,5 @@ mod shelf;
 mod stock;
 
 pub use shelf::Reach;
-pub(super) use shelf::{KeptKey, KeptTree, KeptTrees, Pending, is_kept_tree, remove_behind};
+pub(super) use shelf::{Announced, KeptKey, KeptTree, KeptTrees, is_kept_tree, remove_behind};
 pub(super) use stock::{INDEX, Stock, TREE, clear, differences, take_stock, unchanged};

@@ -59,13 +59,13 @@ pub(in super::super) struct KeptTree {
 
 /// A tree that is being put back.
 #[derive(Debug)]
-pub(in super::super) struct Pending {
+pub(in super::super) struct Announced {
     number: u64,
     finished: oneshot::Sender<KeptTree>,
 }
 
 #[derive(Debug)]
-enum Slot {
+enum ShelfSlot {
     Ready(KeptTree),
     /// An attempt on the same repository waits for it, which is quicker than a new checkout.
     Soon {
@@ -83,7 +83,7 @@ pub(in super::super) struct KeptTrees {
     max_bytes: u64,
     reach: Reach,
     next: AtomicU64,
-    slots: Mutex<Vec<Slot>>,
+    slots: Mutex<Vec<ShelfSlot>>,
 }
 
 impl KeptTrees {
@@ -109,8 +109,8 @@ impl KeptTrees {
             let slot = self.choose(key, commit)?;
             self.show();
             match slot {
-                Slot::Ready(tree) => return Some(tree),
-                Slot::Soon { finished, .. } => {
+                ShelfSlot::Ready(tree) => return Some(tree),
+                ShelfSlot::Soon { finished, .. } => {
                     if let Ok(tree) = finished.await {
                         return Some(tree);
                     }
@@ -119,13 +119,15 @@ impl KeptTrees {
         }
     }
 
-    fn choose(&self, key: &KeptKey, commit: &str) -> Option<Slot> {
+    fn choose(&self, key: &KeptKey, commit: &str) -> Option<ShelfSlot> {
         let mut slots = self.slots();
-        let fits = |slot: &Slot, exactly: bool| match slot {
-            Slot::Ready(tree) => tree.key == *key && (!exactly || tree.stock.checked_out == commit),
-            Slot::Soon { key: of, .. } => of == key && !exactly,
+        let fits = |slot: &ShelfSlot, exactly: bool| match slot {
+            ShelfSlot::Ready(tree) => {
+                tree.key == *key && (!exactly || tree.stock.checked_out == commit)
+            }
+            ShelfSlot::Soon { key: of, .. } => of == key && !exactly,
         };
-        let is_ready = |slot: &Slot| matches!(slot, Slot::Ready(_));
+        let is_ready = |slot: &ShelfSlot| matches!(slot, ShelfSlot::Ready(_));
         let found = slots
             .iter()
             .rposition(|slot| fits(slot, true))
@@ -149,32 +151,35 @@ impl KeptTrees {
     }
 
     /// Announces a tree that is being put back. [`Self::keep`] must follow.
-    pub(in super::super) fn announce(&self, key: KeptKey) -> Pending {
+    pub(in super::super) fn announce(&self, key: KeptKey) -> Announced {
         let (finished, soon) = oneshot::channel();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        self.slots().push(Slot::Soon {
+        self.slots().push(ShelfSlot::Soon {
             number,
             key,
             finished: soon,
         });
-        Pending { number, finished }
+        Announced { number, finished }
     }
 
     /// Keeps a tree, and removes those that were used longest ago if they are too many. None: the
     /// announced tree was thrown away.
-    pub(in super::super) fn keep(&self, pending: Pending, tree: Option<KeptTree>) {
-        let Pending { number, finished } = pending;
+    pub(in super::super) fn keep(&self, pending: Announced, tree: Option<KeptTree>) {
+        let Announced { number, finished } = pending;
         let mut slots = self.slots();
         let before = slots.len();
-        slots.retain(|slot| !matches!(slot, Slot::Soon { number: of, .. } if *of == number));
+        slots.retain(|slot| !matches!(slot, ShelfSlot::Soon { number: of, .. } if *of == number));
         let tree = match tree {
             // An attempt waits for it, or has given up.
             Some(tree) if slots.len() == before => finished.send(tree).err(),
             tree => tree,
         };
-        slots.extend(tree.map(Slot::Ready));
+        slots.extend(tree.map(ShelfSlot::Ready));
         while used(&slots) > self.max_bytes {
-            let Some(oldest) = slots.iter().position(|slot| matches!(slot, Slot::Ready(_))) else {
+            let Some(oldest) = slots
+                .iter()
+                .position(|slot| matches!(slot, ShelfSlot::Ready(_)))
+            else {
                 break;
             };
             slots.remove(oldest);
@@ -184,7 +189,7 @@ impl KeptTrees {
         self.show();
     }
 
-    fn slots(&self) -> MutexGuard<'_, Vec<Slot>> {
+    fn slots(&self) -> MutexGuard<'_, Vec<ShelfSlot>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -198,14 +203,14 @@ impl KeptTrees {
     }
 }
 
-fn ready(slot: &Slot) -> Option<&KeptTree> {
+fn ready(slot: &ShelfSlot) -> Option<&KeptTree> {
     match slot {
-        Slot::Ready(tree) => Some(tree),
-        Slot::Soon { .. } => None,
+        ShelfSlot::Ready(tree) => Some(tree),
+        ShelfSlot::Soon { .. } => None,
     }
 }
 
-fn used(slots: &[Slot]) -> u64 {
+fn used(slots: &[ShelfSlot]) -> u64 {
     let sizes = slots.iter().filter_map(ready).map(|tree| tree.stock.bytes);
     sizes.fold(0, u64::saturating_add)
 }
