@@ -99,8 +99,10 @@ pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
             if let Ok(finished) = finished {
                 let failed = finished.exit != Exit::Status(0);
                 checked.denials.add(&finished.denials, failed);
-                checked.may_live |= finished.may_live;
             }
+            // Without a report nobody knows what still runs.
+            checked.may_live |=
+                finished.is_err() || finished.is_ok_and(|finished| finished.may_live);
             let mut report = report(check, timeout, finished);
             if report.exit_status == Some(0) || number == check.tries {
                 report.tries = number;

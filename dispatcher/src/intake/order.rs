@@ -66,8 +66,11 @@ pub(super) fn places(
 }
 
 fn to_order(tasks: &[&Task], place: &PublishPlace) -> ToOrder {
+    let message = &tasks[place.index].message;
+    let high = message.priority == Priority::High;
     ToOrder {
-        high: tasks[place.index].message.priority == Priority::High,
+        high,
+        keeps_place: !high && message.limits.deadline.is_some(),
         expected: place
             .expected
             .as_ref()

@@ -31,7 +31,7 @@ pub(super) struct RawWorkspace {
     #[schemars(range(min = 1, max = 86400))]
     fetch_timeout_s: u64,
     /// MiB of worktrees that a worker keeps for later attempts on the same repository, so that only differences are checked
-    /// out. 0: every attempt gets a new worktree. Needs the sandbox, and ext4 or tmpfs below `dir`.
+    /// out. 0: every attempt gets a new worktree. Needs the sandbox, and ext4 below `dir`.
     #[schemars(range(max = 16_777_216))]
     keep_trees_mib: u64,
 }
@@ -44,7 +44,7 @@ impl Default for RawWorkspace {
             author_name: "Programmer Pool".to_owned(),
             author_email: "pool@localhost".to_owned(),
             fetch_timeout_s: 120,
-            keep_trees_mib: 10_240,
+            keep_trees_mib: 0,
         }
     }
 }

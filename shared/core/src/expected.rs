@@ -218,6 +218,8 @@ impl Durations {
 pub struct ToOrder {
     /// The submitter wants it before tasks of normal priority.
     pub high: bool,
+    /// No task behind it goes before it, because it has a deadline.
+    pub keeps_place: bool,
     /// How long it will probably take.
     pub expected: Duration,
 }
@@ -227,8 +229,8 @@ pub struct ToOrder {
 ///
 /// High priority goes first, then the longest. So that nobody waits much longer for that than first come, first served
 /// would take, only tasks that follow each other change places, and only as many as these programmers can do in
-/// `most_delay`. If the tasks take as long as expected, none starts later than first come, first served by more than
-/// `most_delay` and the longest task.
+/// `most_delay`. A task with a deadline keeps its place. If the tasks take as long as expected and all these programmers work,
+/// none starts later than first come, first served by more than `most_delay` and the longest task.
 pub fn longest_first(tasks: &[ToOrder], programmers: usize, most_delay: Duration) -> Vec<usize> {
     let programmers = u32::try_from(programmers.max(1)).unwrap_or(u32::MAX);
     let most = most_delay.saturating_mul(programmers);
@@ -238,12 +240,12 @@ pub fn longest_first(tasks: &[ToOrder], programmers: usize, most_delay: Duration
         let mut work = Duration::ZERO;
         let fits = |task: &&ToOrder| {
             work = work.saturating_add(task.expected);
-            work <= most
+            work <= most && !task.keeps_place
         };
         // One task alone may take longer.
         let end = begin + tasks[begin..].iter().take_while(fits).count().max(1);
         order[begin..end].sort_by_key(|index| {
-            let ToOrder { high, expected } = tasks[*index];
+            let ToOrder { high, expected, .. } = tasks[*index];
             (Reverse(high), Reverse(expected))
         });
         begin = end;

@@ -156,6 +156,7 @@ fn order(tasks: &[(bool, u64)], programmers: usize, most_delay_s: u64) -> Vec<us
         .iter()
         .map(|&(high, s)| ToOrder {
             high,
+            keeps_place: false,
             expected: secs(s),
         })
         .collect();
@@ -247,7 +248,7 @@ proptest! {
         }).collect();
         let tasks: Vec<ToOrder> = took
             .iter()
-            .map(|(expected, _)| ToOrder { high: false, expected: Duration::from_millis(*expected) })
+            .map(|(expected, _)| ToOrder { high: false, keeps_place: false, expected: Duration::from_millis(*expected) })
             .collect();
         let durations: Vec<u64> = took.iter().map(|(_, ms)| *ms).collect();
         let order = longest_first(&tasks, 10, secs(600));
@@ -260,4 +261,21 @@ proptest! {
 
 fn whole(ms: f64) -> u64 {
     u64::try_from(Duration::from_secs_f64(ms / 1000.0).as_millis()).expect("seconds")
+}
+
+#[test]
+fn a_task_with_a_deadline_keeps_its_place() {
+    let task = |(keeps_place, minutes): (bool, u64)| ToOrder {
+        high: false,
+        keeps_place,
+        expected: secs(60 * minutes),
+    };
+    let tasks = [(false, 1), (false, 2), (true, 1), (false, 3), (false, 4)].map(task);
+    assert_eq!(longest_first(&tasks, 10, secs(600)), [1, 0, 2, 4, 3]);
+    let tasks = [(true, 1), (false, 2)].map(task);
+    assert_eq!(
+        longest_first(&tasks, 10, secs(600)),
+        [0, 1],
+        "also the first one"
+    );
 }

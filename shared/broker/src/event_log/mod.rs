@@ -165,6 +165,7 @@ impl Log {
             link,
             publisher,
             events.stale,
+            events.age,
             shutdown.clone(),
         );
         let log = Self {

@@ -4,7 +4,7 @@
 //! if the stream still has the messages before it (`tail`). Otherwise it reads the whole log into a new state. Meanwhile the
 //! rest of the process sees the last known state.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -32,6 +32,7 @@ pub(super) async fn run(
     link: Link,
     publisher: Publisher,
     stale: Duration,
+    retention: Duration,
     shutdown: CancellationToken,
 ) {
     let reader = &LogReader {
@@ -39,10 +40,12 @@ pub(super) async fn run(
         link,
         publisher,
         stale,
+        retention,
         tail: KeptTail::default(),
+        read_whole: Mutex::new(Instant::now()),
     };
     consumer::keep(&shutdown, || async move {
-        let chain = reader.tail.lock().chain();
+        let chain = reader.chain();
         let mut end = reader.read(chain).await;
         if let Ok(LogChanged) = end {
             tracing::warn!("the event log has other messages than before; reading the whole log");
@@ -65,8 +68,12 @@ struct LogReader {
     link: Link,
     publisher: Publisher,
     stale: Duration,
+    /// How long the stream keeps its messages.
+    retention: Duration,
     /// The newest messages in the state that the process sees.
     tail: KeptTail,
+    /// When the whole log was read last.
+    read_whole: Mutex<Instant>,
 }
 
 /// The fate of the next message.
@@ -92,6 +99,20 @@ impl Reading {
 }
 
 impl LogReader {
+    /// The messages behind which the reader may go on. None when it has not read the whole log for long: its state still has
+    /// what the stream has dropped, and the states of younger processes do not.
+    fn chain(&self) -> Option<Chain> {
+        let age = self.read_whole().elapsed();
+        let chain = self.tail.lock().chain();
+        chain.filter(|_| age < self.retention / 2)
+    }
+
+    fn read_whole(&self) -> MutexGuard<'_, Instant> {
+        self.read_whole
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Ends with an error, or at once when the stream has other messages than the chain.
     async fn read(&self, chain: Option<Chain>) -> Result<LogChanged, BrokerError> {
         let reading = self.link.on_channel(|channel| async move {
@@ -166,6 +187,7 @@ impl LogReader {
                 }
                 LOG_READS.add(["first"], 1);
                 *self.tail.lock() = rebuild.show(&self.shared);
+                *self.read_whole() = Instant::now();
                 Reading::Following { whole: true }
             }
             Reading::Following { whole } => {

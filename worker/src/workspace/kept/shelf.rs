@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use pool_core::id::AttemptId;
 use pool_telemetry::clock::new_id;
@@ -26,6 +27,9 @@ pub(in super::super) fn is_kept_tree(name: &OsStr) -> bool {
     let begins = |start: &str| name.as_encoded_bytes().starts_with(start.as_bytes());
     begins(KEPT) || begins(LEAVING)
 }
+
+/// How long an attempt waits for a tree that is being put back.
+const MOST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The niceness of the removal of old trees.
 const LEAST_IMPORTANT: i32 = 19;
@@ -111,8 +115,12 @@ impl KeptTrees {
             match slot {
                 ShelfSlot::Ready(tree) => return Some(tree),
                 ShelfSlot::Soon { finished, .. } => {
-                    if let Ok(tree) = finished.await {
-                        return Some(tree);
+                    match tokio::time::timeout(MOST_PATIENCE, finished).await {
+                        Ok(Ok(tree)) => return Some(tree),
+                        // It was thrown away.
+                        Ok(Err(_)) => {}
+                        // An agent may have left millions of files.
+                        Err(_) => return None,
                     }
                 }
             }
@@ -258,11 +266,15 @@ impl Drop for KeptTree {
 /// Removes a directory on a thread of its own, which gives way to everything else. Nothing waits
 /// for it. The next worker that starts removes the rest.
 pub(in super::super) fn remove_behind(dir: PathBuf) {
-    std::thread::spawn(move || {
+    let place = dir.clone();
+    let remove = move || {
         // Without a number this is the thread itself. If the kernel refuses, it is only less polite.
         let _ = rustix::process::setpriority_process(None, LEAST_IMPORTANT);
         if let Err(error) = remove_tree(&dir) {
             tracing::warn!(path = %dir.display(), %error, "cannot remove a directory of the workspace; the next worker that starts tries again");
         }
-    });
+    };
+    if let Err(error) = std::thread::Builder::new().spawn(remove) {
+        tracing::warn!(path = %place.display(), %error, "no thread to remove a directory of the workspace; the next worker that starts removes it");
+    }
 }

@@ -27,11 +27,9 @@ const REFUSE: &str = "refuse";
 
 /// File systems on which the kernel sets the time of the last change at every change. On others
 /// (XFS: `XFS_IOC_SWAPEXT`) a program can exchange the content of files without it. The sandbox
-/// denies the one call of ext4 that does the same.
-const TRUSTED_FILE_SYSTEMS: [i64; 2] = [
-    0xef53,      // ext4
-    0x0102_1994, // tmpfs
-];
+/// denies the one call of ext4 that does the same. On tmpfs a write to a shared mapping does not set
+/// it.
+const TRUSTED_FILE_SYSTEMS: [i64; 1] = [0xef53]; // ext4
 /// How long the clock of the file system may take to go on.
 const CLOCK_STANDS: Duration = Duration::from_secs(3);
 /// How far the clock of the file system may fall behind before it counts as set back.
