@@ -37,7 +37,7 @@ pub enum Opened {
     Broken,
 }
 
-/// The tail of a reader. Readings follow each other; each takes it and puts it back.
+/// The tail of a reader, from reading to reading.
 #[derive(Debug, Default)]
 pub struct KeptTail(Mutex<Tail>);
 
@@ -48,7 +48,8 @@ impl KeptTail {
     }
 
     /// Consumes behind the tail if the stream still has the messages of this chain, and the whole stream without a chain. If
-    /// this does not succeed, the tail is empty, so the next reading begins with the first message.
+    /// the stream has other messages, or not all of them come in time, the tail is empty afterwards, so the next reading begins
+    /// with the first message.
     ///
     /// # Errors
     /// When the broker refuses or does not answer.
@@ -59,8 +60,8 @@ impl KeptTail {
         channel: &Channel,
         limit: Duration,
     ) -> Result<Opened, BrokerError> {
-        let tail = std::mem::take(&mut *self.lock());
         let Some(mut chain) = chain else {
+            *self.lock() = Tail::default();
             let deliveries = settings.from_first().start(channel, limit).await?;
             return Ok(Opened::First(deliveries));
         };
@@ -68,11 +69,12 @@ impl KeptTail {
         let mut deliveries = settings.from_offset(offset).start(channel, limit).await?;
         let checking = check(&mut deliveries, &mut chain, limit);
         match tokio::time::timeout(CHECKED_WITHIN, checking).await {
-            Ok(Ok(true)) => {
-                *self.lock() = tail;
-                Ok(Opened::Behind(deliveries))
+            Ok(Ok(true)) => Ok(Opened::Behind(deliveries)),
+            Ok(Ok(false)) | Err(_) => {
+                *self.lock() = Tail::default();
+                Ok(Opened::Broken)
             }
-            Ok(Ok(false)) | Err(_) => Ok(Opened::Broken),
+            // Nothing was folded, so the tail is still right: a broker that starts may not have the stream yet.
             Ok(Err(error)) => Err(error),
         }
     }
