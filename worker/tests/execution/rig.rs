@@ -91,7 +91,7 @@ impl Rig {
             "providers": {"free": {"base_url": llm.base_url(), "free": true}},
             "failover": {"max_retries": 0, "retry_delay_s": 0, "call_timeout_s": 20},
             "agent": {"kind": "command", "command": ["/bin/bash", "-c", script, "agent", "{prompt_file}"]},
-            "workspace": {"dir": work, "roots": [bench.dir.path().join("root")]},
+            "workspace": {"dir": work, "roots": [bench.dir.path().join("root")], "keep_trees_mib": 1024},
             "sandbox": {"level": "off"},
         });
         for (section, value) in sections.as_object().expect("an object") {
