@@ -65,7 +65,7 @@ impl Rig {
     ) -> Self {
         let sections = json!({
             "defaults": defaults,
-            "workspace": {"dir": work, "roots": [bench.dir.path().join("root")]},
+            "workspace": {"dir": work, "roots": [bench.dir.path().join("root")], "keep_trees_mib": 1024},
         });
         Self::with_sections(bench, script, sections).await
     }
