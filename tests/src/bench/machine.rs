@@ -129,15 +129,15 @@ mod tests {
     fn the_file_system_of_a_directory_is_that_of_the_nearest_mount() {
         const MOUNTS: &str = "overlay / overlay rw 0 0\n\
             tmpfs /tmp tmpfs rw 0 0\n\
-            /dev/sda1 /work ext4 rw 0 0\n\
-            tmpfs /work/x tmpfs rw 0 0\n\
-            /dev/sdb1 /work/x xfs rw 0 0\n";
+            /dev/sda1 /data ext4 rw 0 0\n\
+            tmpfs /data/x tmpfs rw 0 0\n\
+            /dev/sdb1 /data/x xfs rw 0 0\n";
         for (directory, expected) in [
             ("/home/me", "overlay"),
             ("/tmp", "tmpfs"),
             ("/tmpfiles", "overlay"),
-            ("/work/wt", "ext4"),
-            ("/work/x/y", "xfs"),
+            ("/data/wt", "ext4"),
+            ("/data/x/y", "xfs"),
         ] {
             assert_eq!(
                 file_system(MOUNTS, Path::new(directory)),

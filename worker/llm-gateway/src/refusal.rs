@@ -154,7 +154,7 @@ const NOT_FOR_THIS_REQUEST: [&str; 8] = [
 /// A provider's refusal.
 #[derive(Debug)]
 pub(super) struct ProviderRefusal {
-    /// The object that describes the error; null if there is none.
+    /// The provider's error object, or null.
     pub(super) error: Value,
     codes: Vec<String>,
     text: String,

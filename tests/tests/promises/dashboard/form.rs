@@ -6,20 +6,28 @@ use serde_json::json;
 use super::{go, open, texts};
 use crate::support::bench::Bench;
 use crate::support::pool::tasks;
-use crate::support::{Pool, PoolFile, SOON};
+use crate::support::{Browser, Pool, PoolFile, SOON};
 
 const ESCAPE: &str = "\u{e00c}";
+
+/// A form with an instruction, a repository and these checks.
+async fn filled_in(pool: &Pool, checks: &str) -> Browser {
+    let browser = open(pool).await;
+    browser.click("#new-task").await;
+    for (field, value) in [
+        ("instruction", "Count to four"),
+        ("repository", "app"),
+        ("checks", checks),
+    ] {
+        browser.write(&format!("[name={field}]"), value).await;
+    }
+    browser
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_form_says_at_the_field_what_it_does_not_understand_and_keeps_what_was_written() {
     let bench = Bench::with(&["001"]).await;
-    let browser = open(&bench.pool).await;
-    browser.click("#new-task").await;
-    browser.write("[name=instruction]", "Count to four").await;
-    browser.write("[name=repository]", "app").await;
-    browser
-        .write("[name=checks]", "tests: grep -q 'four readme.txt")
-        .await;
+    let browser = filled_in(&bench.pool, "tests: grep -q 'four readme.txt").await;
     browser
         .script(r##"document.querySelector("#more").open = true"##)
         .await;
@@ -128,13 +136,7 @@ async fn the_form_says_at_the_field_what_it_does_not_understand_and_keeps_what_w
 #[tokio::test(flavor = "multi_thread")]
 async fn the_form_sends_what_a_task_says_about_its_evidence() {
     let bench = Bench::with(&["001"]).await;
-    let browser = open(&bench.pool).await;
-    browser.click("#new-task").await;
-    browser.write("[name=instruction]", "Count to four").await;
-    browser.write("[name=repository]", "app").await;
-    browser
-        .write("[name=checks]", "plain: true\ntests: python3 test.py")
-        .await;
+    let browser = filled_in(&bench.pool, "plain: true\ntests: python3 test.py").await;
     browser
         .script(r##"document.querySelectorAll("#evidence, #more").forEach((one) => { one.open = true; })"##)
         .await;

@@ -279,8 +279,8 @@ impl WarmServers {
             .map_err(|error| error.to_string())
     }
 
-    /// Uses the server that is ready, or returns why there is none. Starts another one if the
-    /// program needs it.
+    /// Uses the server of this program, or returns the reason why no server can be used. Starts a
+    /// new server for later runs if the current one is missing, outdated or used up.
     fn choose<T>(
         self: &Arc<Self>,
         sandbox: &SandboxLauncher,
