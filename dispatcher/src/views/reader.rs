@@ -8,6 +8,7 @@ use pool_api::pool::{PoolStatus, RouteStatus};
 use pool_api::status::{ProgrammerStatus, programmer_status};
 use pool_api::tasks::{TaskList, TaskView};
 use pool_broker::process::Process;
+use pool_broker::status::BrokerStatus;
 use pool_core::config_hash::config_hash;
 use pool_core::eligibility::Eligibility;
 use pool_core::id::TaskId;
@@ -130,7 +131,12 @@ impl Reader {
 
     /// Why this dispatcher cannot do its work, or cannot see the pool.
     pub fn trouble(&self) -> Option<String> {
-        if let Some(trouble) = self.process.broker().trouble() {
+        self.trouble_with(&self.process.broker())
+    }
+
+    /// The same, for a state of the broker that the rest of an answer shows too.
+    fn trouble_with(&self, broker: &BrokerStatus) -> Option<String> {
+        if let Some(trouble) = broker.trouble() {
             return Some(trouble);
         }
         if !self.process.log.is_fresh() {
@@ -205,7 +211,7 @@ impl Reader {
             .filter(|p| p.state.is_available())
             .count();
         PoolStatus {
-            detail: self.trouble(),
+            detail: self.trouble_with(&broker),
             pauses: self.pauses(),
             pool_size: programmers.len(),
             available,

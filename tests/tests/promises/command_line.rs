@@ -121,15 +121,18 @@ async fn watch_tells_what_happens_and_what_has_happened_while_its_dispatcher_was
         .await;
     let events = watch.events();
     let count = |fits: &dyn Fn(&Value) -> bool| events.iter().filter(|event| fits(event)).count();
+    // A busy machine may make a dispatcher's view of the log old for a moment: `degraded`, and then
+    // `connected` again.
+    let mut states: Vec<&Value> = events
+        .iter()
+        .filter(|event| event["event"] == "dispatcher" && event["state"] != "degraded")
+        .map(|event| &event["state"])
+        .collect();
+    states.dedup_by(|next, last| next == last && **next == "connected");
     assert_eq!(
-        count(&of_dispatcher("lost")),
-        1,
-        "a lost connection is reported once"
-    );
-    assert_eq!(
-        count(&of_dispatcher("connected")),
-        2,
-        "its end is reported once"
+        states,
+        ["connected", "lost", "connected"],
+        "a lost connection is reported once, and so is its end: {events:#?}"
     );
     assert_eq!(
         count(&of_task("first", "succeeded")),

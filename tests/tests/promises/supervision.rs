@@ -379,7 +379,7 @@ async fn a_pool_whose_heartbeats_could_not_arrive_is_unknown_and_not_down() {
     let away = |status: &PoolStatus| {
         status.0["detail"]
             .as_str()
-            .is_some_and(|detail| detail.contains("the broker"))
+            .is_some_and(|detail| detail.starts_with("the broker: "))
     };
     let away = pool.status_where("the broker is away", away).await;
     assert_eq!(
