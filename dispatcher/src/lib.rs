@@ -9,6 +9,7 @@ pub mod dashboard;
 pub mod dead;
 pub mod history;
 pub mod intake;
+mod lost_workers;
 pub mod maintenance;
 mod pool_metrics;
 mod queue_depths;

@@ -31,7 +31,7 @@ use crate::maintenance::{self, Maintenance, configuration};
 use crate::views::Reader;
 use crate::views::journal::Journal;
 use crate::views::presence::Presence;
-use crate::{pool_metrics, results};
+use crate::{lost_workers, pool_metrics, results};
 
 /// Time for open requests to finish when the process ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(10);
@@ -208,6 +208,8 @@ fn start_services(base: Base, services: &mut Services) -> (Reader, Outputs, Dead
     ));
     let pool_watch = pool_broker::pool_metrics::watch(process.clone(), Arc::clone(&pool));
     services.start("pool_watch", pool_watch);
+    let lost_workers = lost_workers::watch(process.clone(), presence.clone());
+    services.start("lost_workers", lost_workers);
     let dead = DeadLetters::new(process.clone());
     let maintenance = Maintenance {
         process: process.clone(),

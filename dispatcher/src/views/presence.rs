@@ -1,7 +1,7 @@
 //! The latest heartbeat of each programmer, as this dispatcher received them. For display only:
 //! nothing is decided by them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -29,8 +29,16 @@ struct ReceivedBeat {
     /// The name of the sending process.
     name: String,
     sandbox: Option<SandboxStatus>,
-    /// It was the last heartbeat: that process has ended.
-    left: bool,
+    end: Option<End>,
+}
+
+/// How the process of a heartbeat has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It was its last heartbeat.
+    Left,
+    /// This dispatcher has found, at this time, that the broker has lost its connection.
+    Gone(Timestamp),
 }
 
 /// The latest heartbeats. Cheap to clone.
@@ -95,24 +103,53 @@ impl Presence {
         for beat in heartbeat.programmers {
             let holder = presence.get(&beat.id).filter(|heard| {
                 heard.by != heartbeat.process
-                    && !heard.left
+                    && heard.end.is_none()
                     && !is_held(&heard.beat.gate)
                     && heard.at.elapsed() < HOLDER_IS_FRESH
             });
             if holder.is_some() && (heartbeat.ends || is_held(&beat.gate)) {
                 continue;
             }
-            let (at, time, left) = (Instant::now(), wall_clock(), heartbeat.ends);
+            let (at, time) = (Instant::now(), wall_clock());
             let heard = ReceivedBeat {
                 at,
                 time,
                 by: heartbeat.process,
                 name: heartbeat.name.clone(),
                 sandbox: heartbeat.sandbox.clone(),
-                left,
+                end: heartbeat.ends.then_some(End::Left),
                 beat,
             };
             presence.insert(heard.beat.id.clone(), heard);
+        }
+    }
+
+    /// The processes that run, as far as is known, each with its programmers. True for a programmer
+    /// that takes or does tasks.
+    pub fn holders(&self) -> BTreeMap<EmitterId, BTreeMap<ProgrammerId, bool>> {
+        let presence = self.heard.read().unwrap_or_else(PoisonError::into_inner);
+        let mut holders: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
+        for (id, heard) in presence.iter() {
+            let gate = &heard.beat.gate;
+            if heard.end.is_none() && !is_held(gate) {
+                let works = !matches!(gate, Gate::Shut { .. });
+                holders
+                    .entry(heard.by)
+                    .or_default()
+                    .insert(id.clone(), works);
+            }
+        }
+        holders
+    }
+
+    /// The broker has lost the connection of this process. Its next heartbeat revokes that.
+    pub fn lose(&self, process: EmitterId) {
+        let mut presence = self.heard.write().unwrap_or_else(PoisonError::into_inner);
+        let now = wall_clock();
+        for heard in presence.values_mut() {
+            if heard.by == process && heard.end.is_none() {
+                heard.end = Some(End::Gone(now));
+            }
         }
     }
 
@@ -178,8 +215,11 @@ impl Presence {
     ) -> NoHeartbeat {
         match self.listened(broker) {
             Ok(listened) if listened < fresh => NoHeartbeat::NotYet(listened),
-            Ok(_) => NoHeartbeat::Silent {
-                since: heard.map_or(self.begun.max(broker.since), |heard| heard.time),
+            Ok(_) => match heard {
+                Some(heard) => NoHeartbeat::Silent { since: heard.time },
+                None => NoHeartbeat::Never {
+                    since: self.begun.max(broker.since),
+                },
             },
             Err(deaf) => deaf,
         }
@@ -200,8 +240,10 @@ impl Presence {
 impl ReceivedBeat {
     /// None if the heartbeat is too old.
     fn seen(&self, fresh: Duration) -> Option<Result<LastBeat, NoHeartbeat>> {
-        if self.left {
-            return Some(Err(NoHeartbeat::Left { at: self.time }));
+        match self.end {
+            Some(End::Left) => return Some(Err(NoHeartbeat::Left { at: self.time })),
+            Some(End::Gone(at)) => return Some(Err(NoHeartbeat::Gone { at })),
+            None => {}
         }
         let seen = || LastBeat {
             gate: self.beat.gate.clone(),

@@ -70,7 +70,10 @@ impl WhyContext<'_> {
     fn unheard(&self, programmer: &Programmer) -> Option<ProgrammerFinding> {
         let unseen = self.heard.of(&programmer.id).err()?;
         let (state, words) = match unseen {
-            NoHeartbeat::Silent { .. } | NoHeartbeat::Left { .. } => (Availability::Down, "down"),
+            NoHeartbeat::Silent { .. }
+            | NoHeartbeat::Never { .. }
+            | NoHeartbeat::Gone { .. }
+            | NoHeartbeat::Left { .. } => (Availability::Down, "down"),
             NoHeartbeat::NotYet(_) => (Availability::Unheard, "without a heartbeat yet"),
             NoHeartbeat::Deaf(_) => (Availability::Unheard, "unknown"),
         };

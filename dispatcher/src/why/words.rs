@@ -72,7 +72,13 @@ pub(super) fn lost(owner: &Owner, unseen: Option<NoHeartbeat>) -> String {
     let why = match unseen {
         Some(NoHeartbeat::Silent { .. }) => "which sends no heartbeats any more",
         Some(NoHeartbeat::Left { .. }) => "whose worker has ended",
-        Some(NoHeartbeat::NotYet(_) | NoHeartbeat::Deaf(_)) | None => "whose process is gone",
+        Some(
+            NoHeartbeat::Never { .. }
+            | NoHeartbeat::Gone { .. }
+            | NoHeartbeat::NotYet(_)
+            | NoHeartbeat::Deaf(_),
+        )
+        | None => "whose process is gone",
     };
     format!("; it was with {}, {why}", owner.programmer.display_name())
 }

@@ -130,8 +130,22 @@ pub enum NoHeartbeat {
     /// No heartbeat came for `health_check_interval_s`, though the dispatcher listened.
     #[error("no heartbeat since {since}; is a worker running with it?")]
     Silent {
-        /// The last heartbeat; without one, when the dispatcher began to listen.
+        /// The last heartbeat.
         since: Timestamp,
+    },
+    /// No worker has run with it while this dispatcher listened.
+    #[error("not seen since this dispatcher began to listen at {since}; start a worker with it")]
+    Never {
+        /// When the dispatcher began to listen.
+        since: Timestamp,
+    },
+    /// The broker has lost the connection of its process.
+    #[error(
+        "its worker's connection to the broker ended at {at}; is another worker running with it?"
+    )]
+    Gone {
+        /// When this dispatcher noticed it.
+        at: Timestamp,
     },
     /// Its process has ended in order.
     #[error("its worker ended at {at}; is another one running with it?")]
@@ -151,7 +165,9 @@ impl NoHeartbeat {
     /// Whether the programmer is known to be down.
     pub fn is_down(self) -> bool {
         match self {
-            Self::Silent { .. } | Self::Left { .. } => true,
+            Self::Silent { .. } | Self::Never { .. } | Self::Gone { .. } | Self::Left { .. } => {
+                true
+            }
             Self::NotYet(_) | Self::Deaf(_) => false,
         }
     }

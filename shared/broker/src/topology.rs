@@ -13,6 +13,7 @@ use lapin::{Channel, ExchangeKind};
 
 use super::{BrokerError, Endpoint, queue, with_timeout};
 use crate::fault::{Point, point};
+use pool_core::id::ProgrammerId;
 use pool_core::pool::Events;
 use pool_core::routing::{Binding, Route, Routes};
 
@@ -46,6 +47,11 @@ pub const RESULTS_KEY: &str = "results";
 pub const RETRIES_QUEUE: &str = "pool.retries";
 /// The key of [`RETRIES_QUEUE`] in [`REPLIES`].
 pub const RETRIES_KEY: &str = "retries";
+/// The exclusive queue by which one process holds this programmer. It is gone as soon as that process's connection is.
+pub fn programmer_lock(id: &ProgrammerId) -> String {
+    format!("programmer.{id}")
+}
+
 /// The prefix of every `reply_to`.
 pub const REPLY_PREFIX: &str = "results.";
 

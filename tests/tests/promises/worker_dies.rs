@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::support::amqp::channel;
 use crate::support::bench::{Bench, is_alive};
 use crate::support::pool::task;
+use crate::support::status::PoolStatus;
 use crate::support::{Pool, PoolFile, SOON, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -253,6 +254,30 @@ async fn a_worker_that_ends_in_order_says_goodbye_and_is_known_to_be_gone_at_onc
         sentence.starts_with("1 programmer can take it: 1 down; "),
         "no programmer can take the task: {why:#}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_killed_is_known_to_be_gone_before_a_heartbeat_is_missed() {
+    let file = PoolFile::sample()
+        .only(&["001"])
+        .set("load_balancing.health_check_interval_s", json!(600));
+    let mut bench = Bench::with_file(file).await;
+    let worker = bench.begin("long").await;
+    let busy = |status: &PoolStatus| status.programmer("001")["state"] == "busy";
+    bench.pool.status_where("it is busy", busy).await;
+    bench.pool.kill_worker(worker);
+    let down = |status: &PoolStatus| status.programmer("001")["state"] == "down";
+    let status = bench.pool.status_where("it is down", down).await;
+    let reason = status.programmer("001")["reason"].to_string();
+    assert!(
+        reason.contains("its worker's connection to the broker ended at "),
+        "the reason is the lost connection: {reason}"
+    );
+    let task = bench.pool.api().get("/tasks/long").await;
+    assert_eq!(task["status"], "queued", "nobody does the task: {task:#}");
+    bench.pool.start_worker(&["--all"]);
+    let up = |status: &PoolStatus| status.programmer("001")["state"] != "down";
+    bench.pool.status_where("another one has it", up).await;
 }
 
 /// Receives the heartbeats that are sent from now on.

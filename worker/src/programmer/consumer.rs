@@ -16,6 +16,7 @@ use lapin::protocol::AMQPSoftError;
 use pool_broker::consumer::{ConsumerSettings, Deliveries, set_prefetch};
 use pool_broker::fault::{Point, point};
 use pool_broker::link::{Link, discard};
+use pool_broker::topology::programmer_lock;
 use pool_broker::{BrokerError, queue, with_timeout};
 use pool_core::id::ProgrammerId;
 use tokio_util::task::AbortOnDropHandle;
@@ -93,7 +94,7 @@ struct OpenConsumer {
 /// # Errors
 /// [`OpenError::Held`] when another process has it.
 pub async fn hold(channel: &Channel, limit: Duration, id: &ProgrammerId) -> Result<(), OpenError> {
-    let (name, what) = (format!("programmer.{id}"), format!("hold programmer {id}"));
+    let (name, what) = (programmer_lock(id), format!("hold programmer {id}"));
     match queue::lock(channel, limit, &name, &what).await {
         Ok(()) => Ok(()),
         Err(error) if error.is(AMQPSoftError::RESOURCELOCKED) => Err(OpenError::Held(id.clone())),
