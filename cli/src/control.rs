@@ -3,18 +3,20 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use pool_api::control::{EndOfPause, NewPause, PauseList};
+use pool_api::control::{BreakerList, EndOfPause, NewBreakerOrder, NewPause, PauseList};
 use pool_api::format::clock;
 use pool_api::pool::PoolStatus;
 use pool_api::status::ProgrammerState;
 use pool_api::tasks::{TaskList, TaskView};
-use pool_core::id::{ProgrammerId, TaskId};
+use pool_core::event::BreakerOrder;
+use pool_core::id::{LlmName, ProgrammerId, TaskId};
 use pool_core::pause::{Pause, Target};
 use pool_telemetry::clock::wall_clock;
 use serde::Serialize;
 
 use crate::client::Client;
 use crate::output::{OutputArgs, complain, exit_code};
+use crate::status::breaker_word;
 use crate::table::{lines, table};
 
 /// The interval at which `drain` checks the programmer.
@@ -120,6 +122,47 @@ async fn change(
 ) -> anyhow::Result<ExitCode> {
     let path = format!("/programmer_pool/{what}");
     output.print(&output.client()?.post(&path, body).await?, text)
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct BreakerArgs {
+    #[command(subcommand)]
+    order: Order,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Order {
+    /// Probe an LLM now, whatever wait its provider has demanded
+    Probe(OrderArgs),
+    /// Close the breakers of an LLM without a probe
+    Close(OrderArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct OrderArgs {
+    /// The LLM, for example openai/gpt-4o
+    llm: LlmName,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// `pool breaker probe` and `pool breaker close`.
+pub(super) async fn breaker(args: BreakerArgs) -> anyhow::Result<ExitCode> {
+    let (order, OrderArgs { llm, output }) = match args.order {
+        Order::Probe(args) => (BreakerOrder::Probe, args),
+        Order::Close(args) => (BreakerOrder::Close, args),
+    };
+    let body = NewBreakerOrder { llm, order };
+    let list: BreakerList = output
+        .client()?
+        .post("/programmer_pool/breakers", &body)
+        .await?;
+    output.print(&list, |list| {
+        let of_llm = list.breakers.iter().filter(|one| one.llm == body.llm);
+        of_llm
+            .map(|one| format!("{}: {}\n", one.llm, breaker_word(one.state)))
+            .collect()
+    })
 }
 
 pub(super) async fn pauses(output: &OutputArgs) -> anyhow::Result<ExitCode> {

@@ -118,6 +118,11 @@ enum Command {
     Resume(control::PauseArgs),
     /// Let a programmer take no more tasks, and wait until its task has ended
     Drain(control::DrainArgs),
+    /// Probe an LLM behind an open breaker now, or close the breaker
+    #[command(
+        after_help = "Examples:\n  pool breaker probe openai/gpt-4o\n  pool breaker close openai/gpt-4o"
+    )]
+    Breaker(control::BreakerArgs),
     /// List pauses and drains
     #[command(after_help = "Example:\n  pool pauses")]
     Pauses(OutputArgs),
@@ -161,6 +166,7 @@ impl Command {
             Self::Pause(args) => control::pause(args).await,
             Self::Resume(args) => control::resume(args).await,
             Self::Drain(args) => control::drain(args).await,
+            Self::Breaker(args) => control::breaker(args).await,
             Self::Pauses(output) => control::pauses(&output).await,
             Self::Tasks(args) => tasks::run(args).await,
             Self::Show(args) => show::run(args).await,

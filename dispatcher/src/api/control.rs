@@ -1,13 +1,15 @@
 //! Operator actions: cancel a task; pause, drain and resume programmers and routes. Each action
 //! appends one event that every process reads and acts on.
 
+use std::collections::BTreeSet;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use pool_api::control::{EndOfPause, NewPause, PauseList};
+use pool_api::control::{BreakerList, EndOfPause, NewBreakerOrder, NewPause, PauseList};
 use pool_api::tasks::TaskView;
-use pool_core::event::{Event, TargetPaused, TargetResumed, TaskCancelled};
-use pool_core::id::TaskId;
+use pool_core::event::{BreakerOrdered, Event, TargetPaused, TargetResumed, TaskCancelled};
+use pool_core::id::{LlmName, TaskId};
 use pool_core::pause::{Pause, Target};
 use pool_core::result::Status;
 use pool_core::state::{PoolState, Refusal, Verdict};
@@ -64,6 +66,37 @@ pub async fn resume(
     .await?;
     tracing::warn!(%target, "resumed by an operator");
     Ok(pauses(State(app)).await)
+}
+
+/// Probes or closes the breakers of an LLM.
+pub async fn breakers(
+    State(app): State<App>,
+    RawBody(body): RawBody,
+) -> Result<Json<BreakerList>, ApiError> {
+    let NewBreakerOrder { llm, order } = read(
+        &body,
+        r#"for example {"llm": "openai/gpt-4o", "order": "probe"}"#,
+    )?;
+    let known = app.reader.pool.programmers.iter().flat_map(|one| &one.llms);
+    let known: BTreeSet<&str> = known.map(LlmName::as_str).collect();
+    if !known.contains(llm.as_str()) {
+        let known = Vec::from_iter(known).join(", ");
+        let detail = format!("no programmer has the LLM {llm}; the LLMs are {known}");
+        return Err(ApiError::new(StatusCode::NOT_FOUND, detail));
+    }
+    let ordered = Event::from(BreakerOrdered {
+        llm: llm.clone(),
+        order,
+    });
+    match app.append_event(ordered).await? {
+        Verdict::Accepted => tracing::warn!(%llm, %order, "a breaker was ordered by an operator"),
+        Verdict::Refused(_) => {
+            let detail = format!("no breaker of {llm} is open; `pool status` shows the breakers");
+            return Err(ApiError::new(StatusCode::CONFLICT, detail));
+        }
+    }
+    let breakers = app.reader.breakers();
+    Ok(Json(BreakerList { breakers }))
 }
 
 /// `DELETE /tasks/{id}` cancels the task. A waiting task never starts; a running one is stopped.

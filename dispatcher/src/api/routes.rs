@@ -2,7 +2,7 @@
 
 use axum::Json;
 use pool_api::budget::{BudgetStatus, NewLimit};
-use pool_api::control::{EndOfPause, NewPause, PauseList};
+use pool_api::control::{BreakerList, EndOfPause, NewBreakerOrder, NewPause, PauseList};
 use pool_api::dead::{AllRetried, DeadList, DeadMessage, Dropped, Nothing};
 use pool_api::events::{Changed, Hello, Live, Printed, Timeline};
 use pool_api::pool::PoolStatus;
@@ -249,6 +249,17 @@ fn pool(api: Api<App>) -> Api<App> {
             .answers::<PauseList>(200, "the remaining pauses")
             .problems(&[409, 503])
     })
+    .route(
+        "POST /programmer_pool/breakers",
+        control::breakers,
+        |route| {
+            route
+                .is("orderBreaker", "Probe an LLM now, or close its breakers")
+                .body::<NewBreakerOrder>()
+                .answers::<BreakerList>(200, "all breakers after this request")
+                .problems(&[404, 409, 503])
+        },
+    )
     .route("GET /budget", budget::show, |route| {
         route
             .is("showBudget", "Show today's budget")

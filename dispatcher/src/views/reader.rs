@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pool_api::budget::BudgetStatus;
 use pool_api::control::PauseView;
-use pool_api::pool::{PoolStatus, RouteStatus};
+use pool_api::pool::{BreakerStatus, PoolStatus, RouteStatus};
 use pool_api::status::{ProgrammerStatus, programmer_status};
 use pool_api::tasks::{TaskList, TaskView};
 use pool_broker::process::Process;
@@ -122,6 +122,17 @@ impl Reader {
         self.process
             .log
             .read(|fold| fold.pauses.iter().map(view).collect())
+    }
+
+    /// All breakers that have ever opened.
+    pub fn breakers(&self) -> Vec<BreakerStatus> {
+        self.process.log.read(|fold| {
+            llms::breakers(&Eligibility {
+                pool: &self.pool,
+                fold,
+                now: fold.now().max(wall_clock()),
+            })
+        })
     }
 
     /// Today's budget.

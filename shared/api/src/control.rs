@@ -1,10 +1,14 @@
 //! Pauses: the list, and the requests that begin and end one.
 
+use pool_core::event::BreakerOrder;
+use pool_core::id::LlmName;
 use pool_core::object::object;
 use pool_core::pause::{Pause, Target};
 use pool_core::time::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::pool::BreakerStatus;
 
 /// An active pause.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -32,6 +36,20 @@ pub struct NewPause {
 
 fn just_pause() -> Pause {
     Pause::Pause
+}
+
+/// `POST /programmer_pool/breakers`: `{"llm": "openai/gpt-4o", "order": "probe"}`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewBreakerOrder {
+    pub llm: LlmName,
+    pub order: BreakerOrder,
+}
+
+/// The answer: the breakers after the order.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct BreakerList {
+    pub breakers: Vec<BreakerStatus>,
 }
 
 /// `POST /programmer_pool/resume`.

@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::support::event_log::Entry;
 use crate::support::pool::tasks;
 use crate::support::provider::{Asked, error, page};
+use crate::support::status::PoolStatus;
 use crate::support::{EventLog, Pool, PoolFile, Provider, SOON, eventually};
 
 const COOLDOWN: Duration = Duration::from_secs(2);
@@ -225,6 +226,36 @@ async fn a_probe_believes_a_valid_answer_and_nothing_else() {
         assert_eq!(fault, "unavailable", "{what} does not close the breaker");
     }
     phase.store(3, Ordering::Relaxed);
+    log.finished(4, SOON).await;
+    pool.all_succeeded(&mut log, "t", 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_has_an_llm_probed_before_its_long_wait_is_over() {
+    let down = Arc::new(AtomicBool::new(true));
+    let provider = Provider::start(&down, |down, asked| async move {
+        match down.load(Ordering::Relaxed) {
+            true => error(503, json!({"error": {"message": "overloaded"}})),
+            false => asked.ok(),
+        }
+    })
+    .await;
+    let file = pool_file(2, &provider, &[]).set("failover.circuit_breaker.cooldown_s", json!(3600));
+    let pool = Pool::start_processes(&file, 1, 2).await;
+    let mut log = pool.event_log().await;
+    let probe = ["breaker", "probe", "local/primary"];
+    let nothing = pool.try_command_line(&probe).await;
+    let said = String::from_utf8_lossy(&nothing.stderr).into_owned();
+    assert!(
+        said.contains("no breaker of local/primary is open"),
+        "nothing is open yet: {said}"
+    );
+    pool.api().submit(&json!(tasks("t", 4))).await;
+    let open = |status: &PoolStatus| status.0["breakers"][0]["state"] == "open";
+    pool.status_where("the breaker is open", open).await;
+    down.store(false, Ordering::Relaxed);
+    pool.command_line(&probe).await;
+    closed(&mut log, "primary", SOON).await;
     log.finished(4, SOON).await;
     pool.all_succeeded(&mut log, "t", 4).await;
 }

@@ -54,6 +54,7 @@ const submittedAgain = async (label) => {
 // Succeeded tasks are not offered for a retry; `pool retry --force` can do it.
 const RETRIED = ["failed", "cancelled", "expired", "rejected"];
 const pauseWhat = (target, pause) => request("POST", "/programmer_pool/pause", { target, pause });
+const orderBreaker = (llm, order) => request("POST", "/programmer_pool/breakers", { llm, order });
 const resumeWhat = (target) => request("POST", "/programmer_pool/resume", { target });
 
 const sameTarget = (a, b) => a.what === b.what && a.id === b.id && a.name === b.name;

@@ -141,12 +141,15 @@ const breakerRow = () => {
   const state = h("span", { class: "badge" });
   const text = h("span", { class: "muted small" });
   const when = h("span", { class: "countdown small" });
-  const element = h("li", { class: "breaker" }, llm, state, text, when);
+  const probe = h("button", { type: "button", class: "ghost tiny", onclick: () => act(probe, () => orderBreaker(llm.textContent, "probe"), `${llm.textContent} is probed now`) }, "Probe now");
+  const element = h("li", { class: "breaker" }, llm, state, text, h("span", { class: "next" }, when, probe));
   const tone = { closed: "good", open: "bad", half_open: "warn" };
   const update = (breaker) => {
     set(llm, breaker.llm);
     set(state, breaker.state.replace("_", "-"));
     attribute(state, "data-tone", tone[breaker.state]);
+    probe.hidden = breaker.state !== "open" || !pool.mayAct;
+    offered(probe);
     const { programmer, host } = breaker.scope ?? {};
     const of = programmer ? `for Prog-${programmer}` : host ? `for the host ${host}` : "for the whole pool";
     if (breaker.state === "closed") {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{AttemptId, ProgrammerId, TaskId};
+use crate::id::{AttemptId, LlmName, ProgrammerId, TaskId};
 use crate::llm::{Dialect, Fault, LlmKey, Scope};
 
 /// An event about the breaker of an LLM.
@@ -20,6 +20,8 @@ pub enum BreakerEvent {
     Probing(ProbeStarted),
     /// The outcome of a probe. Without a fault the breaker closes.
     Probed(ProbeEnded),
+    /// An operator does not want to wait until the next probe.
+    BreakerOrdered(BreakerOrdered),
 }
 
 /// The values of `llm_failed`.
@@ -102,3 +104,22 @@ pub struct ProbeEnded {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
 }
+
+/// The values of `breaker_ordered`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BreakerOrdered {
+    /// All open breakers of this LLM are meant, at every address and in every scope.
+    pub llm: LlmName,
+    /// What to do with them.
+    pub order: BreakerOrder,
+}
+
+crate::words!(
+    /// What an operator wants of an open breaker.
+    pub enum BreakerOrder {
+        /// Probe the LLM now, whatever wait its provider has demanded.
+        Probe = "probe",
+        /// Close the breaker without a probe. Programmers call the LLM again as after a probe: one, then two, then four.
+        Close = "close",
+    }
+);

@@ -25,7 +25,10 @@ use crate::id::{AttemptId, TaskId};
 use crate::result::{ResultMessage, Status};
 pub use crate::task_state::{Account, Retry, Spent};
 pub use batch::EventBatch;
-pub use breaker::{BreakerEvent, FailedCall, LlmAnswered, LlmFailed, ProbeEnded, ProbeStarted};
+pub use breaker::{
+    BreakerEvent, BreakerOrder, BreakerOrdered, FailedCall, LlmAnswered, LlmFailed, ProbeEnded,
+    ProbeStarted,
+};
 pub use budget::{BudgetEvent, BudgetReserved, BudgetSet, BudgetSettled};
 pub use pool::{Configuration, PoolEvent, ProgrammerUp, TargetPaused, TargetResumed};
 pub use task::{
@@ -95,6 +98,7 @@ kinds! {
     "llm_answered" => Breaker(BreakerEvent::LlmAnswered(LlmAnswered)),
     "probing" => Breaker(BreakerEvent::Probing(ProbeStarted)),
     "probed" => Breaker(BreakerEvent::Probed(ProbeEnded)),
+    "breaker_ordered" => Breaker(BreakerEvent::BreakerOrdered(BreakerOrdered)),
     "configured" => Pool(PoolEvent::Configured(Configuration)),
     "paused" => Pool(PoolEvent::Paused(TargetPaused)),
     "resumed" => Pool(PoolEvent::Resumed(TargetResumed)),

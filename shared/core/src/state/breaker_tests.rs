@@ -11,8 +11,8 @@ use proptest::prelude::*;
 use super::breaker::{Caller, State};
 use super::*;
 use crate::event::{
-    BreakerEvent, Configuration, FailedCall, LlmFailed, PoolEvent, ProbeEnded, ProbeStarted,
-    ProgrammerUp,
+    BreakerEvent, BreakerOrder, BreakerOrdered, Configuration, FailedCall, LlmFailed, PoolEvent,
+    ProbeEnded, ProbeStarted, ProgrammerUp,
 };
 use crate::id::{LlmName, TaskId};
 use crate::llm::{Fault, LlmKey, Scope};
@@ -356,6 +356,37 @@ fn one_probes_when_the_cooldown_is_over_and_another_when_its_lease_is() {
         (Some(Scope::Pool), NOT_DUE),
         "another cooldown"
     );
+}
+
+#[test]
+fn an_operator_ends_a_wait_by_a_probe_or_closes_the_breaker() {
+    let ordered = |order| {
+        let llm = llm();
+        Event::from(BreakerOrdered { llm, order })
+    };
+    let mut log = Log::new(4, 4);
+    let nothing = log.append(ordered(BreakerOrder::Probe));
+    assert_eq!(nothing, NOT_DUE, "nothing is open");
+    log.fail(1, "a", Fault::Auth);
+    log.fail(2, "b", Fault::Auth);
+    log.wait(COOLDOWN);
+    assert_eq!(log.probe(1, 1), NOT_DUE, "its wait is longer");
+    assert_eq!(
+        (log.append(ordered(BreakerOrder::Probe)), log.probe(1, 2)),
+        (Verdict::Accepted, Verdict::Accepted),
+        "an operator has ended it"
+    );
+    assert_eq!(
+        log.shut(3),
+        Some(Scope::Pool),
+        "it is open until the answer"
+    );
+    let closed = log.append(ordered(BreakerOrder::Close));
+    assert_eq!(closed, Verdict::Accepted, "also while it is probed");
+    log.wait(COOLDOWN);
+    assert_eq!(log.shut(3), None, "everybody calls the LLM again");
+    let closed = log.append(ordered(BreakerOrder::Close));
+    assert_eq!(closed, NOT_DUE, "nothing is open any more");
 }
 
 #[test]

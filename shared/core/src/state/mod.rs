@@ -220,6 +220,9 @@ impl PoolState {
             }
             Event::Breaker(BreakerEvent::Probing(started)) => self.probing(started),
             Event::Breaker(BreakerEvent::Probed(ended)) => self.breakers.probed(ended, now),
+            Event::Breaker(BreakerEvent::BreakerOrdered(ordered)) => {
+                self.breakers.ordered(ordered, now)
+            }
             Event::Pool(event) => self.decide_pool(event, emitter),
         }
     }

@@ -16,7 +16,7 @@ use evidence::{Llm, PastFailure, Spread, Trigger, until};
 pub use state::{Breaker, Lease, Outage, Shut, State};
 
 use super::{Refusal, Verdict};
-use crate::event::{LlmFailed, ProbeEnded, ProbeStarted};
+use crate::event::{BreakerOrder, BreakerOrdered, LlmFailed, ProbeEnded, ProbeStarted};
 use crate::id::{AttemptId, LlmName, ProgrammerId, TaskId};
 use crate::llm::{Dialect, Fault, LlmKey, Scope};
 use crate::rules::{BreakerRules, Rules};
@@ -327,6 +327,28 @@ impl Breakers {
         let prober = self.caller(&by);
         self.judge(ended, &prober, &rules, now);
         Verdict::Accepted
+    }
+
+    /// Carries out an operator's order. Refused when no breaker of this LLM is open.
+    pub(super) fn ordered(&mut self, ordered: &BreakerOrdered, now: Timestamp) -> Verdict {
+        let keys = self.llms.keys().filter(|key| key.llm == ordered.llm);
+        let keys: Vec<LlmKey> = keys.cloned().collect();
+        let mut verdict = Verdict::Refused(Refusal::NotDue);
+        for key in keys {
+            let users = self.users(&key);
+            let callers: Vec<Caller> = users.iter().map(|user| self.caller(user)).collect();
+            let llm = self.llms.entry(key).or_default();
+            for (scope, breaker) in &mut llm.breakers {
+                let first = callers.iter().find(|caller| caller.is_within(scope));
+                if breaker.obey(ordered.order, first, now) {
+                    verdict = Verdict::Accepted;
+                }
+            }
+            if ordered.order == BreakerOrder::Close && verdict == Verdict::Accepted {
+                llm.failures.clear();
+            }
+        }
+        verdict
     }
 
     /// After an answered probe earlier failures no longer count. The key is good, so the LLM has refused the requests

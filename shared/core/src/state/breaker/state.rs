@@ -1,5 +1,7 @@
 //! The states of a breaker.
 
+use super::Caller;
+use crate::event::BreakerOrder;
 use crate::id::{AttemptId, ProgrammerId};
 use crate::llm::{Dialect, Fault, Scope};
 use crate::time::Timestamp;
@@ -76,6 +78,31 @@ pub struct Shut {
 }
 
 impl Breaker {
+    /// Carries out an order if it is open. `first` is the first programmer to call the LLM again after it was closed; without
+    /// one nobody waits for it.
+    pub(super) fn obey(
+        &mut self,
+        order: BreakerOrder,
+        first: Option<&Caller>,
+        now: Timestamp,
+    ) -> bool {
+        match (&mut self.state, order, first) {
+            (State::Open { until, .. }, BreakerOrder::Probe, _) => {
+                *until = (*until).min(now);
+                true
+            }
+            (State::HalfOpen { .. }, BreakerOrder::Probe, _) => true,
+            (State::Open { .. } | State::HalfOpen { .. }, BreakerOrder::Close, Some(first)) => {
+                let by = first.programmer.clone();
+                self.state = State::Closed { since: now, by };
+                self.epoch += 1;
+                true
+            }
+            (State::Open { .. } | State::HalfOpen { .. }, BreakerOrder::Close, None)
+            | (State::Closed { .. }, BreakerOrder::Probe | BreakerOrder::Close, _) => false,
+        }
+    }
+
     /// Whether it may be probed.
     pub(super) fn is_due(&self, now: Timestamp) -> bool {
         match &self.state {
