@@ -30,12 +30,14 @@ impl Charge {
         }
     }
 
-    /// The charge of a call. If the reported usage cannot be true, the worst case is charged.
+    /// The charge of a call. If the reported usage cannot be true, the worst case is charged. `counted` is the most input that
+    /// the LLM has counted for an earlier call of this run.
     pub(super) fn of(
         llm: &LlmName,
         outcome: &CallOutcome,
         tariff: &Tariff,
         admission: Admission,
+        counted: u64,
     ) -> Self {
         let reported = match outcome {
             CallOutcome::Answer(answer) | CallOutcome::Cut(_, answer) => answer.content.usage,
@@ -58,22 +60,31 @@ impl Charge {
             .emit();
             return Self::at_worst(admission);
         }
-        let charge = Self::believed(reported, tariff, admission.demand);
+        let charge = Self::believed(reported, tariff, admission.demand, counted);
         for doubt in doubts(reported, charge, tariff, admission.demand) {
             BillMayDiffer { llm, doubt }.emit();
         }
         charge
     }
 
-    fn believed(reported: Reported, tariff: &Tariff, demand: Demand) -> Self {
+    fn believed(reported: Reported, tariff: &Tariff, demand: Demand, counted: u64) -> Self {
         let tokens = marked(reported, demand.writes);
         Self {
             tokens,
             cost: tariff.cost(reported.served, tokens),
             estimated: !tariff.knows(reported.served),
-            prompt_cut: tokens.input < demand.least_input,
+            prompt_cut: is_cut(tokens.input, demand.least_input, counted),
         }
     }
+}
+
+/// Whether a prompt with at least `least` tokens was cut to `input` tokens.
+///
+/// Some versions of Ollama count only the tokens that were not in the cache. Such a count is smaller than one before, or
+/// smaller than any context.
+fn is_cut(input: u64, least: u64, counted: u64) -> bool {
+    const SMALLEST_CONTEXT: u64 = 1_024;
+    input < least && input >= SMALLEST_CONTEXT && input >= counted
 }
 
 /// The reported tokens. Cache writes of an unknown time count for an hour if the request asked for an hour.

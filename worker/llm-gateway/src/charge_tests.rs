@@ -45,7 +45,7 @@ fn demand(input: u64, writes: CacheWrites) -> Demand {
 }
 
 fn charged(reported: Reported, tariff: &Tariff, demand: Demand) -> (Charge, Vec<&'static str>) {
-    let charge = Charge::believed(reported, tariff, demand);
+    let charge = Charge::believed(reported, tariff, demand, 0);
     let doubts = doubts(reported, charge, tariff, demand).map(BillingDoubt::reason);
     (charge, doubts.collect())
 }
@@ -166,6 +166,28 @@ fn a_bill_that_may_be_higher_is_told() {
         let (charge, doubts) = charged(reported, &tariff(&[]), demand(1_000, CacheWrites::None));
         assert_eq!(doubts, expected, "{reported:?}");
         assert_eq!(charge.cost, MicroUsd(4_000), "our own prices count");
+    }
+}
+
+#[test]
+fn a_count_without_what_is_in_the_cache_is_no_cut() {
+    for (input, counted, cut, case) in [
+        (4_096, 4_096, true, "cut again"),
+        (
+            4_096,
+            4_097,
+            false,
+            "a longer prompt was counted before: the rest is in the cache",
+        ),
+        (
+            1_023,
+            0,
+            false,
+            "shorter than any context: the rest is in the cache",
+        ),
+        (0, 0, false, "all of it is in the cache"),
+    ] {
+        assert_eq!(is_cut(input, 9_375, counted), cut, "{case}");
     }
 }
 

@@ -98,7 +98,7 @@ impl Upstreams {
             refused_by_api = (400..500).contains(status) && is_api_error(body);
         }
         let outcome = classify(exchange, wall_clock(), upstream.secret());
-        let charge = Charge::of(llm, &outcome, &tariff, admission);
+        let charge = Charge::of(llm, &outcome, &tariff, admission, 0);
         let (fault, retry_after) = match &outcome {
             // Some LLMs think longer than a probe's limit. An LLM that answers at all is back.
             CallOutcome::Answer(_) | CallOutcome::Cut(..) => (None, None),

@@ -77,6 +77,17 @@ struct Ledger {
 }
 
 impl Ledger {
+    /// The most input that this LLM has counted for a call.
+    fn most_input(&self, llm: &LlmName) -> u64 {
+        let counted = |call: &&CallRecord| call.llm == *llm && !call.estimated;
+        let inputs = self
+            .calls
+            .iter()
+            .filter(counted)
+            .map(|call| call.input_tokens);
+        inputs.max().unwrap_or(0)
+    }
+
     /// The usage of ended calls, and the worst case of open ones.
     fn used(&self) -> Usage {
         usage(self.calls.iter().chain(self.open.values()))
@@ -270,8 +281,9 @@ impl OpenCall {
     fn settle(&mut self, outcome: &CallOutcome) -> CallClass {
         self.stage = CallStage::Ended;
         let reserved = self.reserved.take();
+        let counted = self.session.ledger().most_input(&self.llm);
         let charge = reserved.as_ref().map_or_else(Charge::default, |held| {
-            Charge::of(&self.llm, outcome, &held.tariff, held.admission)
+            Charge::of(&self.llm, outcome, &held.tariff, held.admission, counted)
         });
         let call = self.call(outcome, charge);
         CallEnded { call: &call }.emit();

@@ -82,9 +82,9 @@ impl Reported {
 fn both_sides(input: Option<u64>, output: Option<u64>, total: Option<u64>) -> Option<(u64, u64)> {
     match (input, output, total) {
         (Some(input), Some(output), _) => Some((input, output)),
-        (Some(input), None, Some(total)) => Some((input, total.checked_sub(input)?)),
-        (None, Some(output), Some(total)) => Some((total.checked_sub(output)?, output)),
-        (Some(_), None, None) | (None, _, _) => None,
+        (Some(input), None, Some(total)) if total > input => Some((input, total - input)),
+        (None, Some(output), Some(total)) if total > output => Some((total - output, output)),
+        (Some(_), None, _) | (None, _, _) => None,
     }
 }
 
@@ -229,10 +229,13 @@ fn served(words: [&Value; 3]) -> Served {
     }
 }
 
-/// The provider's own price: a number of dollars (OpenRouter), or an object with their sum (Perplexity).
+/// The provider's own price: a number of dollars (OpenRouter), an object with their sum (Perplexity), or ticks (xAI).
 fn own_cost(usage: &Value) -> Option<MicroUsd> {
+    const TICKS_PER_USD: f64 = 1e10;
     let cost = &usage["cost"];
-    let dollars = cost.as_f64().or_else(|| cost["total_cost"].as_f64())?;
+    let ticks = usage["cost_in_usd_ticks"].as_f64();
+    let dollars = cost.as_f64().or_else(|| cost["total_cost"].as_f64());
+    let dollars = dollars.or(ticks.map(|ticks| ticks / TICKS_PER_USD))?;
     // With a key of the account's own, OpenRouter's price leaves out that of the provider behind it.
     let upstream = usage["cost_details"]["upstream_inference_cost"].as_f64();
     let upstream = upstream.filter(|_| usage["is_byok"] == true);
@@ -266,11 +269,14 @@ fn paid_tools(usage: &Value) -> u64 {
         .flatten();
     let counted = counted.filter(|(name, _)| !FREE.contains(&name.as_str()));
     let uses = ["num_search_queries", "num_sources_used"].map(|name| &usage[name]);
+    // A part of the call that another model did, such as Anthropic's advisor, has the prices of that model.
+    let parts = usage["iterations"].as_array().into_iter().flatten();
+    let other_models = parts.filter(|part| part["model"].is_string()).count() as u64;
     counted
         .map(|(_, value)| value)
         .chain(uses)
         .filter_map(whole)
-        .fold(0, u64::saturating_add)
+        .fold(other_models, u64::saturating_add)
 }
 
 #[cfg(test)]

@@ -114,9 +114,9 @@ fn usage_is_read_as_providers_write_it() {
             "the input is the rest of the total",
         ),
         (
-            json!({"prompt_tokens": 10, "total_tokens": 9}),
+            json!({"prompt_tokens": 10, "total_tokens": 10}),
             None,
-            "a total that is too small",
+            "a total without any output",
         ),
         (
             json!({"prompt_tokens": 10.5, "completion_tokens": 4}),
@@ -268,6 +268,16 @@ fn the_providers_own_price_and_its_paid_tools_are_read() {
         (json!({"cost": 0.01525}), Some(MicroUsd(15_250)), 0),
         (json!({"cost": 0}), Some(MicroUsd(0)), 0),
         (json!({"cost": -1}), None, 0),
+        (
+            json!({"cost_in_usd_ticks": 9_400_000}),
+            Some(MicroUsd(940)),
+            0,
+        ),
+        (
+            json!({"iterations": [{"model": "dear"}, {"input_tokens": 1}]}),
+            None,
+            1,
+        ),
         (
             json!({"cost": {"input_tokens_cost": 0.1, "total_cost": 0.2}}),
             Some(MicroUsd(200_000)),
