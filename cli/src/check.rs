@@ -2,6 +2,7 @@
 //! `--llms` it also checks that every provider accepts its key and has its models. Needs no broker.
 
 mod table;
+mod warnings;
 
 pub(crate) use table::ranges;
 
@@ -11,7 +12,9 @@ use std::process::ExitCode;
 use pool_config::{Env, Mistakes, load};
 use pool_core::config_hash::config_hash;
 use pool_core::pool::Pool;
+use pool_core::price::UtcDay;
 use pool_core::routing::Routes;
+use pool_telemetry::clock::wall_clock;
 use serde_json::{Value, json};
 
 use crate::llm_probe::{self, LlmReport};
@@ -94,10 +97,11 @@ async fn report(args: &CheckArgs, env: &Env) -> (CheckResult, String) {
         CheckResult::Good
     };
     let routes = Routes::new(&pool.capabilities());
+    let today = UtcDay::of(wall_clock());
     let text = if args.format == Format::Json {
-        format!("{:#}\n", pool_json(&pool, &routes, llms.as_deref()))
+        format!("{:#}\n", pool_json(&pool, &routes, llms.as_deref(), today))
     } else {
-        table::pool(&args.file.pool, &pool, &routes, llms.as_deref())
+        table::pool(&args.file.pool, &pool, &routes, llms.as_deref(), today)
     };
     (result, text)
 }
@@ -113,7 +117,7 @@ fn mistakes_text(mistakes: &Mistakes, as_json: bool) -> String {
     format!("{mistakes}\n\n{count}; nothing was started\n")
 }
 
-fn pool_json(pool: &Pool, routes: &Routes, llms: Option<&[LlmReport]>) -> Value {
+fn pool_json(pool: &Pool, routes: &Routes, llms: Option<&[LlmReport]>, today: UtcDay) -> Value {
     let programmers = pool.programmers.iter().map(|programmer| {
         let llms = programmer
             .llms
@@ -134,6 +138,7 @@ fn pool_json(pool: &Pool, routes: &Routes, llms: Option<&[LlmReport]>) -> Value 
         "config_hash": config_hash(pool),
         "programmers": programmers.collect::<Vec<_>>(),
         "routes": routes.collect::<Vec<_>>(),
+        "warnings": warnings::of(pool, today),
         "sandbox": {"level": pool.sandbox.level, "network": pool.sandbox.network},
     });
     if let Some(llms) = llms {

@@ -10,6 +10,7 @@ mod dead;
 mod health;
 mod llm_probe;
 mod output;
+mod prices;
 mod queue_full;
 mod report;
 mod resubmit;
@@ -142,6 +143,8 @@ enum Command {
     Why(why::WhyArgs),
     /// Report results and costs of the tasks of a period, by LLM, programmer, route or label
     Report(report::ReportArgs),
+    /// List the prices of the pool's LLMs; --diff compares the pool file with the catalogue
+    Prices(prices::PricesArgs),
     /// Print the JSON Schema of a task, a result or the pool file, or the OpenAPI document of the
     /// HTTP API
     #[command(after_help = "Examples:\n  pool schema task\n  pool schema openapi")]
@@ -176,6 +179,7 @@ impl Command {
             Self::Dead(args) => dead::run(args).await,
             Self::Why(args) => why::run(args).await,
             Self::Report(args) => report::run(args).await,
+            Self::Prices(args) => prices::run(&args),
             Self::Schema { name } if name == "openapi" => Ok(print(OPENAPI)),
             Self::Schema { name } => match pool_config::schema_named(&name) {
                 Some(schema) => Ok(print(&schema_text(&schema))),

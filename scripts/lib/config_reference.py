@@ -9,7 +9,7 @@ import json
 import sys
 
 # In the order in which a reader needs them; sections that are not in this list come after these.
-ORDER = ["programmers", "pool_size", "capability_routing", "defaults", "providers", "llms", "prices", "agent", "workspace", "sandbox",
+ORDER = ["programmers", "pool_size", "capability_routing", "defaults", "providers", "llms", "prices", "price_catalogue", "agent", "workspace", "sandbox",
          "patch", "acceptance", "broker", "events", "dispatcher", "failover", "cost_optimization", "load_balancing"]
 
 HEAD = """\
@@ -31,7 +31,7 @@ TAIL = """\
 All dispatchers and workers of a pool must agree on these keys:
 
 - `programmers`: their order, and the id, LLMs, capabilities (with those of `capability_routing`) and limits (with those of `defaults`) of each;
-- `prices`, and the name and `free` of each provider;
+- `prices`, with those that `price_catalogue` adds, and the name and `free` of each provider;
 - `load_balancing`, `failover` and `cost_optimization`;
 - `max_attempts`, `max_hand_backs` and `retry_delay_s` of `dispatcher`.
 

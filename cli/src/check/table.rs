@@ -6,9 +6,12 @@ use std::path::Path;
 use pool_api::format::counted;
 use pool_core::config_hash::config_hash;
 use pool_core::id::{Capability, LlmName};
+use pool_core::money::MicroUsd;
 use pool_core::pool::{self, AgentKind, Pool, Programmer, SandboxLevel, SandboxNetwork};
+use pool_core::price::{Rates, UtcDay};
 use pool_core::routing::{Route, Routes};
 
+use super::warnings;
 use crate::llm_probe::LlmReport;
 use crate::table::{Rows, lines, table};
 
@@ -20,6 +23,7 @@ pub(super) fn pool(
     pool: &Pool,
     routes: &Routes,
     llms: Option<&[LlmReport]>,
+    today: UtcDay,
 ) -> String {
     let mut text = format!(
         "{}: valid. {}, {}, configuration {}\n\n",
@@ -28,9 +32,13 @@ pub(super) fn pool(
         counted(routes.all().len(), "route", "routes"),
         &config_hash(pool)[..8]
     );
-    text.push_str(&lines(programmers(pool)));
+    text.push_str(&lines(programmers(pool, today)));
     text.push_str(&lines(route_table(routes)));
     text.push_str(&settings(pool));
+    for warning in warnings::of(pool, today) {
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "warning: {warning}");
+    }
     match llms {
         Some(llms) => text.push_str(&llm_text(llms)),
         None => {
@@ -41,7 +49,7 @@ pub(super) fn pool(
 }
 
 /// Prices are dollars per million tokens. Programmers that differ only in id and port share a row.
-fn programmers(pool: &Pool) -> Rows {
+fn programmers(pool: &Pool, today: UtcDay) -> Rows {
     let mut table = table(&[
         "id",
         "port",
@@ -69,8 +77,8 @@ fn programmers(pool: &Pool) -> Rows {
             ranges(group.iter().map(|programmer| programmer.id.to_string())),
             ranges(group.iter().map(|programmer| port(programmer))),
             each(&|llm| llm.to_string()),
-            each(&|llm| price(pool, llm, |price| price.input)),
-            each(&|llm| price(pool, llm, |price| price.output)),
+            each(&|llm| price(pool, llm, today, |rates| rates.input)),
+            each(&|llm| price(pool, llm, today, |rates| rates.output)),
             of.capabilities
                 .iter()
                 .map(Capability::as_str)
@@ -94,13 +102,9 @@ fn port(programmer: &Programmer) -> String {
     }
 }
 
-fn price(
-    pool: &Pool,
-    llm: &LlmName,
-    part: fn(&pool::Price) -> pool_core::money::MicroUsd,
-) -> String {
+fn price(pool: &Pool, llm: &LlmName, today: UtcDay, part: fn(&Rates) -> MicroUsd) -> String {
     match pool.prices.get(llm).filter(|_| !pool.is_free(llm)) {
-        Some(price) => part(price).to_string(),
+        Some(price) => part(&price.on(today).standard.base).to_string(),
         None => "free".to_owned(),
     }
 }

@@ -3,6 +3,7 @@
 
 mod agent;
 mod broker;
+mod catalogue;
 mod checks;
 mod cost;
 mod defaults;
@@ -37,6 +38,7 @@ use pool_core::pool::{
     Provider, Sandbox, SandboxLevel, SandboxNetwork, Secret, Strategy, Workspace,
 };
 
+pub use self::catalogue::Catalogue;
 pub use self::env::Env;
 pub use self::load::{load, parse};
 pub use self::mistake::{Mistake, Mistakes};

@@ -1,5 +1,6 @@
 //! From text to a validated pool: reads what can be read, checks all of it, and reports all mistakes together.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_yaml::Value;
@@ -151,6 +152,7 @@ fn validate(raw: RawPool, entries: usize, file: &Path, env: &Env, checks: &mut C
         providers: providers::check(raw.providers, env, checks),
         llms: llms::check(raw.llms, checks),
         prices: prices::check(raw.prices, checks),
+        catalogue_prices: BTreeSet::new(),
         agent: raw.agent.check(&base, checks),
         workspace: raw.workspace.check(&base, checks),
         sandbox: raw.sandbox.check(&base, checks),
@@ -162,6 +164,8 @@ fn validate(raw: RawPool, entries: usize, file: &Path, env: &Env, checks: &mut C
         file,
     };
     broker_from(env, &mut pool, checks);
+    let llms = listed.iter().flat_map(|listed| &listed.programmer.llms);
+    prices::fill_in(raw.price_catalogue, &base, llms, &mut pool, checks);
     relations::check(&pool, &listed, checks);
     pool.programmers = listed.into_iter().map(|listed| listed.programmer).collect();
     pool.programmers.sort_by(|a, b| a.id.cmp(&b.id));

@@ -50,6 +50,9 @@ pub(super) struct RawPool {
     pub(super) llms: BTreeMap<LlmName, RawLlm>,
     /// The prices of LLMs, in US dollars per million tokens. Every LLM whose provider is not free needs one.
     pub(super) prices: BTreeMap<LlmName, RawPrice>,
+    /// Prices for LLMs that `prices` does not have: `built_in` for those that came with the program, or a file that
+    /// `scripts/prices` has made. Default: none.
+    pub(super) price_catalogue: Option<String>,
     /// The program that edits code.
     pub(super) agent: RawAgent,
     /// Where agents work, and which repositories they may work on.

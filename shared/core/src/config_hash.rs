@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::pool::{
     BreakerConfig, CostOptimization, Failover, JobLimits, LoadBalancing, Pool, Price, Programmer,
 };
+use crate::price::{DatedPrice, RateCard, Rates, SizeTier};
 
 /// The first 16 bytes of a SHA-256, as 32 hexadecimal digits. Processes with the same deciding values get the same hash,
 /// whatever the path of their file and the ports, paths and broker in it.
@@ -31,6 +32,7 @@ fn decisions(pool: &Pool) -> Value {
         providers,
         llms: _,
         prices,
+        catalogue_prices: _,
         agent: _,
         workspace: _,
         sandbox: _,
@@ -139,11 +141,39 @@ fn on_failure(failover: &Failover) -> Value {
     })
 }
 
+/// Every entry with its dates.
 fn price(price: &Price) -> Value {
-    let Price {
+    let entry = |entry: &DatedPrice| {
+        let DatedPrice {
+            from,
+            until,
+            standard,
+            service_tiers,
+        } = entry;
+        let tiers: BTreeMap<&str, Value> = service_tiers
+            .iter()
+            .map(|(tier, rates)| (tier.as_str(), card(rates)))
+            .collect();
+        json!([from, until, card(standard), tiers])
+    };
+    price.entries().map(entry).collect()
+}
+
+fn card(RateCard { base, tiers }: &RateCard) -> Value {
+    let tier = |SizeTier {
+                    above_input,
+                    rates: of_tier,
+                }: &SizeTier| json!([above_input, rates(*of_tier)]);
+    json!([rates(*base), tiers.iter().map(tier).collect::<Vec<_>>()])
+}
+
+fn rates(rates: Rates) -> Value {
+    let Rates {
         input,
         cached_input,
+        cache_write,
+        cache_write_1h,
         output,
-    } = price;
-    json!([input.0, cached_input.0, output.0])
+    } = rates;
+    json!([input, cached_input, cache_write, cache_write_1h, output].map(|rate| rate.0))
 }

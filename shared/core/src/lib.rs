@@ -2,7 +2,7 @@
 //!
 //! - Messages: `task`, `result`, `event`, `heartbeat`, `progress`, and the values in them (`id`, `money`, `time`, …).
 //! - The state that the events amount to: `state`.
-//! - The validated pool file: `pool`, `rules`, `config_hash`.
+//! - The validated pool file: `pool`, `price`, `rules`, `config_hash`.
 //! - Questions about both: `routing`, `eligibility`, `clock_check`.
 //! - The order of tasks that are submitted together: `expected`.
 //!
@@ -22,6 +22,7 @@ pub mod object;
 pub mod patterns;
 pub mod pause;
 pub mod pool;
+pub mod price;
 pub mod progress;
 pub mod result;
 pub mod routing;

@@ -13,6 +13,7 @@ use crate::id::{Capability, LlmName, ProgrammerId};
 use crate::llm::{LlmKey, is_loopback};
 use crate::money::MicroUsd;
 use crate::patterns::PathPattern;
+pub use crate::price::Price;
 pub use crate::secret::Secret;
 use crate::source::Repository;
 
@@ -35,6 +36,8 @@ pub struct Pool {
     pub llms: BTreeMap<LlmName, LlmSettings>,
     /// It has an entry for every LLM that is not free.
     pub prices: BTreeMap<LlmName, Price>,
+    /// Those of `prices` that are not in the pool file but in the catalogue that it names.
+    pub catalogue_prices: BTreeSet<LlmName>,
     /// The program that edits code.
     pub agent: Agent,
     /// Where agents work.
@@ -260,17 +263,6 @@ crate::words!(
 pub struct LlmSettings {
     /// The highest output limit that the provider accepts for it, in tokens; None: the worker finds out.
     pub max_output: Option<u64>,
-}
-
-/// The price of an LLM, in dollars per million tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Price {
-    /// Of input tokens that are not from the cache.
-    pub input: MicroUsd,
-    /// Of input tokens that the provider read from its cache.
-    pub cached_input: MicroUsd,
-    /// Of output tokens.
-    pub output: MicroUsd,
 }
 
 /// How the last event of an agent is recognised in its output.

@@ -385,6 +385,10 @@ pub struct ResultMessage {
     /// How long the parts of the task took.
     #[serde(default)]
     pub timings: Timings,
+    /// True when a provider has cut a prompt: it counted far fewer tokens than the prompt has. Without acceptance checks,
+    /// such a task is not a success.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub prompt_cut: bool,
     /// Why the task did not succeed; absent when it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<TaskFailure>,
@@ -437,6 +441,7 @@ impl ResultMessage {
             acceptance: Vec::new(),
             usage: Usage::default(),
             timings: Timings::default(),
+            prompt_cut: false,
             error: Some(error),
             sandbox: SandboxReport::default(),
             log_tail: String::new(),

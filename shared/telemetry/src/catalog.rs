@@ -234,6 +234,8 @@ catalog! {
         "calls for which no LLM was available";
     LLM_USAGE_NOT_BELIEVED: Counter = "pool_llm_usage_not_believed_total" ["llm"] Count, Worker, Sum,
         "calls and probes for which the provider reported more tokens than they can have used";
+    LLM_BILLING_WARNINGS: Counter = "pool_llm_billing_warnings_total" ["llm", "reason"] Count, Worker, Sum,
+        "answers whose bill or prompt may not be as expected, by reason: `service_tier`, `provider_cost`, `paid_tools`, `prompt_cut`";
     BREAKER_STATE: Gauge = "pool_breaker_state" ["llm", "scope"] Count, Both, Max,
         "0 closed, 1 half-open, 2 open; only for LLMs that have failed";
 

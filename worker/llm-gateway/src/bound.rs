@@ -20,7 +20,7 @@ pub(super) enum Bound {
 impl Bound {
     pub(super) fn of(
         demand: Demand,
-        tariff: Tariff,
+        tariff: &Tariff,
         allowance: CallAllowance,
         worst: Tokens,
     ) -> Self {

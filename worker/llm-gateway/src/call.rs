@@ -294,13 +294,13 @@ impl CallInProgress<'_> {
             .ok_or_else(|| unusable(format!("provider {provider} is not in the pool file")))?;
         let tariff = self
             .upstreams
-            .tariff(llm)
+            .tariff(llm, wall_clock())
             .ok_or_else(|| unusable(format!("prices has no entry for {llm}")))?;
         let demand = Demand {
             most_output: limits.most_output(self.request.demand),
             ..self.request.demand
         };
-        let admission = call.reserve(demand, tariff).map_err(|refusal| {
+        let admission = call.reserve(demand, &tariff).map_err(|refusal| {
             let class = match refusal {
                 AdmissionError::Tokens { .. } => CallClass::Refused(Cap::Tokens),
                 AdmissionError::Cost { .. } => CallClass::Refused(Cap::Cost),
@@ -308,10 +308,10 @@ impl CallInProgress<'_> {
             };
             CallFailure::unsent(class, refusal.to_string())
         })?;
-        let (told, field) = (admission.output_limit, upstream.limit_field(limits));
+        let (told, terms) = (admission.output_limit, upstream.terms(limits));
         let (body, limit) = (
-            self.request.for_provider(llm.model(), told, field),
-            self.request.limit(told, field),
+            self.request.for_provider(llm.model(), told, terms),
+            self.request.limit(told, terms.limit_field),
         );
         Ok(Prepared {
             upstream,

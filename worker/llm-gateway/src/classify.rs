@@ -10,8 +10,7 @@ use super::answer::ProviderAnswer;
 use super::class::{CallClass, Cut};
 use super::error_inside::status_of;
 use super::moderation::{is_about_the_prompt, is_page};
-use super::pricing::Tokens;
-use super::protocol::{AnswerForm, Ending, NoAnswer};
+use super::protocol::{AnswerForm, Ending, NoAnswer, Reported};
 use super::refusal::ProviderRefusal;
 use super::waiting::WaitHeaders;
 
@@ -63,11 +62,11 @@ pub(super) struct CallFailure {
 }
 
 /// How a failed call is charged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Billing {
     /// Providers do not bill errors.
     Nothing,
-    Reported(Tokens),
+    Reported(Box<Reported>),
     /// The provider may have done the work, and the amount is unknown.
     WorstCase,
 }
@@ -181,7 +180,7 @@ fn ended(answer: ProviderAnswer) -> Result<CallOutcome, CallFailure> {
         Ending::ContextFull => CallClass::ContextTooLong,
         Ending::GaveUp => CallClass::UNAVAILABLE,
     };
-    let nothing = content.empty.then(Tokens::default);
+    let nothing = content.empty.then(Reported::default);
     Err(CallFailure {
         billing: Billing::of(content.usage.or(nothing)),
         ..CallFailure::unsent(class, ended_with(content.finish_reason.as_deref()))
@@ -197,11 +196,11 @@ pub(super) fn ended_with(finish_reason: Option<&str>) -> String {
 }
 
 impl Billing {
-    fn of(usage: Option<Tokens>) -> Self {
+    fn of(usage: Option<Reported>) -> Self {
         match usage {
             None => Self::WorstCase,
-            Some(tokens) if tokens == Tokens::default() => Self::Nothing,
-            Some(tokens) => Self::Reported(tokens),
+            Some(reported) if reported == Reported::default() => Self::Nothing,
+            Some(reported) => Self::Reported(Box::new(reported)),
         }
     }
 }
@@ -209,7 +208,7 @@ impl Billing {
 /// A response with a success status but without an answer. It may have been billed.
 fn no_answer(
     error: NoAnswer,
-    usage: Option<Tokens>,
+    usage: Option<Reported>,
     body: &[u8],
     waits: &WaitHeaders,
     now: Timestamp,

@@ -1,4 +1,5 @@
 use super::*;
+use crate::pricing::Tokens;
 use pool_core::llm::Dialect;
 
 const NOW: Timestamp = Timestamp(1_445_412_420_000); // Wed, 21 Oct 2015 07:27:00 GMT
@@ -279,10 +280,13 @@ fn a_success_without_an_answer_is_none_and_may_have_been_billed() {
         (
             r#"{"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 0}}"#,
             CallClass::BadAnswer,
-            Billing::Reported(Tokens {
-                input: 5,
-                ..Tokens::default()
-            }),
+            Billing::Reported(Box::new(
+                Tokens {
+                    input: 5,
+                    ..Tokens::default()
+                }
+                .into(),
+            )),
         ),
     ] {
         let failure = failure(answered(200, body));

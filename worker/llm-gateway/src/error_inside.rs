@@ -19,6 +19,34 @@ pub(super) fn error_in(part: &Value) -> Option<Value> {
     (!is_none).then(|| json!({"error": error}))
 }
 
+/// The error of a body that is nothing but an error and has no member `error`, as an object `{"error": …}`. The caller has
+/// made sure that the body is no answer.
+pub(super) fn error_alone(body: &Value) -> Option<Value> {
+    let says = |field: &str| body[field].as_str().is_some_and(|text| !text.is_empty());
+    let code = &body["base_resp"]["status_code"];
+    let error = if body["object"] == "error" || body["type"] == "error" {
+        body
+    } else if let Some(first) = body["errors"].as_array().and_then(|errors| errors.first()) {
+        // Cloudflare's.
+        first
+    } else if code.as_i64().is_some_and(|code| code != 0) {
+        // MiniMax's. Its codes are not HTTP statuses.
+        &body["base_resp"]["status_msg"]
+    } else if says("detail") || body["detail"].is_array() {
+        // FastAPI's, which many servers of open models use.
+        &body["detail"]
+    } else if says("message")
+        && ["code", "status", "error_code"]
+            .iter()
+            .any(|name| !body[*name].is_null())
+    {
+        body
+    } else {
+        return None;
+    };
+    Some(json!({"error": error}))
+}
+
 /// The status that the error would have had before the answer began. None if the error does not
 /// say.
 pub(super) fn status_of(error: &Value) -> Option<u16> {
@@ -105,6 +133,41 @@ mod tests {
             (Value::Null, None),
         ] {
             assert_eq!(status_of(&error), status, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_only_an_error_is_one_in_every_spelling() {
+        for (body, status) in [
+            (
+                json!({"object": "error", "message": "m", "type": "NotFoundError", "code": 404}),
+                Some(404),
+            ),
+            (json!({"type": "error", "message": "m"}), None),
+            (
+                json!({"success": false, "errors": [{"code": 429, "message": "m"}], "result": null}),
+                Some(429),
+            ),
+            (
+                json!({"base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}, "choices": null}),
+                None,
+            ),
+            (json!({"detail": "Not authenticated"}), None),
+            (json!({"detail": [{"msg": "field required"}]}), None),
+            (json!({"code": "503", "message": "m"}), Some(503)),
+        ] {
+            let error = error_alone(&body).unwrap_or_else(|| panic!("{body}"));
+            assert_eq!(status_of(&error["error"]), status, "{body}");
+        }
+        for other in [
+            json!({}),
+            json!({"choices": []}),
+            json!({"message": "hello"}),
+            json!({"base_resp": {"status_code": 0}}),
+            json!({"errors": []}),
+            json!({"detail": ""}),
+        ] {
+            assert_eq!(error_alone(&other), None, "{other}");
         }
     }
 

@@ -17,6 +17,7 @@
 mod answer;
 mod bound;
 mod call;
+mod charge;
 pub mod class;
 mod classify;
 mod error_inside;

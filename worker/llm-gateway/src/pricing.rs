@@ -1,66 +1,51 @@
 //! The most that a call may use, and its cost. Pure. These numbers decide whether a call is sent at
 //! all, so every estimate here is an upper one.
 
+use std::sync::Arc;
+
 use pool_core::money::MicroUsd;
-use pool_core::pool::Price;
+use pool_core::price::{CacheWrites, DatedPrice, Rates, Served};
+
+pub(super) use pool_core::price::Tokens;
 
 /// The assumed length of an answer if the agent sets no limit. A paid LLM gets it as its limit.
 const ASSUMED_OUTPUT_TOKENS: u64 = 16_384;
 /// An answer that has to be shorter than this is not worth its price.
 pub(super) const MIN_OUTPUT_TOKENS: u64 = 256;
 
-/// The tokens of one call. As with OpenAI, `input` includes `cached_input`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Tokens {
-    pub(super) input: u64,
-    pub(super) cached_input: u64,
-    pub(super) output: u64,
-    /// The extra cost of input that was written into a cache, in tokens of input. They are not
-    /// tokens of their own.
-    pub(super) surcharge: u64,
-}
-
-impl Tokens {
-    pub(super) fn total(self) -> u64 {
-        self.input.saturating_add(self.output)
-    }
-}
-
-/// The prices of an LLM's tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The prices of an LLM's tokens on the day of a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Tariff {
     Free,
-    Paid(Price),
+    Paid(Arc<DatedPrice>),
 }
 
 impl Tariff {
-    pub(super) fn cost(self, tokens: Tokens) -> MicroUsd {
+    pub(super) fn cost(&self, served: Served, tokens: Tokens) -> MicroUsd {
         match self {
             Self::Free => MicroUsd::ZERO,
-            Self::Paid(price) => {
-                price
-                    .input
-                    .per_mtok(tokens.input.saturating_sub(tokens.cached_input))
-                    + price.input.per_mtok(tokens.surcharge)
-                    + price.cached_input.per_mtok(tokens.cached_input)
-                    + price.output.per_mtok(tokens.output)
-            }
+            Self::Paid(price) => price.cost(served, tokens),
         }
     }
 
-    /// The most output tokens that cost no more than `money`.
-    fn output_for(self, money: MicroUsd) -> u64 {
+    /// The dearest rates of a call with at most this much input.
+    fn worst(&self, demand: Demand) -> Rates {
         match self {
-            Self::Free => u64::MAX,
-            Self::Paid(price) if price.output == MicroUsd::ZERO => u64::MAX,
-            Self::Paid(price) => {
-                let tokens = u128::from(money.0) * 1_000_000 / u128::from(price.output.0);
-                u64::try_from(tokens).unwrap_or(u64::MAX)
-            }
+            Self::Free => Rates::new(MicroUsd::ZERO, MicroUsd::ZERO),
+            Self::Paid(price) => price.worst(demand.input, demand.writes),
         }
     }
 
-    pub(super) fn is_paid(self) -> bool {
+    /// Whether the price of a call that was served in this way is known.
+    pub(super) fn knows(&self, served: Served) -> bool {
+        match (self, served) {
+            (Self::Free, _) | (_, Served::Standard) => true,
+            (Self::Paid(price), Served::Tier(tier)) => price.service_tiers.contains_key(&tier),
+            (Self::Paid(_), Served::Unknown) => false,
+        }
+    }
+
+    pub(super) fn is_paid(&self) -> bool {
         match self {
             Self::Free => false,
             Self::Paid(_) => true,
@@ -84,9 +69,10 @@ pub(super) struct Demand {
     pub(super) max_output: Option<u64>,
     /// The highest output limit that the LLM accepts, if it is known.
     pub(super) most_output: Option<u64>,
-    /// By how many percent a token of input may cost more than its price, because of Anthropic's
-    /// cache writes.
-    pub(super) input_surcharge: u64,
+    /// A usage with fewer input tokens than this means that the provider has cut the prompt.
+    pub(super) least_input: u64,
+    /// How long the provider may keep the input in its cache. Writing there costs more than input.
+    pub(super) writes: CacheWrites,
 }
 
 /// The rest of a task's limits.
@@ -130,7 +116,10 @@ impl TokenBounds {
 /// A call that fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Admission {
+    pub(super) demand: Demand,
     pub(super) worst: Tokens,
+    /// The most that the call can cost.
+    pub(super) cost: MicroUsd,
     pub(super) bounds: TokenBounds,
     /// The output limit of each choice to send to the provider. None: leave the request as it is.
     pub(super) output_limit: Option<u64>,
@@ -157,7 +146,7 @@ pub(super) enum AdmissionError {
 /// if that makes it fit.
 pub(super) fn admit(
     demand: Demand,
-    tariff: Tariff,
+    tariff: &Tariff,
     allowance: CallAllowance,
 ) -> Result<Admission, AdmissionError> {
     let Demand {
@@ -167,7 +156,8 @@ pub(super) fn admit(
         choices,
         max_output,
         most_output,
-        input_surcharge,
+        least_input: _,
+        writes: _,
     } = demand;
     if likely_input > allowance.context {
         return Err(AdmissionError::Context {
@@ -181,12 +171,10 @@ pub(super) fn admit(
         .unwrap_or(assumed)
         .min(most_output.unwrap_or(u64::MAX));
     let least = wanted.min(MIN_OUTPUT_TOKENS);
-    let surcharge = input.saturating_mul(input_surcharge).div_ceil(100);
     let worst = |output: u64| Tokens {
         input,
-        cached_input: 0,
         output: output.saturating_mul(choices),
-        surcharge,
+        ..Tokens::default()
     };
 
     let by_tokens = allowance.tokens.saturating_sub(input) / choices;
@@ -196,14 +184,15 @@ pub(super) fn admit(
             left: allowance.tokens,
         });
     }
-    let needed = tariff.cost(worst(least));
+    let rates = tariff.worst(demand);
+    let needed = rates.cost(worst(least));
     if needed > allowance.cost {
         return Err(AdmissionError::Cost {
             needed,
             left: allowance.cost,
         });
     }
-    let by_cost = tariff.output_for(allowance.cost.saturating_sub(tariff.cost(worst(0)))) / choices;
+    let by_cost = rates.output_within(allowance.cost, input) / choices;
     let allowed = wanted.min(by_tokens).min(by_cost);
     let must_tell = match max_output {
         Some(own) => allowed < own,
@@ -215,7 +204,9 @@ pub(super) fn admit(
         .or(max_output)
         .unwrap_or(allowance.context.max(allowed));
     Ok(Admission {
+        demand,
         worst: worst(allowed),
+        cost: rates.cost(worst(allowed)),
         bounds: TokenBounds::of(demand, most),
         output_limit,
     })
@@ -226,12 +217,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const PRICE: Price = Price {
-        input: MicroUsd(2_500_000),
-        cached_input: MicroUsd(1_250_000),
-        output: MicroUsd(10_000_000),
-    };
-    const PAID: Tariff = Tariff::Paid(PRICE);
+    fn paid() -> Tariff {
+        let rates = Rates {
+            cached_input: MicroUsd(1_250_000),
+            ..Rates::new(MicroUsd(2_500_000), MicroUsd(10_000_000))
+        };
+        Tariff::Paid(Arc::new(DatedPrice::always(rates.into())))
+    }
     const ROOM: CallAllowance = CallAllowance {
         tokens: 80_000,
         cost: MicroUsd(2_500_000),
@@ -247,7 +239,8 @@ mod tests {
             choices: 1,
             max_output,
             most_output: None,
-            input_surcharge: 0,
+            least_input: 0,
+            writes: CacheWrites::None,
         }
     }
 
@@ -257,24 +250,51 @@ mod tests {
             input: 1_000_000,
             cached_input: 400_000,
             output: 100_000,
-            surcharge: 0,
+            ..Tokens::default()
         };
+        let cost = |tariff: Tariff, tokens| tariff.cost(Served::Standard, tokens);
         assert_eq!(
-            PAID.cost(tokens),
+            cost(paid(), tokens),
             MicroUsd(1_500_000 + 500_000 + 1_000_000),
             "three prices"
         );
         let written = Tokens {
-            surcharge: 200_000,
+            cache_write_1h: 200_000,
             ..tokens
         };
         assert_eq!(
-            PAID.cost(written),
+            cost(paid(), written),
             MicroUsd(3_000_000 + 500_000),
             "writing a cache costs extra input"
         );
         assert_eq!(written.total(), tokens.total(), "but no tokens");
-        assert_eq!(Tariff::Free.cost(tokens), MicroUsd::ZERO, "free");
+        assert_eq!(cost(Tariff::Free, tokens), MicroUsd::ZERO, "free");
+    }
+
+    #[test]
+    fn the_dearest_part_that_input_may_become_is_set_aside() {
+        for (writes, cost) in [
+            (CacheWrites::None, 250 + 10_000),
+            (CacheWrites::Short, 313 + 10_000),
+            (CacheWrites::Hour, 500 + 10_000),
+        ] {
+            let demand = Demand {
+                writes,
+                ..demand(300, Some(1_000))
+            };
+            let set_aside = |cost| {
+                let cost = MicroUsd(cost);
+                admit(demand, &paid(), CallAllowance { cost, ..ROOM })
+            };
+            let admission = set_aside(cost).expect("just enough");
+            assert_eq!(
+                (admission.cost, admission.output_limit),
+                (MicroUsd(cost), None),
+                "{writes:?}"
+            );
+            let lowered = set_aside(cost - 1).expect("fewer tokens");
+            assert_eq!(lowered.output_limit, Some(999), "{writes:?}");
+        }
     }
 
     #[test]
@@ -288,9 +308,8 @@ mod tests {
             Ok((
                 Tokens {
                     input,
-                    cached_input: 0,
                     output,
-                    surcharge: 0,
+                    ..Tokens::default()
                 },
                 output_limit,
             ))
@@ -306,21 +325,21 @@ mod tests {
             (
                 "paid, no limit asked: given one",
                 demand(300, None),
-                PAID,
+                paid(),
                 ROOM,
                 fits(100, 16_384, Some(16_384)),
             ),
             (
                 "a limit that fits stays",
                 demand(300, Some(50_000)),
-                PAID,
+                paid(),
                 ROOM,
                 fits(100, 50_000, None),
             ),
             (
                 "lowered to the tokens left",
                 demand(300, Some(9_000)),
-                PAID,
+                paid(),
                 small(1_100, 2_500_000),
                 fits(100, 1_000, Some(1_000)),
             ),
@@ -329,7 +348,7 @@ mod tests {
             (
                 "lowered to the money left",
                 demand(300, None),
-                PAID,
+                paid(),
                 small(80_000, 10_250),
                 fits(100, 1_000, Some(1_000)),
             ),
@@ -343,7 +362,7 @@ mod tests {
             (
                 "a tiny limit is the agent's wish",
                 demand(300, Some(1)),
-                PAID,
+                paid(),
                 small(101, 260),
                 fits(100, 1, None),
             ),
@@ -360,7 +379,7 @@ mod tests {
             (
                 "no sensible answer for the money left",
                 demand(300, None),
-                PAID,
+                paid(),
                 small(80_000, 2_809),
                 Err(AdmissionError::Cost {
                     needed: MicroUsd(2_810),
@@ -381,7 +400,7 @@ mod tests {
                 }),
             ),
         ] {
-            let admitted = admit(demand, tariff, allowance)
+            let admitted = admit(demand, &tariff, allowance)
                 .map(|admission| (admission.worst, admission.output_limit));
             assert_eq!(admitted, expected, "{case}");
         }
@@ -391,11 +410,10 @@ mod tests {
     fn what_a_call_cannot_have_used_is_not_believed() {
         let used = |input, output| Tokens {
             input,
-            cached_input: 0,
             output,
-            surcharge: 0,
+            ..Tokens::default()
         };
-        let bounds = |demand| admit(demand, PAID, ROOM).expect("it fits").bounds;
+        let bounds = |demand| admit(demand, &paid(), ROOM).expect("it fits").bounds;
         for (case, demand, tokens, believed) in [
             (
                 "the most that is possible",
@@ -439,7 +457,7 @@ mod tests {
         ] {
             assert_eq!(bounds(demand).allow(tokens), believed, "{case}");
         }
-        let untold = admit(demand(300, None), Tariff::Free, ROOM)
+        let untold = admit(demand(300, None), &Tariff::Free, ROOM)
             .expect("it fits")
             .bounds;
         assert!(
@@ -454,16 +472,21 @@ mod tests {
         fn the_worst_case_of_an_admitted_call_always_fits(
             bytes in 1u64..600_000, choices in 1u64..6, max_output in proptest::option::of(1u64..200_000),
             tokens in 0u64..200_000, cost in 0u64..5_000_000, context in 0u64..200_000, free in any::<bool>(),
-            input_surcharge in proptest::sample::select(vec![0u64, 25, 100]),
+            writes in proptest::sample::select(vec![CacheWrites::None, CacheWrites::Short, CacheWrites::Hour]),
         ) {
-            let tariff = if free { Tariff::Free } else { PAID };
+            let tariff = if free { Tariff::Free } else { paid() };
             let allowance = CallAllowance { tokens, cost: MicroUsd(cost), context };
-            let demand = Demand { choices, input_surcharge, ..demand(bytes, max_output) };
-            if let Ok(admission) = admit(demand, tariff, allowance) {
+            let demand = Demand { choices, writes, ..demand(bytes, max_output) };
+            if let Ok(admission) = admit(demand, &tariff, allowance) {
                 prop_assert!(admission.worst.total() <= allowance.tokens, "tokens");
-                prop_assert!(tariff.cost(admission.worst) <= allowance.cost, "cost");
-                let dearest = admission.worst.input * input_surcharge / 100;
-                prop_assert!(admission.worst.surcharge >= dearest, "the cost of writing a cache");
+                prop_assert!(admission.cost <= allowance.cost, "cost");
+                let all = admission.worst.input;
+                let written = match writes {
+                    CacheWrites::None => admission.worst,
+                    CacheWrites::Short => Tokens { cache_write: all, ..admission.worst },
+                    CacheWrites::Hour => Tokens { cache_write_1h: all, ..admission.worst },
+                };
+                prop_assert!(tariff.cost(Served::Standard, written) <= admission.cost, "the cost of writing a cache");
                 prop_assert!(admission.worst.output >= choices, "each choice may have its own output");
                 prop_assert!(admission.bounds.allow(admission.worst), "the worst case can be true");
             }

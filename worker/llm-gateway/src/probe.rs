@@ -12,13 +12,13 @@ use pool_telemetry::clock::wall_clock;
 use serde_json::json;
 use tokio::sync::SemaphorePermit;
 
+use super::charge::Charge;
 use super::class::CallClass;
 use super::classify::{CallOutcome, Exchange, classify};
 use super::moderation::is_api_error;
 use super::pricing::{Admission, CallAllowance, Tariff, admit};
 use super::protocol::RequestHead;
 use super::request::AgentRequest;
-use super::session::charged;
 use super::upstream::{Upstream, Upstreams};
 
 /// The output limit of a probe: the smallest that Responses accepts. A model that spends it all on
@@ -58,7 +58,7 @@ impl Upstreams {
     /// `dialect` is the one that failed.
     pub fn probe_cost(&self, llm: &LlmName, dialect: Option<Dialect>) -> Option<MicroUsd> {
         self.question(llm, dialect)
-            .map(|question| question.tariff.cost(question.admission.worst))
+            .map(|question| question.admission.cost)
     }
 
     /// Sends the probe. An LLM that cannot be called at all counts as out.
@@ -84,7 +84,7 @@ impl Upstreams {
         let body = request.for_provider(
             llm.model(),
             Some(OUTPUT_TOKENS),
-            upstream.limit_field(self.limits.of(llm)),
+            upstream.terms(self.limits.of(llm)),
         );
         let mut exchange = upstream.send(&request, body, timeout).await;
         let mut refused_by_api = false;
@@ -98,7 +98,7 @@ impl Upstreams {
             refused_by_api = (400..500).contains(status) && is_api_error(body);
         }
         let outcome = classify(exchange, wall_clock(), upstream.secret());
-        let tokens = charged(llm, &outcome, admission).tokens;
+        let charge = Charge::of(llm, &outcome, &tariff, admission, 0);
         let (fault, retry_after) = match &outcome {
             // Some LLMs think longer than a probe's limit. An LLM that answers at all is back.
             CallOutcome::Answer(_) | CallOutcome::Cut(..) => (None, None),
@@ -107,12 +107,12 @@ impl Upstreams {
         Probed {
             fault,
             retry_after,
-            cost: tariff.cost(tokens),
+            cost: charge.cost,
         }
     }
 
     fn question(&self, llm: &LlmName, dialect: Option<Dialect>) -> Option<Question<'_>> {
-        let (upstream, tariff) = (self.provider(llm)?, self.tariff(llm)?);
+        let (upstream, tariff) = (self.provider(llm)?, self.tariff(llm, wall_clock())?);
         let usual = match upstream.protocol() {
             Protocol::OpenAi => Dialect::Chat,
             Protocol::Anthropic => Dialect::Messages,
@@ -124,7 +124,7 @@ impl Upstreams {
         let text = json!([{"role": "user", "content": "Answer with the word OK."}]);
         let body = match dialect {
             Dialect::Chat => {
-                json!({"messages": text, upstream.limit_field(self.limits.of(llm)).usual(): OUTPUT_TOKENS})
+                json!({"messages": text, upstream.terms(self.limits.of(llm)).limit_field.usual(): OUTPUT_TOKENS})
             }
             Dialect::Responses => {
                 json!({"input": text, "max_output_tokens": OUTPUT_TOKENS, "store": false})
@@ -133,7 +133,7 @@ impl Upstreams {
         };
         let head = RequestHead::read(dialect, &HeaderMap::new(), None);
         let request = AgentRequest::read(head, body.to_string().as_bytes()).ok()?;
-        let admission = admit(request.demand, tariff, ROOM).ok()?;
+        let admission = admit(request.demand, &tariff, ROOM).ok()?;
         Some(Question {
             upstream,
             tariff,

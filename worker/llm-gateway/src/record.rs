@@ -87,6 +87,8 @@ pub struct CallRecord {
     /// The provider gave no usage; the numbers are upper estimates.
     pub estimated: bool,
     pub cost: MicroUsd,
+    /// The provider counted far fewer tokens than the prompt has: it has cut the prompt.
+    pub prompt_cut: bool,
     /// The time from the decision for this LLM to the end of the answer. It includes the wait for a
     /// free place.
     pub duration: Duration,
@@ -122,6 +124,11 @@ impl RunRecord {
             let is_last = later.iter().all(|later| later.llm != call.llm);
             (is_last && matches!(call.class, CallClass::Cut(_))).then_some(call)
         })
+    }
+
+    /// The newest answer to a prompt that the provider has cut.
+    pub fn cut_prompt(&self) -> Option<&CallRecord> {
+        self.calls.iter().rfind(|call| call.prompt_cut)
     }
 
     /// The newest complete answer.

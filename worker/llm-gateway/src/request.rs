@@ -22,6 +22,15 @@ pub(super) struct AgentRequest {
     pub(super) include_usage: bool,
 }
 
+/// How a provider takes a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Terms {
+    /// The field for the output limit in chat completions.
+    pub(super) limit_field: LimitField,
+    /// It knows `service_tier: default`, which stands for its standard price.
+    pub(super) asks_for_standard_tier: bool,
+}
+
 impl AgentRequest {
     pub(super) fn read(head: RequestHead, bytes: &[u8]) -> Result<Self, BadRequest> {
         let (body, fields) = RequestBody::read(bytes)?;
@@ -31,7 +40,7 @@ impl AgentRequest {
         let PriceFactors {
             choices,
             max_output,
-            input_surcharge,
+            writes,
         } = protocol::check(head.dialect, &fields)?;
         let stream = match fields.get("stream") {
             None | Some(Value::Null | Value::Bool(false)) => false,
@@ -45,6 +54,9 @@ impl AgentRequest {
             .is_some_and(|options| options["include_usage"] == true);
         let (input, likely_input) = prompt(body.text(), &fields);
         let bytes = bytes.len() as u64;
+        // The provider itself takes parts of such a prompt out.
+        let shrinks = protocol::given(&fields, "context_management");
+        let least_input = if shrinks { 0 } else { least(likely_input) };
         let demand = Demand {
             bytes,
             input,
@@ -52,7 +64,8 @@ impl AgentRequest {
             choices,
             max_output,
             most_output: None,
-            input_surcharge,
+            writes,
+            least_input,
         };
         Ok(Self {
             head,
@@ -75,16 +88,16 @@ impl AgentRequest {
     /// The body for a provider: the agent's bytes with the provider's own name for the model, and
     /// one output limit. That is the gateway's (`told`) or else the agent's. Streaming is switched
     /// off if its events are not passed on.
-    pub(super) fn for_provider(
-        &self,
-        model: &str,
-        told: Option<u64>,
-        chat_field: LimitField,
-    ) -> Vec<u8> {
+    pub(super) fn for_provider(&self, model: &str, told: Option<u64>, terms: Terms) -> Vec<u8> {
         let dialect = self.head.dialect;
         let own = self.demand.max_output;
-        let mut edits = protocol::limit(dialect, &self.body, told, own, chat_field);
+        let mut edits = protocol::limit(dialect, &self.body, told, own, terms.limit_field);
         edits.insert("model", FieldEdit::Set(Value::from(model).to_string()));
+        // Without the field, OpenAI serves a call as the settings of the account say.
+        if terms.asks_for_standard_tier && protocol::has_service_tiers(dialect) {
+            let tier = FieldEdit::Set("\"default\"".to_owned());
+            edits.insert("service_tier", tier);
+        }
         if !protocol::streams(dialect) {
             edits.insert("stream", FieldEdit::Set("false".to_owned()));
             if self.stream {
@@ -101,6 +114,17 @@ impl AgentRequest {
             limit,
             field: protocol::limit_field(self.head.dialect, &self.body, chat_field),
         })
+    }
+}
+
+/// The tokens below which the prompt must have been cut. Text with many tokens of one word or many spaces has fewer tokens
+/// than usual, but not a quarter. A short prompt proves nothing.
+fn least(likely_input: u64) -> u64 {
+    const LONG: u64 = 4_096;
+    if likely_input < LONG {
+        0
+    } else {
+        likely_input / 4
     }
 }
 

@@ -14,12 +14,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::ProviderAnswer;
 use super::bound::Bound;
+use super::charge::Charge;
 use super::class::{CallClass, Cut};
-use super::classify::{Billing, CallFailure, CallOutcome, ended_with};
+use super::classify::{CallFailure, CallOutcome, ended_with};
 use super::permits::Permits;
-use super::pricing::{Admission, AdmissionError, CallAllowance, Demand, Tariff, Tokens, admit};
+use super::pricing::{Admission, AdmissionError, CallAllowance, Demand, Tariff, admit};
 use super::record::{CallRecord, NoLlmLeft, RunRecord, usage};
-use super::telemetry::{CallEnded, UsageNotBelieved};
+use super::telemetry::CallEnded;
 
 /// The LLMs and limits of one run of an agent.
 #[derive(Clone)]
@@ -76,6 +77,17 @@ struct Ledger {
 }
 
 impl Ledger {
+    /// The most input that this LLM has counted for a call.
+    fn most_input(&self, llm: &LlmName) -> u64 {
+        let counted = |call: &&CallRecord| call.llm == *llm && !call.estimated;
+        let inputs = self
+            .calls
+            .iter()
+            .filter(counted)
+            .map(|call| call.input_tokens);
+        inputs.max().unwrap_or(0)
+    }
+
     /// The usage of ended calls, and the worst case of open ones.
     fn used(&self) -> Usage {
         usage(self.calls.iter().chain(self.open.values()))
@@ -201,7 +213,7 @@ enum CallStage {
 }
 
 /// The amount that is set aside for an open call, and the call's number.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Reserved {
     number: u64,
     tariff: Tariff,
@@ -224,7 +236,7 @@ impl OpenCall {
     pub(super) fn reserve(
         &mut self,
         demand: Demand,
-        tariff: Tariff,
+        tariff: &Tariff,
     ) -> Result<Admission, AdmissionError> {
         let plan = &self.session.plan;
         let mut ledger = self.session.ledger();
@@ -235,14 +247,14 @@ impl OpenCall {
             context: plan.context_limit,
         };
         let admission = admit(demand, tariff, allowance)?;
-        let (number, worst) = (ledger.next, admission.worst);
+        let number = ledger.next;
         ledger.next += 1;
-        let call = self.call(&given_up(), Charge::at_worst(worst), tariff);
+        let call = self.call(&given_up(), Charge::at_worst(admission));
         ledger.open.insert(number, call);
         drop(ledger);
         self.reserved = Some(Reserved {
             number,
-            tariff,
+            tariff: tariff.clone(),
             admission,
         });
         self.bound = Bound::of(demand, tariff, allowance, admission.worst);
@@ -269,11 +281,11 @@ impl OpenCall {
     fn settle(&mut self, outcome: &CallOutcome) -> CallClass {
         self.stage = CallStage::Ended;
         let reserved = self.reserved.take();
-        let (tariff, charge) = match &reserved {
-            Some(held) => (held.tariff, charged(&self.llm, outcome, held.admission)),
-            None => (Tariff::Free, Charge::exactly(Tokens::default())),
-        };
-        let call = self.call(outcome, charge, tariff);
+        let counted = self.session.ledger().most_input(&self.llm);
+        let charge = reserved.as_ref().map_or_else(Charge::default, |held| {
+            Charge::of(&self.llm, outcome, &held.tariff, held.admission, counted)
+        });
+        let call = self.call(outcome, charge);
         CallEnded { call: &call }.emit();
         let mut ledger = self.session.ledger();
         if let Some(Reserved { number, .. }) = reserved {
@@ -285,8 +297,13 @@ impl OpenCall {
         class
     }
 
-    fn call(&self, outcome: &CallOutcome, charge: Charge, tariff: Tariff) -> CallRecord {
-        let Charge { tokens, estimated } = charge;
+    fn call(&self, outcome: &CallOutcome, charge: Charge) -> CallRecord {
+        let Charge {
+            tokens,
+            cost,
+            estimated,
+            prompt_cut,
+        } = charge;
         let (class, status, message, content) = match outcome {
             CallOutcome::Answer(answer) => (
                 CallClass::Ok,
@@ -318,7 +335,8 @@ impl OpenCall {
             cached_input_tokens: tokens.cached_input,
             output_tokens: tokens.output,
             estimated,
-            cost: tariff.cost(tokens),
+            cost,
+            prompt_cut,
             duration: self.began.elapsed(),
         }
     }
@@ -346,52 +364,4 @@ fn given_up() -> CallOutcome {
         CallClass::Timeout,
         "the agent went away or was stopped before the answer came",
     ))
-}
-
-/// The tokens that a call is charged with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Charge {
-    pub(super) tokens: Tokens,
-    /// The charge is the worst case.
-    pub(super) estimated: bool,
-}
-
-impl Charge {
-    fn at_worst(tokens: Tokens) -> Self {
-        Self {
-            tokens,
-            estimated: true,
-        }
-    }
-
-    fn exactly(tokens: Tokens) -> Self {
-        Self {
-            tokens,
-            estimated: false,
-        }
-    }
-}
-
-/// The charge of a call. If the reported usage cannot be true, the worst case is charged.
-pub(super) fn charged(llm: &LlmName, outcome: &CallOutcome, admission: Admission) -> Charge {
-    let Admission { worst, bounds, .. } = admission;
-    let billing = match outcome {
-        CallOutcome::Answer(answer) | CallOutcome::Cut(_, answer) => answer
-            .content
-            .usage
-            .map_or(Billing::WorstCase, Billing::Reported),
-        CallOutcome::Failure(failure) => failure.billing,
-    };
-    match billing {
-        Billing::Nothing => return Charge::exactly(Tokens::default()),
-        Billing::Reported(tokens) if bounds.allow(tokens) => return Charge::exactly(tokens),
-        Billing::Reported(reported) => UsageNotBelieved {
-            llm,
-            reported,
-            bounds,
-        }
-        .emit(),
-        Billing::WorstCase => {}
-    }
-    Charge::at_worst(worst)
 }

@@ -1,9 +1,11 @@
 //! The gateway's telemetry: one struct for each fact, which emits log line and metrics together.
 
 use pool_core::id::LlmName;
+use pool_core::money::MicroUsd;
+use pool_core::price::Served;
 use pool_telemetry::catalog::{
-    LLM_CALL, LLM_CALLS, LLM_CALLS_WITHOUT_LLM, LLM_COST, LLM_FAILOVERS, LLM_SKIPS, LLM_TOKENS,
-    LLM_USAGE_NOT_BELIEVED,
+    LLM_BILLING_WARNINGS, LLM_CALL, LLM_CALLS, LLM_CALLS_WITHOUT_LLM, LLM_COST, LLM_FAILOVERS,
+    LLM_SKIPS, LLM_TOKENS, LLM_USAGE_NOT_BELIEVED,
 };
 
 use super::class::CallClass;
@@ -91,6 +93,68 @@ impl UsageNotBelieved<'_> {
     }
 }
 
+/// Why the bill of a provider may be higher than the charge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BillingDoubt {
+    /// The call was served in a tier that nobody asked for.
+    Tier(Served),
+    /// The provider names a higher price.
+    Cost { ours: MicroUsd, theirs: MicroUsd },
+    /// The provider has run tools that cost more than tokens.
+    Tools(u64),
+    /// The provider has counted far fewer tokens than the prompt has.
+    PromptCut { counted: u64, expected: u64 },
+}
+
+impl BillingDoubt {
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Self::Tier(_) => "service_tier",
+            Self::Cost { .. } => "provider_cost",
+            Self::Tools(_) => "paid_tools",
+            Self::PromptCut { .. } => "prompt_cut",
+        }
+    }
+}
+
+/// The bill of a provider may be higher than the charge, or its answer worth less.
+pub(super) struct BillMayDiffer<'a> {
+    pub(super) llm: &'a LlmName,
+    pub(super) doubt: BillingDoubt,
+}
+
+impl BillMayDiffer<'_> {
+    pub(super) fn emit(&self) {
+        let Self { llm, doubt } = self;
+        LLM_BILLING_WARNINGS.add([llm.as_str(), doubt.reason()], 1);
+        match doubt {
+            BillingDoubt::Tier(served) => {
+                let tier = match served {
+                    Served::Tier(tier) => tier.as_str(),
+                    Served::Standard | Served::Unknown => "unknown",
+                };
+                tracing::warn!(
+                    %llm, tier,
+                    "the provider served a call in a tier that nobody asked for; charging the price of the tier in \
+                     `prices`, or else the dearest one"
+                );
+            }
+            BillingDoubt::Cost { ours, theirs } => tracing::warn!(
+                %llm, charged_usd = %ours, provider_usd = %theirs,
+                "the provider names a higher price for a call than `prices`; correct the price of this LLM"
+            ),
+            BillingDoubt::Tools(uses) => tracing::warn!(
+                %llm, uses,
+                "the provider has run tools of its own, which cost more than their tokens; they are not charged"
+            ),
+            BillingDoubt::PromptCut { counted, expected } => tracing::warn!(
+                %llm, input_tokens = counted, expected_tokens = expected,
+                "the provider has cut the prompt; give the LLM a larger context, or lower context_limit"
+            ),
+        }
+    }
+}
+
 /// A provider has refused an output limit, and its message says which one it takes.
 pub(super) struct LimitLearned<'a> {
     pub(super) llm: &'a LlmName,
@@ -159,7 +223,6 @@ mod tests {
 
     use metrics_exporter_prometheus::PrometheusBuilder;
     use pool_core::id::LlmName;
-    use pool_core::money::MicroUsd;
 
     use super::*;
 
@@ -177,6 +240,7 @@ mod tests {
             output_tokens: 3,
             estimated: true,
             cost: MicroUsd(11),
+            prompt_cut: false,
             duration: Duration::from_millis(1_500),
         };
         let recorder = PrometheusBuilder::new().build_recorder();

@@ -10,6 +10,8 @@ use bytes::BytesMut;
 use pool_core::id::LlmName;
 use pool_core::llm::Dialect;
 use pool_core::pool::{OutputLimitField, Pool, Price, Protocol, Provider, Secret};
+use pool_core::price::UtcDay;
+use pool_core::time::Timestamp;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use reqwest::{Client, Response, Url};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -18,7 +20,7 @@ use super::classify::{BodyEnd, Exchange};
 use super::llm_limits::{LearnedLimits, LlmLimits};
 use super::pricing::Tariff;
 use super::protocol::{self, AnswerForm, LimitField, Scanner};
-use super::request::AgentRequest;
+use super::request::{AgentRequest, Terms};
 use super::telemetry::KeyMissing;
 use super::waiting::WaitHeaders;
 
@@ -70,7 +72,7 @@ pub(super) struct Upstream {
     client: Client,
     key: ApiKey,
     free: bool,
-    limit_field: LimitField,
+    terms: Terms,
     places: Option<Semaphore>,
 }
 
@@ -131,12 +133,13 @@ impl Upstreams {
             .is_none_or(|upstream| upstream.addresses.contains_key(&dialect))
     }
 
-    /// The prices of an LLM. None: it is neither free nor priced, so it may not be called.
-    pub(super) fn tariff(&self, llm: &LlmName) -> Option<Tariff> {
+    /// The prices of an LLM at this time. None: it is neither free nor priced, so it may not be called.
+    pub(super) fn tariff(&self, llm: &LlmName, now: Timestamp) -> Option<Tariff> {
         if self.provider(llm)?.free {
             Some(Tariff::Free)
         } else {
-            self.prices.get(llm).copied().map(Tariff::Paid)
+            let price = self.prices.get(llm)?;
+            Some(Tariff::Paid(price.on(UtcDay::of(now))))
         }
     }
 }
@@ -170,13 +173,14 @@ impl Upstream {
             provider: name.to_owned(),
             source,
         })?;
+        let is_openai = url
+            .host_str()
+            .is_some_and(|host| host == "api.openai.com" || host.ends_with(".api.openai.com"));
         // OpenAI has a new name for the limit, and its newest models refuse the old one, which all
         // other providers know.
         let limit_field = match provider.output_limit_field {
             Some(field) => LimitField::Only(field),
-            None if url.host_str() == Some("api.openai.com") => {
-                LimitField::Usually(OutputLimitField::MaxCompletionTokens)
-            }
+            None if is_openai => LimitField::Usually(OutputLimitField::MaxCompletionTokens),
             None => LimitField::Usually(OutputLimitField::MaxTokens),
         };
         Ok(Self {
@@ -185,7 +189,10 @@ impl Upstream {
             client,
             key: key(name, provider, env)?,
             free: provider.free,
-            limit_field,
+            terms: Terms {
+                limit_field,
+                asks_for_standard_tier: is_openai,
+            },
             places: provider
                 .max_concurrent
                 .map(|places| Semaphore::new(places as usize)),
@@ -203,9 +210,13 @@ impl Upstream {
         }
     }
 
-    /// The field in which this provider takes an output limit in chat completions.
-    pub(super) fn limit_field(&self, limits: LlmLimits) -> LimitField {
-        limits.field.map_or(self.limit_field, LimitField::Only)
+    /// How this provider takes a request.
+    pub(super) fn terms(&self, limits: LlmLimits) -> Terms {
+        let usual = self.terms.limit_field;
+        Terms {
+            limit_field: limits.field.map_or(usual, LimitField::Only),
+            ..self.terms
+        }
     }
 
     /// Waits until the provider may get one more call. The caller keeps the place until the answer

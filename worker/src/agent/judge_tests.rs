@@ -60,6 +60,7 @@ fn call(class: CallClass) -> CallRecord {
         output_tokens: 10,
         estimated: false,
         cost: MicroUsd::ZERO,
+        prompt_cut: false,
         duration: Duration::from_secs(1),
     }
 }

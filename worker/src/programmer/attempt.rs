@@ -227,7 +227,7 @@ impl Attempts {
         error: Option<TaskFailure>,
     ) -> AttemptOutcome {
         let id = &claimed.delivered.task.id;
-        let usage = findings.usage();
+        let (usage, prompt_cut) = (findings.usage(), findings.prompt_cut());
         let (llm, used_backup) = (
             findings.llm().cloned(),
             findings.used_backup(self.programmer.primary()),
@@ -256,6 +256,7 @@ impl Attempts {
             acceptance: findings.checks,
             usage,
             timings: findings.timings,
+            prompt_cut,
             sandbox: findings.denials.report(
                 error
                     .as_ref()

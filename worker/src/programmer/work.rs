@@ -78,6 +78,11 @@ impl Findings {
     pub(super) fn usage(&self) -> Usage {
         usage(&self.calls)
     }
+
+    /// Whether a provider has cut a prompt of any run.
+    pub(super) fn prompt_cut(&self) -> bool {
+        self.calls.iter().any(|call| call.prompt_cut)
+    }
 }
 
 /// How the work ended, unless it failed on the way.
@@ -372,6 +377,9 @@ impl Work<'_> {
                 ));
             }
             Edit::Unfinished if self.task.message.acceptance.is_empty() => return Err(silent()),
+            Edit::Whole | Edit::Nothing if self.task.message.acceptance.is_empty() => {
+                whole_prompts(record)?;
+            }
             Edit::Whole | Edit::Partial | Edit::Unfinished | Edit::Nothing => {}
         }
         findings.changes = changes;
@@ -547,6 +555,19 @@ fn patch_too_large(
          true, or make the task smaller.{kept}"
     );
     TaskFailure::new(ErrorKind::PatchTooLarge, message)
+}
+
+/// Fails if a provider has cut a prompt. The LLM has not seen all files or not the whole task, and nothing checks its change.
+fn whole_prompts(record: &RunRecord) -> Result<(), TaskFailure> {
+    let Some(call) = record.cut_prompt() else {
+        return Ok(());
+    };
+    let message = format!(
+        "{} has cut a prompt to {} tokens, and the task has no acceptance check that could tell whether its change is good: \
+         give the LLM a larger context, or lower context_limit",
+        call.llm, call.input_tokens
+    );
+    Err(TaskFailure::new(ErrorKind::LlmContextTooLong, message))
 }
 
 fn half_applied(why: &str) -> TaskFailure {

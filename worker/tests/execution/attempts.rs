@@ -455,3 +455,23 @@ async fn an_attempt_that_is_stopped_tells_what_it_spent() {
     assert_eq!(usage.calls, 1, "its call");
     assert!(usage.cost_usd > MicroUsd::ZERO, "and its price");
 }
+
+#[tokio::test]
+async fn a_change_that_follows_a_cut_prompt_counts_only_if_checks_pass() {
+    let answer = json!({"say": "WRITE good", "usage": {"input_tokens": 2_000, "output_tokens": 5}});
+    let notes = "Keep the sum of all prices exact, also for many items. ".repeat(1_200);
+    for (more, expected) in [
+        (json!({}), Some(ErrorKind::LlmContextTooLong)),
+        (check("good"), None),
+    ] {
+        let rig = Rig::start(&["free/small"], json!({})).await;
+        let mut more = more;
+        more["instruction"] = json!(format!("Fix add. {notes}\nSCRIPT: {answer}"));
+        let result = rig.outcome(json!({}), more).await;
+        assert_eq!(kind(&result), expected, "{:?}", result.error);
+        assert!(result.prompt_cut, "the result says so in any case");
+    }
+    let rig = Rig::start(&["free/small"], json!({})).await;
+    let result = rig.outcome(json!({"say": "WRITE good"}), json!({})).await;
+    assert!(!result.prompt_cut, "a whole prompt is none");
+}

@@ -68,7 +68,7 @@ pub(super) fn unpriceable(fields: &Map<String, Value>) -> Option<String> {
 mod tests {
     use super::*;
     use crate::protocol::RequestHead;
-    use crate::request::AgentRequest;
+    use crate::request::{AgentRequest, Terms};
     use pool_core::llm::Dialect;
     use serde_json::json;
 
@@ -92,8 +92,46 @@ mod tests {
     }
 
     fn sent(request: &AgentRequest, limit: Option<u64>) -> Value {
-        let field = LimitField::Usually(OutputLimitField::MaxCompletionTokens);
-        serde_json::from_slice(&request.for_provider("gpt-4o", limit, field)).expect("JSON")
+        sent_on(TERMS, request, limit)
+    }
+
+    const TERMS: Terms = Terms {
+        limit_field: LimitField::Usually(OutputLimitField::MaxCompletionTokens),
+        asks_for_standard_tier: false,
+    };
+
+    fn sent_on(terms: Terms, request: &AgentRequest, limit: Option<u64>) -> Value {
+        serde_json::from_slice(&request.for_provider("gpt-4o", limit, terms)).expect("JSON")
+    }
+
+    #[test]
+    fn the_standard_tier_is_asked_for_where_the_provider_knows_it() {
+        let asks = Terms {
+            asks_for_standard_tier: true,
+            ..TERMS
+        };
+        for (body, terms, tier) in [
+            (with("temperature", json!(0)), asks, json!("default")),
+            (with("service_tier", Value::Null), asks, json!("default")),
+            (
+                with("service_tier", json!("default")),
+                asks,
+                json!("default"),
+            ),
+            (
+                with("service_tier", json!("default")),
+                TERMS,
+                json!("default"),
+            ),
+            (with("temperature", json!(0)), TERMS, Value::Null),
+        ] {
+            let request = read(body.clone()).expect("a good request");
+            assert_eq!(
+                sent_on(terms, &request, None)["service_tier"],
+                tier,
+                "{body}"
+            );
+        }
     }
 
     #[test]

@@ -2,22 +2,20 @@
 
 use serde_json::{Map, Value};
 
-use super::content::{AnswerContent, AnswerResult, NoAnswer, message_of, parse, reported_usage};
+use super::content::{AnswerContent, AnswerResult, NoAnswer, message_of, parse};
 use super::ending::Ending;
 use super::fields::list;
-use crate::error_inside::{error_in, status_of};
-use crate::pricing::Tokens;
+use super::usage::Reported;
+use crate::error_inside::{error_alone, error_in, status_of};
 
 pub(super) fn read(body: &[u8]) -> AnswerResult {
     let fields: Map<String, Value> = parse(body)?;
     let choices = list(&fields, "choices");
-    let usage = fields
-        .get("usage")
-        .and_then(|usage| reported_usage(usage, "prompt", "completion"));
+    let usage = Reported::of_openai(&fields);
     let empty = choices.iter().all(is_empty);
     if let Some(error) = error_inside(&fields, choices) {
         // An answer with neither text nor usage means that no work was done.
-        return Err((error, usage.or(empty.then(Tokens::default))));
+        return Err((error, usage.or(empty.then(Reported::default))));
     }
     if choices.is_empty() {
         return Err((NoAnswer::NoChoices, usage));
@@ -42,7 +40,7 @@ fn error_inside(fields: &Map<String, Value>, choices: &[Value]) -> Option<NoAnsw
             .or_else(|| choices.iter().find_map(error_in))
             .map(NoAnswer::Failed);
     }
-    let own = own?;
+    let own = own.or_else(|| error_alone(&Value::Object(fields.clone())))?;
     Some(NoAnswer::ErrorInside {
         status: status_of(&own["error"]),
         message: message_of(&own),
@@ -77,6 +75,7 @@ fn is_empty(choice: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pricing::Tokens;
     use serde_json::json;
 
     fn read(body: Value) -> AnswerResult {
@@ -110,10 +109,13 @@ mod tests {
         assert_eq!(error, NoAnswer::NoChoices, "no choices");
         assert_eq!(
             usage,
-            Some(Tokens {
-                input: 3,
-                ..Tokens::default()
-            }),
+            Some(
+                Tokens {
+                    input: 3,
+                    ..Tokens::default()
+                }
+                .into()
+            ),
             "the usage is known nevertheless"
         );
         let (error, _) =

@@ -1,5 +1,6 @@
 //! The fields of a request that every dialect checks in the same way. Pure.
 
+use pool_core::price::CacheWrites;
 use serde_json::{Map, Value};
 
 /// A request that is not passed on.
@@ -50,8 +51,8 @@ pub(super) const ROUTING: [&str; 17] = [
 pub(crate) struct PriceFactors {
     pub(crate) choices: u64,
     pub(crate) max_output: Option<u64>,
-    /// By how many percent input may cost more than its price.
-    pub(crate) input_surcharge: u64,
+    /// How long the provider may keep the input in its cache.
+    pub(crate) writes: CacheWrites,
 }
 
 /// The first field that is not priced: one of `names`, or one with another value than those listed.
@@ -86,7 +87,7 @@ pub(super) fn positive(
 
 /// A whole number, also if it is written as a float (`100.0`). Numbers beyond 64 bits count as the
 /// largest one.
-fn whole(value: &Value) -> Option<u64> {
+pub(super) fn whole(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| {
         value
             .as_f64()
@@ -95,13 +96,34 @@ fn whole(value: &Value) -> Option<u64> {
     })
 }
 
+/// How long the `cache_control` of a request asks to keep its parts in a cache, at most.
+pub(super) fn cache_writes(fields: &Map<String, Value>) -> CacheWrites {
+    let each = fields.iter().map(|(name, value)| match (&**name, value) {
+        ("cache_control", Value::Object(_)) if value["ttl"] == "1h" => CacheWrites::Hour,
+        ("cache_control", Value::Object(_)) => CacheWrites::Short,
+        (_, value) => cache_writes_inside(value),
+    });
+    each.max().unwrap_or(CacheWrites::None)
+}
+
+fn cache_writes_inside(value: &Value) -> CacheWrites {
+    match value {
+        Value::Object(fields) => cache_writes(fields),
+        Value::Array(values) => {
+            let each = values.iter().map(cache_writes_inside);
+            each.max().unwrap_or(CacheWrites::None)
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => CacheWrites::None,
+    }
+}
+
 /// The first field that a router would act on.
 pub(super) fn routing_field(fields: &Map<String, Value>) -> Option<&'static str> {
     ROUTING.into_iter().find(|name| given(fields, name))
 }
 
 /// Whether a field is set and asks for something.
-pub(super) fn given(fields: &Map<String, Value>, name: &str) -> bool {
+pub(crate) fn given(fields: &Map<String, Value>, name: &str) -> bool {
     fields
         .get(name)
         .is_some_and(|value| !value.is_null() && value != false)

@@ -5,10 +5,10 @@ use serde_json::{Map, Value, json};
 
 use super::body::{FieldEdit, FieldEdits, RequestBody};
 use super::content::{AnswerContent, AnswerResult, NoAnswer, parse};
-use super::fields::{kind, list, unpriceable_field};
+use super::fields::{kind, list, unpriceable_field, whole};
 use super::sse;
-use crate::error_inside::error_in;
-use crate::pricing::Tokens;
+use super::usage::Reported;
+use crate::error_inside::{error_alone, error_in};
 
 const VERSION: &str = "anthropic-version";
 /// The version for agents that name none (<https://docs.anthropic.com/en/api/versioning>).
@@ -32,10 +32,6 @@ const TEXTS: [&str; 7] = [
     "search_result",
     "tool_reference",
 ];
-/// The extra price of a cache write, in percent of its input: for five minutes, or for an hour.
-const WRITE_5M: u64 = 25;
-const WRITE_1H: u64 = 100;
-
 /// The agent's version and beta features. Without them its request would mean something else.
 pub(super) fn headers(headers: &HeaderMap) -> Vec<(&'static str, HeaderValue)> {
     let version = headers.get(VERSION).cloned().unwrap_or(DEFAULT_VERSION);
@@ -52,24 +48,6 @@ pub(super) fn query(query: Option<&str>) -> Option<&'static str> {
     query
         .is_some_and(|query| query.split('&').any(|pair| pair == "beta=true"))
         .then_some("beta=true")
-}
-
-/// The most that the `cache_control` of a request may add to the price of its input, in percent.
-pub(super) fn input_surcharge(fields: &Map<String, Value>) -> u64 {
-    let each = fields.iter().map(|(name, value)| match (&**name, value) {
-        ("cache_control", Value::Object(_)) if value["ttl"] == "1h" => WRITE_1H,
-        ("cache_control", Value::Object(_)) => WRITE_5M,
-        (_, value) => surcharge_inside(value),
-    });
-    each.max().unwrap_or(0)
-}
-
-fn surcharge_inside(value: &Value) -> u64 {
-    match value {
-        Value::Object(fields) => input_surcharge(fields),
-        Value::Array(values) => values.iter().map(surcharge_inside).max().unwrap_or(0),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
-    }
 }
 
 /// Keeps the budget for thinking below the limit.
@@ -149,14 +127,17 @@ fn foreign_content(content: &Value) -> Option<String> {
 /// Reads an answer that is not a stream.
 pub(super) fn read(body: &[u8]) -> AnswerResult {
     let message: Value = parse(body)?;
-    let usage = usage(&message["usage"]);
+    let usage = Reported::of_messages(&message["usage"]);
     let content = message["content"].as_array();
     if kind(&message) == "error" || error_in(&message).is_some() {
         // An answer with neither content nor usage means that no work was done.
-        let nothing = content.is_none_or(Vec::is_empty).then(Tokens::default);
+        let nothing = content.is_none_or(Vec::is_empty).then(Reported::default);
         return Err((NoAnswer::Failed(message), usage.or(nothing)));
     }
-    let content = content.ok_or((NoAnswer::Lacks("content"), usage))?;
+    let content = content.ok_or_else(|| match error_alone(&message) {
+        Some(error) => (NoAnswer::Failed(error), usage.or(Some(Reported::default()))),
+        None => (NoAnswer::Lacks("content"), usage),
+    })?;
     let empty = !content.iter().any(says_something);
     let reason = message["stop_reason"].as_str();
     Ok(AnswerContent::new(usage, reason, empty))
@@ -189,7 +170,7 @@ pub(super) fn read_stream(body: &[u8]) -> AnswerResult {
 }
 
 /// The usage before an error. None: some output had come, and the provider has not said how much.
-fn used_before_an_error(events: &[Value]) -> Option<Tokens> {
+fn used_before_an_error(events: &[Value]) -> Option<Reported> {
     let of_kind = |wanted: &str| events.iter().any(|event| kind(event) == wanted);
     if of_kind("content_block_delta") && !of_kind("message_delta") {
         return None;
@@ -198,7 +179,7 @@ fn used_before_an_error(events: &[Value]) -> Option<Tokens> {
 }
 
 /// The counts at the start of the stream, raised by later ones.
-fn streamed_usage(events: &[Value]) -> Option<Tokens> {
+fn streamed_usage(events: &[Value]) -> Option<Reported> {
     let start = events.iter().find(|event| kind(event) == "message_start")?;
     let mut counts = start["message"]["usage"]
         .as_object()
@@ -206,7 +187,7 @@ fn streamed_usage(events: &[Value]) -> Option<Tokens> {
         .unwrap_or_default();
     let deltas = events.iter().filter(|event| kind(event) == "message_delta");
     deltas.for_each(|delta| raise(&mut counts, &delta["usage"]));
-    usage(&Value::Object(counts))
+    Reported::of_messages(&Value::Object(counts))
 }
 
 /// Whether a block of content, or a piece of one, is not empty.
@@ -223,35 +204,11 @@ fn says_something(block: &Value) -> bool {
 /// Raises the counts. In a stream they only rise.
 fn raise(counts: &mut Map<String, Value>, later: &Value) {
     for (name, value) in later.as_object().into_iter().flatten() {
-        let so_far = counts.get(name).and_then(Value::as_u64);
-        if value.as_u64() >= so_far {
+        let so_far = counts.get(name).and_then(whole);
+        if whole(value) >= so_far {
             counts.insert(name.clone(), value.clone());
         }
     }
-}
-
-/// Reads a usage. Its `input_tokens` excludes tokens that were read from a cache or written into
-/// it.
-fn usage(usage: &Value) -> Option<Tokens> {
-    let count = |name: &str| usage[name].as_u64();
-    let (new, output) = (count("input_tokens")?, count("output_tokens")?);
-    let read = count("cache_read_input_tokens").unwrap_or(0);
-    let written = count("cache_creation_input_tokens").unwrap_or(0);
-    // Cache writes that are not marked as five minutes long may have been written for an hour.
-    let short = usage["cache_creation"]["ephemeral_5m_input_tokens"]
-        .as_u64()
-        .unwrap_or(0)
-        .min(written);
-    let percents = short
-        .saturating_mul(WRITE_5M)
-        .saturating_add((written - short).saturating_mul(WRITE_1H));
-    let input = new.saturating_add(read).saturating_add(written);
-    Some(Tokens {
-        input,
-        cached_input: read,
-        output,
-        surcharge: percents.div_ceil(100),
-    })
 }
 
 #[cfg(test)]

@@ -2,10 +2,12 @@ use serde_json::json;
 
 use pool_core::llm::Dialect;
 use pool_core::pool::OutputLimitField;
+use pool_core::price::CacheWrites;
 
 use super::*;
+use crate::pricing::Tokens;
 use crate::protocol::{AnswerForm, BadRequest, LimitField, RequestHead};
-use crate::request::AgentRequest;
+use crate::request::{AgentRequest, Terms};
 
 fn ask(body: Value) -> Result<AgentRequest, BadRequest> {
     let head = RequestHead::read(Dialect::Messages, &HeaderMap::new(), None);
@@ -39,10 +41,13 @@ fn with(field: &str, value: Value) -> Value {
     body
 }
 
-const FIELD: LimitField = LimitField::Usually(OutputLimitField::MaxTokens);
+const TERMS: Terms = Terms {
+    limit_field: LimitField::Usually(OutputLimitField::MaxTokens),
+    asks_for_standard_tier: false,
+};
 
 fn sent(request: &AgentRequest, limit: Option<u64>) -> Value {
-    serde_json::from_slice(&request.for_provider("claude-x", limit, FIELD)).expect("JSON")
+    serde_json::from_slice(&request.for_provider("claude-x", limit, TERMS)).expect("JSON")
 }
 
 #[test]
@@ -228,18 +233,22 @@ fn what_cannot_be_priced_is_refused_by_name() {
 
 #[test]
 fn writing_a_cache_raises_the_worst_case_of_the_input() {
-    let surcharge = |body| ask(body).expect("a good request").demand.input_surcharge;
-    assert_eq!(surcharge(of_claude()), 25, "kept for five minutes");
+    let writes = |body| ask(body).expect("a good request").demand.writes;
+    assert_eq!(
+        writes(of_claude()),
+        CacheWrites::Short,
+        "kept for five minutes"
+    );
     let hour =
         json!([{"type": "text", "text": "x", "cache_control": {"type": "ephemeral", "ttl": "1h"}}]);
     assert_eq!(
-        surcharge(with("system", hour)),
-        100,
+        writes(with("system", hour)),
+        CacheWrites::Hour,
         "one that is kept for an hour is the dearest"
     );
     assert_eq!(
-        surcharge(json!({"messages": [{"role": "user", "content": "hi"}], "max_tokens": 9})),
-        0,
+        writes(json!({"messages": [{"role": "user", "content": "hi"}], "max_tokens": 9})),
+        CacheWrites::None,
         "no cache"
     );
 }
@@ -287,16 +296,16 @@ fn a_complete_answer_tells_its_end_and_its_tokens() {
     let message =
         json!({"type": "message", "content": content, "stop_reason": "end_turn", "usage": usage_with(50)}).to_string();
     let whole = read(message.as_bytes()).expect("an answer");
-    // The 80 for five minutes cost 20 more, the 120 for an hour cost 120 more.
     let used = Tokens {
         input: 700,
         cached_input: 400,
         output: 50,
-        surcharge: 140,
+        cache_write: 80,
+        cache_write_1h: 120,
     };
     assert_eq!(
         (whole.usage, whole.empty),
-        (Some(used), false),
+        (Some(used.into()), false),
         "cache reads and writes are input"
     );
     assert_eq!(
@@ -310,19 +319,23 @@ fn a_complete_answer_tells_its_end_and_its_tokens() {
         Ok(whole),
         "the same in a stream, with the last count of its output"
     );
+    let usage = Reported::of_messages;
     let plain = json!({"input_tokens": 3, "output_tokens": 4});
     assert_eq!(
         usage(&plain),
-        Some(Tokens {
-            input: 3,
-            output: 4,
-            ..Tokens::default()
-        }),
+        Some(
+            Tokens {
+                input: 3,
+                output: 4,
+                ..Tokens::default()
+            }
+            .into()
+        ),
         "without a cache"
     );
     let unsaid = json!({"input_tokens": 3, "output_tokens": 4, "cache_creation_input_tokens": 10});
     assert_eq!(
-        usage(&unsaid).map(|tokens| tokens.surcharge),
+        usage(&unsaid).map(|usage| usage.tokens.cache_write_1h),
         Some(10),
         "the dearer one if the answer does not say which"
     );
@@ -399,15 +412,16 @@ fn whatever_is_not_complete_is_no_answer() {
         input: 700,
         cached_input: 400,
         output: 1,
-        surcharge: 140,
+        cache_write: 80,
+        cache_write_1h: 120,
     };
     let within = read_stream(text_of(&with_error).as_bytes());
     assert_eq!(
         within,
-        Err((failed(), Some(begun))),
+        Err((failed(), Some(begun.into()))),
         "an error in the middle, charged by the usage before it"
     );
-    let nothing = Some(Tokens::default());
+    let nothing = Some(Reported::default());
     assert_eq!(
         read(error.to_string().as_bytes()),
         Err((failed(), nothing)),

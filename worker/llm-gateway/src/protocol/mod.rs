@@ -17,19 +17,22 @@ mod output_limit;
 mod responses;
 mod scan;
 mod sse;
+mod usage;
 
 use axum::http::{HeaderMap, HeaderValue};
 use pool_core::llm::Dialect;
 use pool_core::pool::OutputLimitField;
+use pool_core::price::CacheWrites;
 use serde_json::{Map, Value};
 
 pub(super) use body::{FieldEdit, FieldEdits, RequestBody};
 pub(super) use chat_stream::chat_events;
 pub(super) use content::{AnswerContent, AnswerResult, NoAnswer};
 pub(super) use ending::Ending;
-pub(super) use fields::{BadRequest, PriceFactors, list};
+pub(super) use fields::{BadRequest, PriceFactors, given, list};
 pub(super) use output_limit::{LIMIT_NAMES, LimitField};
 pub(super) use scan::Scanner;
+pub(super) use usage::Reported;
 
 use fields::ROUTING;
 use output_limit::{MAX_OUTPUT_TOKENS, MAX_TOKENS};
@@ -96,6 +99,14 @@ pub(super) fn streams(dialect: Dialect) -> bool {
     }
 }
 
+/// Whether `service_tier: default` asks for the standard price in this dialect.
+pub(super) fn has_service_tiers(dialect: Dialect) -> bool {
+    match dialect {
+        Dialect::Chat | Dialect::Responses => true,
+        Dialect::Messages => false,
+    }
+}
+
 /// The parts of a request that decide its price, if it can be priced.
 pub(super) fn check(
     dialect: Dialect,
@@ -121,15 +132,17 @@ pub(super) fn check(
     if let Some(part) = unpriceable {
         return Err(BadRequest::Unpriceable(part));
     }
-    let (choices, input_surcharge) = match dialect {
-        Dialect::Chat => (chat::choices(fields)?, 0),
-        Dialect::Responses => (1, 0),
-        Dialect::Messages => (1, messages::input_surcharge(fields)),
+    let asked = fields::cache_writes(fields);
+    // Providers of OpenAI's dialects write into their caches without being asked.
+    let (choices, writes) = match dialect {
+        Dialect::Chat => (chat::choices(fields)?, asked.max(CacheWrites::Short)),
+        Dialect::Responses => (1, asked.max(CacheWrites::Short)),
+        Dialect::Messages => (1, asked),
     };
     Ok(PriceFactors {
         choices,
         max_output: output_limit::asked(fields)?,
-        input_surcharge,
+        writes,
     })
 }
 

@@ -6,11 +6,11 @@
 
 use serde_json::{Map, Value};
 
-use super::content::{AnswerContent, AnswerResult, NoAnswer, parse, reported_usage};
+use super::content::{AnswerContent, AnswerResult, NoAnswer, parse};
 use super::fields::{kind, list, unpriceable_field};
 use super::sse;
-use crate::error_inside::error_in;
-use crate::pricing::Tokens;
+use super::usage::Reported;
+use crate::error_inside::{error_alone, error_in};
 
 /// Fields that make a provider read data that is not in the request, or do and charge for more than
 /// tokens.
@@ -78,7 +78,7 @@ pub(super) fn read_stream(body: &[u8]) -> AnswerResult {
             .any(|event| kind(event).ends_with(".delta"));
         return Err((
             NoAnswer::Failed(error_of(&events[at])),
-            (!began).then(Tokens::default),
+            (!began).then(Reported::default),
         ));
     }
     const LAST: [&str; 3] = [
@@ -109,7 +109,7 @@ fn error_of(event: &Value) -> Value {
 /// end.
 fn of_response(response: &Value, streamed: &[Value]) -> AnswerResult {
     // Its `output_tokens` includes hidden reasoning.
-    let usage = reported_usage(&response["usage"], "input", "output");
+    let usage = response.as_object().and_then(Reported::of_openai);
     let items = || {
         response["output"]
             .as_array()
@@ -121,10 +121,15 @@ fn of_response(response: &Value, streamed: &[Value]) -> AnswerResult {
     let failed = |error: Value| {
         (
             NoAnswer::Failed(error),
-            usage.or_else(|| items().next().is_none().then(Tokens::default)),
+            usage.or_else(|| items().next().is_none().then(Reported::default)),
         )
     };
     if let Some(error) = error_in(response) {
+        return Err(failed(error));
+    }
+    if !response["output"].is_array()
+        && let Some(error) = error_alone(response)
+    {
         return Err(failed(error));
     }
     let finish_reason = match response["status"].as_str() {

@@ -4,8 +4,9 @@ use pool_core::llm::Dialect;
 use pool_core::pool::OutputLimitField;
 
 use super::*;
+use crate::pricing::Tokens;
 use crate::protocol::{AnswerForm, BadRequest, LimitField, RequestHead};
-use crate::request::AgentRequest;
+use crate::request::{AgentRequest, Terms};
 
 fn ask(body: Value) -> Result<AgentRequest, BadRequest> {
     let head = RequestHead {
@@ -44,10 +45,13 @@ fn with(field: &str, value: Value) -> Value {
     body
 }
 
-const FIELD: LimitField = LimitField::Usually(OutputLimitField::MaxTokens);
+const TERMS: Terms = Terms {
+    limit_field: LimitField::Usually(OutputLimitField::MaxTokens),
+    asks_for_standard_tier: false,
+};
 
 fn sent(request: &AgentRequest, limit: Option<u64>) -> Value {
-    serde_json::from_slice(&request.for_provider("gpt-x", limit, FIELD)).expect("JSON")
+    serde_json::from_slice(&request.for_provider("gpt-x", limit, TERMS)).expect("JSON")
 }
 
 #[test]
@@ -204,7 +208,8 @@ const USED: Tokens = Tokens {
     input: 1000,
     cached_input: 400,
     output: 50,
-    surcharge: 0,
+    cache_write: 0,
+    cache_write_1h: 0,
 };
 
 #[test]
@@ -226,7 +231,7 @@ fn a_complete_answer_tells_its_end_and_its_tokens() {
         );
         assert_eq!(
             (whole.usage, whole.empty),
-            (Some(USED), false),
+            (Some(USED.into()), false),
             "{last}: its tokens, hidden reasoning in the output"
         );
         assert_eq!(
@@ -304,12 +309,12 @@ fn whatever_is_not_complete_is_no_answer() {
     let events = stream(&[json!({"type": "response.failed", "response": failed})]);
     assert_eq!(
         read_stream(events.as_bytes()),
-        Err((error.clone(), Some(USED))),
+        Err((error.clone(), Some(USED.into()))),
         "it failed, and says what it used"
     );
     assert_eq!(
         read(failed.to_string().as_bytes()),
-        Err((error, Some(USED))),
+        Err((error, Some(USED.into()))),
         "the same without a stream"
     );
     for status in ["in_progress", "queued"] {

@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use super::content::{AnswerResult, NoAnswer};
 use super::fields::kind;
-use crate::error_inside::error_in;
-use crate::pricing::Tokens;
+use super::usage::Reported;
+use crate::error_inside::{error_alone, error_in};
 
 /// Splits a stream into lines, with any line ending, and those into events.
 #[derive(Debug, Default)]
@@ -101,7 +101,7 @@ fn events(body: &[u8]) -> Result<Vec<Value>, NoAnswer> {
 /// nothing.
 pub(super) fn events_of(body: &[u8]) -> AnswerResult<Vec<Value>> {
     events(body).map_err(|error| {
-        let nothing = matches!(error, NoAnswer::Failed(_)).then(Tokens::default);
+        let nothing = matches!(error, NoAnswer::Failed(_)).then(Reported::default);
         (error, nothing)
     })
 }
@@ -139,7 +139,10 @@ pub(super) fn is_end_mark(data: &str) -> bool {
 fn no_stream(text: &str) -> NoAnswer {
     match serde_json::from_str::<Value>(text) {
         Ok(value) if error_in(&value).is_some() => NoAnswer::Failed(value),
-        Ok(_) => NoAnswer::Json("it is one object, not a stream of events".to_owned()),
+        Ok(value) => error_alone(&value).map_or_else(
+            || NoAnswer::Json("it is one object, not a stream of events".to_owned()),
+            NoAnswer::Failed,
+        ),
         Err(_) => NoAnswer::Json("it is not a stream of events".to_owned()),
     }
 }

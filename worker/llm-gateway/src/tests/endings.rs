@@ -178,12 +178,12 @@ impl RawRig {
             ("raw".to_owned(), open_ai),
             ("rawclaude".to_owned(), anthropic),
         ]);
-        let price = Price {
-            input: MicroUsd(1_000_000),
+        let price = Price::from(Rates {
             cached_input: MicroUsd(100_000),
-            output: MicroUsd(10_000_000),
-        };
-        let prices = BTreeMap::from(["raw/gpt", "rawclaude/x"].map(|llm| (name(llm), price)));
+            ..Rates::new(MicroUsd(1_000_000), MicroUsd(10_000_000))
+        });
+        let prices =
+            BTreeMap::from(["raw/gpt", "rawclaude/x"].map(|llm| (name(llm), price.clone())));
         let upstreams = Upstreams::from_parts(&providers, prices, |_| Some(KEY.to_owned()))
             .expect("usable providers");
         let gateway = Gateway::start(upstreams).await.expect("a free port");
@@ -536,6 +536,30 @@ async fn an_answer_that_carries_an_error_is_a_failure_of_the_errors_class() {
             of_response(json!({"error": {"code": "content_policy_violation"}})),
             "bad_request",
             paid,
+        ),
+        (
+            CHAT,
+            json!({"object": "error", "message": "no such model", "code": 404}),
+            "model_unavailable",
+            MicroUsd::ZERO,
+        ),
+        (
+            CHAT,
+            json!({"base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}, "choices": null}),
+            "bad_answer",
+            MicroUsd::ZERO,
+        ),
+        (
+            RESPONSES.whole(),
+            json!({"detail": "worker is gone"}),
+            "unavailable",
+            MicroUsd::ZERO,
+        ),
+        (
+            MESSAGES.whole(),
+            json!({"success": false, "errors": [{"code": 429, "message": "slow"}]}),
+            "rate_limited",
+            MicroUsd::ZERO,
         ),
         (
             MESSAGES.whole(),

@@ -284,11 +284,10 @@ async fn what_the_pool_file_says_is_not_tried_out() {
             output_limit_field: Some(OutputLimitField::MaxCompletionTokens),
             ..provider(base_url)
         };
-        let price = Price {
-            input: MicroUsd(1),
+        let price = Price::from(Rates {
             cached_input: MicroUsd(1),
-            output: MicroUsd(1),
-        };
+            ..Rates::new(MicroUsd(1), MicroUsd(1))
+        });
         let known = LearnedLimits::from_file(&BTreeMap::from([(name("paid/gpt"), settings)]));
         let providers = BTreeMap::from([("paid".to_owned(), paid)]);
         Upstreams::with(

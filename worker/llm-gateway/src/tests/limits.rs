@@ -369,3 +369,28 @@ async fn a_text_that_no_word_is_in_stays_within_the_cost_cap() {
         "{real} tokens at a micro-dollar each, {most} allowed, {spent} booked"
     );
 }
+
+#[tokio::test]
+async fn a_provider_that_counts_a_part_of_a_long_prompt_has_cut_it() {
+    for (input, cut) in [(4_096, true), (30_000, false)] {
+        let rig = Rig::start(CallPlan {
+            max_tokens: 1_000_000,
+            ..plan("free/small")
+        })
+        .await;
+        let script = json!({"say": "x", "usage": {"input_tokens": input, "output_tokens": 1}});
+        let mut body = prompt(&script);
+        let text =
+            "let total = items.iter().map(|item| item.price * item.count).sum();\n".repeat(2_200);
+        let messages = body["messages"].as_array_mut().expect("a list");
+        messages.insert(0, json!({"role": "system", "content": text}));
+        assert_eq!(
+            rig.post(&body).await.status(),
+            200,
+            "the agent gets the answer"
+        );
+        let record = rig.session.record();
+        assert_eq!(rig.last_call().prompt_cut, cut, "{input} tokens of 150 kB");
+        assert_eq!(record.cut_prompt().is_some(), cut, "the run says so");
+    }
+}

@@ -9,6 +9,7 @@ use pool_core::money::MicroUsd;
 use pool_core::pool::{
     BreakerConfig, BreakerScope, Failover, FailureCondition, Price, Protocol, Provider,
 };
+use pool_core::price::Rates;
 use pool_core::result::Usage;
 use pool_tests::scripted_llm::{Script, ScriptedLlm};
 use reqwest::{Client, Response};
@@ -23,6 +24,7 @@ use super::{CallPlan, Gateway, LlmSession};
 mod access;
 mod as_it_came;
 mod calls;
+mod corpus;
 mod dialects;
 mod endings;
 mod failover;
@@ -90,13 +92,13 @@ fn upstreams_at(base_url: &str) -> Arc<Upstreams> {
         // Port 9 is `discard`: nothing listens there.
         ("gone".to_owned(), provider("http://127.0.0.1:9/v1")),
     ]);
-    let price = Price {
-        input: MicroUsd(1_000_000),
+    let price = Price::from(Rates {
         cached_input: MicroUsd(100_000),
-        output: MicroUsd(10_000_000),
-    };
-    let prices =
-        BTreeMap::from(["paid/gpt", "claude/paid", "claude/other"].map(|llm| (name(llm), price)));
+        ..Rates::new(MicroUsd(1_000_000), MicroUsd(10_000_000))
+    });
+    let prices = BTreeMap::from(
+        ["paid/gpt", "claude/paid", "claude/other"].map(|llm| (name(llm), price.clone())),
+    );
     Upstreams::from_parts(&providers, prices, |variable| {
         (variable == "SCRIPTED_KEY").then(|| KEY.to_owned())
     })
