@@ -18,7 +18,7 @@ use pool_telemetry::clock::wall_clock;
 use serde_json::{Value, json};
 
 use crate::llm_probe::{self, LlmReport};
-use crate::output::{Format, print};
+use crate::output::{Format, FormatArgs, print};
 
 /// Check the pool file, or show the pool and its routes
 #[derive(Debug, clap::Args)]
@@ -33,8 +33,8 @@ pub(crate) struct CheckArgs {
     /// Ask every provider whether the key and the models exist (exit status 1 if one does not)
     #[arg(long)]
     pub(crate) llms: bool,
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) format: Format,
+    #[command(flatten)]
+    pub(crate) output: FormatArgs,
 }
 
 /// The pool file of a command that reads one itself.
@@ -81,7 +81,7 @@ async fn report(args: &CheckArgs, env: &Env) -> (CheckResult, String) {
         Err(mistakes) => {
             return (
                 CheckResult::Mistakes,
-                mistakes_text(&mistakes, args.format == Format::Json),
+                mistakes_text(&mistakes, args.output.format != Format::Table),
             );
         }
     };
@@ -98,12 +98,12 @@ async fn report(args: &CheckArgs, env: &Env) -> (CheckResult, String) {
     };
     let routes = Routes::new(&pool.capabilities());
     let today = UtcDay::of(wall_clock());
-    let text = if args.format == Format::Json {
-        format!("{:#}\n", pool_json(&pool, &routes, llms.as_deref(), today))
-    } else {
-        table::pool(&args.file.pool, &pool, &routes, llms.as_deref(), today)
-    };
-    (result, text)
+    let answer = pool_json(&pool, &routes, llms.as_deref(), today);
+    let text = |_: &Value| table::pool(&args.file.pool, &pool, &routes, llms.as_deref(), today);
+    match args.output.format.rendered(&answer, text) {
+        Ok(text) => (result, text),
+        Err(error) => (CheckResult::Mistakes, format!("{error:#}\n")),
+    }
 }
 
 fn mistakes_text(mistakes: &Mistakes, as_json: bool) -> String {

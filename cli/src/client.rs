@@ -11,46 +11,53 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::config::{self, Dispatcher, UrlSource, http_url};
+
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// An open event stream sends something every 15 s.
 const SILENT: Duration = Duration::from_secs(40);
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct PoolUrl {
-    /// The URL of a dispatcher's API
-    #[arg(long, env = "POOL_URL", default_value = "http://127.0.0.1:6141", value_parser = http_url)]
-    url: Url,
-}
-
-fn http_url(text: &str) -> Result<Url, String> {
-    let url = text
-        .parse::<Url>()
-        .map_err(|error| format!("{error}; expected http://HOST:PORT"))?;
-    match url.scheme() {
-        "http" | "https" if url.has_host() => Ok(url),
-        _ => Err("the URL of a dispatcher begins with http:// or https://".to_owned()),
-    }
+    /// The URL of a dispatcher's API (default: `url` of ~/.config/pool/config.yaml, or
+    /// http://127.0.0.1:6141)
+    #[arg(long, env = "POOL_URL", value_parser = http_url)]
+    url: Option<Url>,
 }
 
 /// A client of one dispatcher's API.
 pub(crate) struct Client {
     http: reqwest::Client,
     url: String,
+    /// Where the URL comes from.
+    source: UrlSource,
     token: Option<String>,
 }
 
 impl Client {
     /// # Errors
-    /// When this machine cannot make an HTTP client.
+    /// When the user's file is wrong, or this machine cannot make an HTTP client.
     pub(crate) fn new(url: &PoolUrl) -> anyhow::Result<Self> {
+        let dispatcher = config::dispatcher(url.url.as_ref(), &Env::of_process())?;
+        if let Some(warning) = &dispatcher.warning {
+            eprintln!("warning: {warning}");
+        }
+        Self::of(dispatcher)
+    }
+
+    /// # Errors
+    /// When this machine cannot make an HTTP client.
+    pub(crate) fn of(dispatcher: Dispatcher) -> anyhow::Result<Self> {
         // Fails only if another part of this process has chosen a provider, which serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let url = url.url.as_str().trim_end_matches('/').to_owned();
+        let url = dispatcher.url.as_str().trim_end_matches('/').to_owned();
         let http = client(&url).build().context("failed to set up HTTP")?;
-        let token = Env::of_process()
-            .secret(TOKEN_VARIABLE)
-            .map_err(|problem| anyhow!("{TOKEN_VARIABLE}_FILE {problem}"))?;
-        Ok(Self { http, url, token })
+        Ok(Self {
+            http,
+            url,
+            source: dispatcher.source,
+            token: dispatcher.token,
+        })
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -182,8 +189,8 @@ impl Client {
                 reason = "the server speaks http, not https".to_owned();
             }
             anyhow!(
-                "no dispatcher answers at {} ({reason}); start one with `dispatcher serve`, or set --url or POOL_URL",
-                self.url
+                "no dispatcher answers at {} ({reason}). The URL is from {}; start a dispatcher with `dispatcher serve`, or set --url or POOL_URL",
+                self.url, self.source
             )
         })
     }
@@ -259,7 +266,8 @@ pub(super) fn in_words(problem: &Problem) -> anyhow::Error {
 fn next_step(problem: &Problem) -> String {
     match (problem.status, problem.retry_after_s) {
         (401, _) => format!(
-            "\nset {TOKEN_VARIABLE} (or {TOKEN_VARIABLE}_FILE, the path of a file) to the dispatcher's token"
+            "\nset {TOKEN_VARIABLE} (or {TOKEN_VARIABLE}_FILE, the path of a file) to the dispatcher's token; \
+             `token_file` in ~/.config/pool/config.yaml is for the `url` in it only"
         ),
         (_, Some(seconds)) => format!("\ntry again in {seconds} s"),
         (503, None) => {

@@ -29,7 +29,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 )]
 pub(super) struct CancelArgs {
     /// The ids of tasks. A waiting task never starts; a running one is stopped
-    #[arg(required = true)]
+    #[arg(required = true, add = crate::completions::tasks())]
     ids: Vec<TaskId>,
     #[command(flatten)]
     output: OutputArgs,
@@ -39,10 +39,10 @@ pub(super) struct CancelArgs {
 #[group(required = true, multiple = false)]
 struct PauseTarget {
     /// One programmer, for example 003
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", add = crate::completions::programmers())]
     programmer: Option<ProgrammerId>,
     /// The tasks of one route, for example fast.local
-    #[arg(long, value_name = "ROUTE")]
+    #[arg(long, value_name = "ROUTE", add = crate::completions::routes())]
     route: Option<String>,
     /// The whole pool
     #[arg(long)]
@@ -75,7 +75,7 @@ pub(super) struct PauseArgs {
 pub(super) struct DrainArgs {
     /// The programmer to drain. Its task may run for `dispatcher.drain_timeout_s`, then it is
     /// handed back
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", add = crate::completions::programmers())]
     programmer: ProgrammerId,
     /// Do not wait until the programmer is idle
     #[arg(long)]

@@ -1,14 +1,18 @@
-//! `pool`, the operator's command, one file per subcommand. `check`, `schema` and `completions` need
+//! `pool`, the operator's command, one file per subcommand. `check`, `schema` and `completions` and `man` need
 //! no dispatcher; the other commands use a dispatcher's HTTP API.
 
+mod apply_patch;
 mod budget;
 mod check;
 mod client;
 mod completions;
+mod config;
 mod control;
 mod dead;
 mod health;
 mod llm_probe;
+mod logs;
+mod man;
 mod output;
 mod prices;
 mod queue_full;
@@ -44,7 +48,7 @@ const OPENAPI: &str = include_str!("../../config/schema/openapi.json");
     arg_required_else_help = true,
     after_help = "Exit status: 0 success; 1 the command failed or was refused, or a task did not succeed; 2 the command line or a file is wrong.\n\n\
     Environment: POOL_URL is the URL of a dispatcher's API, POOL_API_TOKEN (or POOL_API_TOKEN_FILE) its token, POOL_FILE the pool file; \
-    NO_COLOR turns colors off.\n\nExamples:\n  \
+    NO_COLOR turns colors off. Without POOL_URL and a token, `url` and `token_file` of ~/.config/pool/config.yaml count.\n\nExamples:\n  \
     pool check --pool config/pool.yaml\n  \
     pool submit tasks.yaml --wait\n  \
     pool watch"
@@ -133,6 +137,10 @@ enum Command {
     Show(show::ShowArgs),
     /// Print the patch of one task, for `git apply`
     Patch(show::PatchArgs),
+    /// Apply the patch of one task to the repository of the current directory
+    ApplyPatch(apply_patch::ApplyPatchArgs),
+    /// Print the output of a task's agent and checks; with --follow until the task has ended
+    Logs(logs::LogsArgs),
     /// Submit finished tasks again as new ones
     Retry(resubmit::RetryArgs),
     /// Put an unfinished task back into its queue
@@ -152,6 +160,8 @@ enum Command {
         #[arg(value_parser = ["task", "result", "pool", "openapi"])]
         name: String,
     },
+    /// Write the manual pages, one for each command
+    Man(man::ManArgs),
     /// Print a shell completion script
     Completions(completions::CompletionsArgs),
 }
@@ -174,6 +184,8 @@ impl Command {
             Self::Tasks(args) => tasks::run(args).await,
             Self::Show(args) => show::run(args).await,
             Self::Patch(args) => show::patch(args).await,
+            Self::ApplyPatch(args) => apply_patch::run(args).await,
+            Self::Logs(args) => logs::run(args).await,
             Self::Retry(args) => resubmit::retry(args).await,
             Self::Requeue(args) => resubmit::requeue(args).await,
             Self::Dead(args) => dead::run(args).await,
@@ -185,13 +197,19 @@ impl Command {
                 Some(schema) => Ok(print(&schema_text(&schema))),
                 None => bail!("no schema named {name:?}"),
             },
-            Self::Completions(args) => Ok(completions::run(&args)),
+            Self::Man(args) => man::run(&args),
+            Self::Completions(args) => completions::run(&args),
         }
     }
 }
 
+fn main() -> ExitCode {
+    completions::answer_shell();
+    run()
+}
+
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn run() -> ExitCode {
     match Arguments::of_process().run().await {
         Ok(code) => code,
         Err(error) => {

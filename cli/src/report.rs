@@ -23,7 +23,13 @@ pub(super) struct ReportArgs {
     #[arg(long, default_value_t)]
     by: By,
     /// Output format; html is a page with plots
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(
+        short = 'o',
+        long,
+        visible_alias = "output",
+        value_enum,
+        default_value_t
+    )]
     format: ReportFormat,
     #[command(flatten)]
     url: PoolUrl,

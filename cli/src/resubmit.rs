@@ -27,7 +27,7 @@ const MOST: usize = 5_000;
 )]
 pub(super) struct RetryArgs {
     /// Ids of finished tasks
-    #[arg(required_unless_present = "failed", conflicts_with = "failed")]
+    #[arg(required_unless_present = "failed", conflicts_with = "failed", add = crate::completions::tasks())]
     ids: Vec<TaskId>,
     /// Retry all failed tasks that were not retried yet (with --label: only those with the label)
     #[arg(long)]
@@ -49,6 +49,7 @@ pub(super) struct RetryArgs {
 )]
 pub(super) struct RequeueArgs {
     /// The id of an unfinished task
+    #[arg(add = crate::completions::tasks())]
     id: TaskId,
     /// Also requeue a task that is running: the next programmer starts it over
     #[arg(long)]

@@ -19,6 +19,7 @@ use crate::table::plain;
     pool show t-019b2c6de0c97d3a8f0c2b7f5e3a1d44 --format json")]
 pub(super) struct ShowArgs {
     /// The id of a task
+    #[arg(add = crate::completions::tasks())]
     id: TaskId,
     #[command(flatten)]
     output: OutputArgs,
@@ -28,6 +29,7 @@ pub(super) struct ShowArgs {
 #[command(after_help = "Example:\n  pool patch t-019b2c6de0c97d3a8f0c2b7f5e3a1d44")]
 pub(super) struct PatchArgs {
     /// The id of a task
+    #[arg(add = crate::completions::tasks())]
     id: TaskId,
     #[command(flatten)]
     output: OutputArgs,

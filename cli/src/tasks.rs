@@ -25,7 +25,7 @@ pub(super) struct TasksArgs {
     #[arg(long, value_name = "KEY=VALUE")]
     label: Option<String>,
     /// Only tasks of this programmer, running or finished
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", add = crate::completions::programmers())]
     programmer: Option<ProgrammerId>,
     /// Only tasks with this text in their id, summary or labels
     #[arg(long, value_name = "WORDS")]

@@ -6,7 +6,7 @@ use clap::{Command, CommandFactory as _, Parser as _};
 use crate::Arguments;
 
 /// Commands that print documents or nothing, so they need no `--format`.
-const WITHOUT_FORMAT: [&str; 2] = ["schema", "completions"];
+const WITHOUT_FORMAT: [&str; 3] = ["schema", "completions", "man"];
 
 /// Every leaf command with its full name.
 fn leaves(command: &Command, words: &str, found: &mut Vec<(String, Command)>) {

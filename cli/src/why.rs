@@ -16,6 +16,7 @@ use crate::table::{lines, table};
 #[command(after_help = "Example:\n  pool why t-019b2c6de0c97d3a8f0c2b7f5e3a1d44")]
 pub(super) struct WhyArgs {
     /// The id of a task
+    #[arg(add = crate::completions::tasks())]
     id: TaskId,
     #[command(flatten)]
     output: OutputArgs,

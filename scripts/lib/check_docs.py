@@ -162,7 +162,7 @@ def check_commands(page, directory):
     for program, *words in command_lines(page):
         path = os.path.join(directory, program)
         command = ()
-        while len(command) < len(words) and re.fullmatch("[a-z]+", words[len(command)]) and help_of(path, command + (words[len(command)],)):
+        while len(command) < len(words) and re.fullmatch("[a-z]+(-[a-z]+)*", words[len(command)]) and help_of(path, command + (words[len(command)],)):
             command += (words[len(command)],)
         if not command and not words[0].startswith("-"):
             wrong.append(f"{page}: {program} has no command {words[0]}")

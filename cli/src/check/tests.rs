@@ -9,7 +9,7 @@ fn args(pool: &Path, json: bool) -> CheckArgs {
             pool: pool.to_owned(),
         },
         llms: false,
-        format,
+        output: FormatArgs { format },
     }
 }
 

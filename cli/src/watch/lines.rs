@@ -16,6 +16,17 @@ pub(super) fn json(at: Timestamp, news: &WatchEvent) -> anyhow::Result<String> {
     Ok(format!("{line}\n"))
 }
 
+/// The id of a task that has ended; nothing for other events.
+pub(super) fn ended(news: &WatchEvent) -> String {
+    match news {
+        WatchEvent::Task { task } if task.finished_at.is_some() => format!("{}\n", task.id),
+        WatchEvent::Task { .. }
+        | WatchEvent::Dispatcher { .. }
+        | WatchEvent::Programmer { .. }
+        | WatchEvent::Breaker { .. } => String::new(),
+    }
+}
+
 pub(super) fn text(at: Timestamp, news: &WatchEvent) -> String {
     let words = match news {
         WatchEvent::Dispatcher { state, detail } => {
@@ -67,7 +78,7 @@ pub(super) fn text(at: Timestamp, news: &WatchEvent) -> String {
 }
 
 /// The programmer, the time since its submission (including waiting), the cost and the error.
-pub(super) fn details(task: &TaskView) -> String {
+pub(crate) fn details(task: &TaskView) -> String {
     let who = task
         .programmer
         .as_ref()

@@ -76,7 +76,7 @@ pub enum Tone {
 
 /// The event `output`: what the agent and the acceptance checks have printed since the last such
 /// event.
-#[derive(Debug, Default, Serialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Printed {
     /// The output starts over with these sections: the earlier output was of another attempt, or is
     /// too old.
@@ -95,7 +95,7 @@ pub struct Printed {
 }
 
 /// The output of the agent, or of one acceptance check.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Section {
     /// `null` for the agent.
     pub check: Option<String>,

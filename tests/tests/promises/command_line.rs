@@ -343,7 +343,8 @@ async fn every_error_says_what_to_do() {
 async fn bash_completes_commands_options_and_values() {
     let complete = |words: &'static [&'static str]| async move {
         let script = r#"source <("$0" completions bash) && COMP_WORDS=(pool "$@") && COMP_CWORD=$#
-            _pool pool "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}" && echo "${COMPREPLY[*]}""#;
+            complete=$(complete -p pool) && [[ $complete =~ -F\ ([^ ]+) ]]
+            "${BASH_REMATCH[1]}" pool "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}" && echo "${COMPREPLY[*]}""#;
         let mut command = Command::new("bash");
         command
             .args(["-c", script])
@@ -365,7 +366,7 @@ async fn bash_completes_commands_options_and_values() {
     assert_eq!(complete(&["watch", "--la"]).await, "--label", "an option");
     assert_eq!(
         complete(&["watch", "--format", ""]).await,
-        "table json",
+        "table json jsonl name",
         "a value"
     );
 }
