@@ -214,7 +214,7 @@ fn text(prices: &Prices, diff: bool) -> String {
     }
     rows.align_right(&[2, 3, 4, 5, 6]);
     format!(
-        "{}\nDollars per million tokens. The catalogue is {}.\n",
+        "{}Dollars per million tokens. The catalogue is {}.\n",
         lines(rows),
         prices.catalogue
     )

@@ -171,10 +171,19 @@ async fn live_through_it(pool: &Pool, llm: &Llm, log: &mut EventLog) -> u32 {
         .await;
     submit("absurd", 1).await;
     log.finished(2, SOON).await;
+    // A provider has read only a part of a long prompt.
+    let usage = json!({"input_tokens": 2_000, "output_tokens": 1});
+    llm.fail(&[json!({"model": "*", "say": "OK", "usage": usage})])
+        .await;
+    let mut cut = tasks("cut", 1);
+    cut[0]["instruction"] = "word ".repeat(10_000).into();
+    cut[0]["acceptance"] = json!([{"name": "holds", "run": ["true"]}]);
+    api.submit(&json!(cut)).await;
+    log.finished(3, SOON).await;
     // The calls leave the primary, and then it gets no more.
     llm.fail_with("primary", 500).await;
     submit("moved", 8).await;
-    log.finished(10, SOON).await;
+    log.finished(11, SOON).await;
     // No LLM is left, so the task returns to its queue.
     llm.fail_with("*", 500).await;
     submit("back", 2).await;
@@ -186,8 +195,8 @@ async fn live_through_it(pool: &Pool, llm: &Llm, log: &mut EventLog) -> u32 {
     })
     .await;
     llm.recover().await;
-    log.finished(12, SOON * 2).await;
-    12
+    log.finished(13, SOON * 2).await;
+    13
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -110,12 +110,12 @@ pub struct ProbeEnded {
 pub struct BreakerOrdered {
     /// All open breakers of this LLM are meant, at every address and in every scope.
     pub llm: LlmName,
-    /// What to do with them.
+    /// The operator's order.
     pub order: BreakerOrder,
 }
 
 crate::words!(
-    /// What an operator wants of an open breaker.
+    /// An operator's order about an open breaker.
     pub enum BreakerOrder {
         /// Probe the LLM now, whatever wait its provider has demanded.
         Probe = "probe",

@@ -80,6 +80,8 @@ pub(super) const IN_BLOCKS: &[(&str, How)] = &[
     ),
     ("scripts/local-pool start --pool config/pool.yaml", Closely),
     // guide/money.md
+    ("pool prices", AsItStands),
+    ("pool prices --diff", AsItStands),
     ("pool budget", Closely),
     ("pool budget set --limit 60 --today", AsItStands),
     // operate/running.md
@@ -229,7 +231,30 @@ pub(super) const IN_LINES: &[(&str, How)] = &[
         "pool patch",
         Lines(&["pool patch \"$DONE\" --format json | grep '\"patch\"'"]),
     ),
+    (
+        "pool apply-patch ID",
+        Lines(&["pool apply-patch \"$DONE\" -C .pool/sample --check"]),
+    ),
+    ("pool logs ID", Lines(&["pool logs \"$DONE\""])),
+    (
+        "pool tasks --status failed -o name | xargs pool retry",
+        Lines(&["pool tasks --status failed -o name"]),
+    ),
+    ("pool prices", AsItStands),
+    (
+        "scripts/prices --to FILE",
+        NotHere("it fetches the newest catalogue from a package registry"),
+    ),
+    ("pool man DIR", Lines(&["pool man .pool/man"])),
     ("pool why ID", Lines(&["pool why \"$DONE\""])),
+    (
+        "pool breaker probe LLM",
+        Lines(&["pool breaker probe openai/gpt-4o || [ $? -eq 1 ]"]),
+    ),
+    (
+        "pool breaker close LLM",
+        Lines(&["pool breaker close openai/gpt-4o || [ $? -eq 1 ]"]),
+    ),
     (
         "pool pause",
         Lines(&[
@@ -333,6 +358,11 @@ pub(super) const OTHER_BLOCKS: &[(&str, &str, &str)] = &[
         "promises quickstart looks for these words",
     ),
     ("text", "GET /events", "what a stream looks like"),
+    (
+        "yaml",
+        "token_file: token",
+        "the command line's own tests read such a file",
+    ),
     (
         "ini",
         "ExecStart=/usr/local/bin/worker run",
