@@ -2,6 +2,7 @@
 //! shell then runs it with the variable COMPLETE. Ids come from the dispatcher, if it answers at
 //! once.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -91,6 +92,16 @@ pub(super) fn routes() -> ArgValueCompleter {
     ArgValueCompleter::new(|current: &OsStr| {
         let all = status().into_iter().flat_map(|status| status.routes);
         matching(current, all.map(|route| (route.name, None)))
+    })
+}
+
+/// LLMs whose breakers are open.
+pub(super) fn llms() -> ArgValueCompleter {
+    ArgValueCompleter::new(|current: &OsStr| {
+        let status = status();
+        let open = status.iter().flat_map(PoolStatus::open_breakers);
+        let llms: BTreeSet<String> = open.map(|one| one.llm.to_string()).collect();
+        matching(current, llms.into_iter().map(|llm| (llm, None)))
     })
 }
 

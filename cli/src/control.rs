@@ -133,14 +133,17 @@ pub(super) struct BreakerArgs {
 #[derive(Debug, clap::Subcommand)]
 enum Order {
     /// Probe an LLM now, whatever wait its provider has demanded
+    #[command(after_help = "Example:\n  pool breaker probe openai/gpt-4o")]
     Probe(OrderArgs),
     /// Close the breakers of an LLM without a probe
+    #[command(after_help = "Example:\n  pool breaker close openai/gpt-4o")]
     Close(OrderArgs),
 }
 
 #[derive(Debug, clap::Args)]
 struct OrderArgs {
     /// The LLM, for example openai/gpt-4o
+    #[arg(add = crate::completions::llms())]
     llm: LlmName,
     #[command(flatten)]
     output: OutputArgs,
