@@ -130,5 +130,8 @@ fn ask<T: DeserializeOwned>(path: &str, more: &str) -> Option<T> {
     let client = Client::of(dispatcher(given.as_ref(), &env).ok()?).ok()?;
     let path = format!("{path}{more}");
     let answer = async { tokio::time::timeout(ANSWERED_WITHIN, client.get(&path)).await };
-    runtime.block_on(answer).ok()?.ok()
+    let answer = runtime.block_on(answer);
+    // Without waiting for the thread that looks a name up.
+    runtime.shutdown_background();
+    answer.ok()?.ok()
 }

@@ -114,7 +114,11 @@ pub(crate) fn dispatcher(given: Option<&Url>, env: &Env) -> anyhow::Result<Dispa
         warning: None,
     };
     // The token is for the file's dispatcher: no other server may learn it.
-    let is_for_it = of_file.is_none_or(|url| url == found.url);
+    let of_file = match of_file {
+        Some(url) => url,
+        None => http_url(DEFAULT_URL).map_err(|e| anyhow!(e))?,
+    };
+    let is_for_it = of_file == found.url;
     if let (None, Some(token_file), Some(place), true) =
         (&found.token, &file.token_file, &place, is_for_it)
     {
@@ -246,6 +250,14 @@ mod tests {
             token(None, &env).as_deref(),
             Some("of-the-environment"),
             "the environment wins"
+        );
+        let home = Home::with("token_file: token\n");
+        home.write("token", "of-the-file\n", 0o600);
+        let own = home.env(&[]);
+        assert_eq!(
+            token(Some(&url("http://other:1")), &own),
+            None,
+            "without a url it is for the usual dispatcher"
         );
     }
 

@@ -98,7 +98,15 @@ impl Format {
 }
 
 /// The fields of the HTTP API that hold the list of an answer.
-const LISTS: [&str; 5] = ["tasks", "letters", "programmers", "pauses", "retried"];
+const LISTS: [&str; 7] = [
+    "tasks",
+    "letters",
+    "programmers",
+    "pauses",
+    "retried",
+    "breakers",
+    "prices",
+];
 
 /// The objects of a list. An answer that has a name of its own is one object.
 fn items(answer: &Value) -> Vec<&Value> {
@@ -129,6 +137,7 @@ fn name(item: &Value) -> Option<&str> {
         &target["id"],
         &target["name"],
         &target["what"],
+        &item["llm"],
     ]
     .into_iter()
     .find_map(Value::as_str)

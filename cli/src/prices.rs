@@ -13,7 +13,7 @@ use pool_telemetry::clock::wall_clock;
 use serde::Serialize;
 
 use crate::check::PoolFileArgs;
-use crate::output::Format;
+use crate::output::FormatArgs;
 use crate::table::{lines, table};
 
 /// List the prices of the pool's LLMs, in dollars per million tokens
@@ -25,8 +25,8 @@ pub(crate) struct PricesArgs {
     /// Show only the LLMs whose price in the pool file differs from the catalogue that came with this program
     #[arg(long)]
     diff: bool,
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    #[command(flatten)]
+    output: FormatArgs,
 }
 
 /// Where a price comes from.
@@ -104,7 +104,9 @@ pub(crate) fn run(args: &PricesArgs) -> anyhow::Result<ExitCode> {
         catalogue: format!("{} of {}", catalogue.source, catalogue.taken),
         prices: rows,
     };
-    args.format.print(&prices, |prices| text(prices, args.diff))
+    args.output
+        .format
+        .print(&prices, |prices| text(prices, args.diff))
 }
 
 /// The prices of one LLM, from the pool file and the catalogue.

@@ -22,14 +22,22 @@ use crate::views::presence::Presence;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// For each worker the programmer whose queue was there.
-type Found = BTreeMap<EmitterId, ProgrammerId>;
+/// What earlier looks have found of a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Found {
+    /// The queue of this programmer was there.
+    Queue(ProgrammerId),
+    /// It has lost its connection once. If it works on a task, it holds its programmer again after that task only.
+    Lost,
+}
+
+type Workers = BTreeMap<EmitterId, Found>;
 /// The programmers of a worker; true for those that take or do tasks, and so are held.
 type Programmers = BTreeMap<ProgrammerId, bool>;
 
 /// Looks until the process ends.
 pub(crate) async fn watch(process: Process, presence: Presence) {
-    let mut found = Found::new();
+    let mut found = Workers::new();
     loop {
         tokio::select! {
             () = process.shutdown.cancelled() => return,
@@ -52,34 +60,53 @@ pub(crate) async fn watch(process: Process, presence: Presence) {
 async fn look(
     process: &Process,
     presence: &Presence,
-    found: &mut Found,
+    found: &mut Workers,
 ) -> Result<(), BrokerError> {
-    let holders = presence.holders();
-    found.retain(|worker, _| holders.contains_key(worker));
-    for (worker, programmers) in holders {
+    for (worker, programmers) in presence.holders() {
         let Some((programmer, is_held)) = to_look_for(found.get(&worker), &programmers) else {
             continue;
         };
-        match process.publisher.publish(&question(programmer)).await {
-            Ok(()) => drop(found.insert(worker, programmer.clone())),
-            Err(BrokerError::Returned { .. }) if is_held => presence.lose(worker),
+        let others = programmers.keys().filter(|other| *other != programmer);
+        match first_held(process, std::iter::once(programmer).chain(others)).await? {
+            Some(held) => drop(found.insert(worker, Found::Queue(held.clone()))),
+            None if is_held => {
+                found.insert(worker, Found::Lost);
+                presence.lose(worker);
+            }
             // A worker that starts sends heartbeats before it holds its programmers.
-            Err(BrokerError::Returned { .. }) => {}
-            Err(error) => return Err(error),
+            None => {}
         }
     }
     Ok(())
 }
 
+/// The first of these programmers whose queue is there.
+async fn first_held<'a>(
+    process: &Process,
+    programmers: impl Iterator<Item = &'a ProgrammerId>,
+) -> Result<Option<&'a ProgrammerId>, BrokerError> {
+    for programmer in programmers {
+        match process.publisher.publish(&question(programmer)).await {
+            Ok(()) => return Ok(Some(programmer)),
+            Err(BrokerError::Returned { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
 /// The programmer whose queue was there before; else one that is held; else any. Also whether its
 /// queue must be there.
 fn to_look_for<'a>(
-    found: Option<&ProgrammerId>,
+    found: Option<&Found>,
     programmers: &'a Programmers,
 ) -> Option<(&'a ProgrammerId, bool)> {
-    let found = found.and_then(|found| programmers.get_key_value(found));
-    let held = || programmers.iter().find(|(_, is_held)| **is_held);
-    match found.or_else(held) {
+    let known = match found {
+        Some(Found::Queue(found)) => programmers.get_key_value(found),
+        Some(Found::Lost) => None,
+        None => programmers.iter().find(|(_, is_held)| **is_held),
+    };
+    match known {
         Some((programmer, _)) => Some((programmer, true)),
         None => programmers.first_key_value().map(|(any, _)| (any, false)),
     }
@@ -100,6 +127,7 @@ mod tests {
         let programmers = |some: &[(&str, bool)]| -> Programmers {
             some.iter().map(|(text, held)| (id(text), *held)).collect()
         };
+        let queue = |text: &str| Some(Found::Queue(id(text)));
         for (found, some, expected) in [
             (None, &[][..], None),
             (
@@ -109,13 +137,14 @@ mod tests {
             ),
             (None, &[("001", false), ("002", true)], Some(("002", true))),
             (
-                Some("001"),
+                queue("001"),
                 &[("001", false), ("002", true)],
                 Some(("001", true)),
             ),
-            (Some("003"), &[("001", false)], Some(("001", false))),
+            (queue("003"), &[("001", false)], Some(("001", false))),
+            (Some(Found::Lost), &[("001", true)], Some(("001", false))),
         ] {
-            let (found, programmers) = (found.map(id), programmers(some));
+            let programmers = programmers(some);
             let chosen = to_look_for(found.as_ref(), &programmers);
             assert_eq!(
                 chosen.map(|(id, is_held)| (id.as_str(), is_held)),

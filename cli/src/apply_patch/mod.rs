@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::client::Client;
 use crate::output::OutputArgs;
+use crate::table::plain;
 use git::UserGit;
 
 /// The most names in a message.
@@ -26,7 +27,7 @@ const SUBJECT: usize = 72;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Runs `git apply --3way --index`: the change is in the working tree and staged. If lines were changed on both sides, git leaves\n\
-    conflict marks in the files, and `git reset --hard` undoes everything.\n\n\
+    conflict marks in the files, and `git reset --hard` removes them. No hooks run: the patch may have changed them.\n\n\
     Exit status: 0 applied (--check: can be applied); 1 not applied, or with conflicts.\n\nExamples:\n  \
     pool apply-patch t-019b2c6de0c97d3a8f0c2b7f5e3a1d44 --check\n  \
     pool apply-patch t-019b2c6de0c97d3a8f0c2b7f5e3a1d44 --branch fix-parser --commit\n  \
@@ -74,6 +75,7 @@ pub(super) async fn run(args: ApplyPatchArgs) -> anyhow::Result<ExitCode> {
         eprintln!("warning: {warning}");
     }
     let files = files(&git, &patch)?;
+    nothing_in_the_way(&git, &files)?;
     if args.check {
         try_out(&git, &view, &patch)?;
     } else {
@@ -220,6 +222,24 @@ fn files(git: &UserGit, patch: &str) -> anyhow::Result<Vec<String>> {
     Ok(listed.split('\0').filter_map(name).collect())
 }
 
+/// Git looks at such files only when it writes the change.
+fn nothing_in_the_way(git: &UserGit, files: &[String]) -> anyhow::Result<()> {
+    let tracked = git.output(["ls-files", "-z"], "")?;
+    let tracked: BTreeSet<&str> = tracked.split('\0').collect();
+    let untracked = |file: &&String| {
+        !tracked.contains(file.as_str()) && git.top.join(file).symlink_metadata().is_ok()
+    };
+    let untracked: Vec<String> = files.iter().filter(untracked).cloned().collect();
+    if !untracked.is_empty() {
+        bail!(
+            "{} has files that git does not know, and that the patch would write ({}); move them away",
+            git.top.display(),
+            few(&untracked)
+        );
+    }
+    Ok(())
+}
+
 /// Tries the patch on a copy of the index.
 fn try_out(git: &UserGit, view: &TaskView, patch: &str) -> anyhow::Result<()> {
     let index = tempfile_index(git)?;
@@ -254,21 +274,29 @@ fn apply(git: &UserGit, view: &TaskView, patch: &str, branch: Option<&str>) -> a
     if ended.good {
         return Ok(());
     }
-    let place = match branch {
-        Some(branch) => format!("{}, branch {branch}", git.top.display()),
-        None => git.top.display().to_string(),
-    };
     let unmerged = git.output(["diff", "--name-only", "--diff-filter=U"], "")?;
     let unmerged: Vec<String> = unmerged.lines().map(str::to_owned).collect();
     if unmerged.is_empty() {
+        if let Some(branch) = branch {
+            git.output(["switch", "--quiet", "-"], "")?;
+            git.output(["branch", "--quiet", "-D", branch], "")?;
+        }
         bail!(
-            "the patch of task {} cannot be applied in {place}; nothing was changed:\n{}",
+            "the patch of task {} cannot be applied in {}; nothing was changed:\n{}",
             view.id,
+            git.top.display(),
             ended.said
         );
     }
+    let (place, back) = match branch {
+        Some(branch) => (
+            format!("{}, branch {branch}", git.top.display()),
+            " and `git switch -`",
+        ),
+        None => (git.top.display().to_string(), ""),
+    };
     bail!(
-        "the patch of task {} is applied in {place}, with conflicts in {}. Resolve them and run `git add`, or undo everything with `git reset --hard`",
+        "the patch of task {} is applied in {place}, with conflicts in {}. Resolve them and run `git add`, or undo everything with `git reset --hard`{back}",
         view.id,
         few(&unmerged)
     )
@@ -321,12 +349,13 @@ fn text(applied: &Applied, is_new: bool) -> String {
         .as_ref()
         .map(|commit| format!(", commit {commit}"))
         .unwrap_or_default();
-    format!(
+    // The names of files are the agent's.
+    plain(&format!(
         "the patch of task {} {what} {}{branch}{commit}: {}\n",
         applied.task_id,
         applied.repository.display(),
         few(&applied.files)
-    )
+    ))
 }
 
 #[cfg(test)]

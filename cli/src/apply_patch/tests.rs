@@ -235,3 +235,51 @@ fn a_patch_that_is_too_large_is_found_as_a_commit() {
         "{words}"
     );
 }
+
+#[test]
+fn a_hook_that_the_patch_brings_does_not_run() {
+    let clone = Clone::new();
+    let hooks = clone.0.path().join("hooks");
+    std::fs::create_dir(&hooks).expect("a directory");
+    let ran = clone.0.path().join(".git/ran");
+    let hook = format!("#!/bin/sh\ntouch '{}'\n", ran.display());
+    std::fs::write(hooks.join("post-index-change"), hook).expect("a hook");
+    clone.git(&["add", "--chmod=+x", "hooks"]);
+    let patch = clone.git(&["diff", "--cached", "--full-index", "--binary"]);
+    clone.git(&["reset", "--quiet", "--hard"]);
+    clone.git(&["config", "core.hooksPath", "hooks"]);
+    let (git, view) = (clone.open(), succeeded());
+    apply(&git, &view, &patch, None).expect("it is applied");
+    commit(&git, &view).expect("it is committed");
+    assert!(!ran.exists(), "no hook has run");
+    clone.git(&["reset", "--hard", "HEAD"]);
+    assert!(ran.exists(), "git by itself runs it");
+}
+
+#[test]
+fn a_file_that_git_does_not_know_is_in_the_way_before_anything_is_changed() {
+    let clone = Clone::new();
+    std::fs::write(clone.0.path().join("new"), "mine").expect("a file");
+    let names = ["new".to_owned(), "other".to_owned()];
+    let said = error(nothing_in_the_way(&clone.open(), &names));
+    assert!(
+        said.contains("(new)") && said.contains("move them away"),
+        "it is named: {said}"
+    );
+}
+
+#[test]
+fn the_names_of_an_agent_cannot_steer_the_terminal() {
+    let applied = Applied {
+        task_id: TaskId::new("t-1").expect("an id"),
+        repository: PathBuf::from("/app"),
+        applied: true,
+        files: vec!["x\u{1b}]0;title\u{7}".to_owned()],
+        branch: None,
+        commit: None,
+    };
+    assert!(
+        !text(&applied, true).contains('\u{1b}'),
+        "no control sequence"
+    );
+}

@@ -93,9 +93,9 @@ rated! {
     /// A price that holds on some days.
     #[schemars(inline)]
     struct RawDatedPrice [schemars(required)] {
-        /// As in the price above.
+        /// The tiers of this price; those of the price above do not count for it.
         tiers: Vec<RawSizeTier>,
-        /// As in the price above.
+        /// The service tiers of this price; those of the price above do not count for it.
         service_tiers: BTreeMap<ServiceTier, RawServiceTier>,
         /// The first day on which this price holds, in UTC.
         from: Option<UtcDay>,

@@ -111,7 +111,7 @@ fn doubts(
     let tier = (paid && reported.served != Served::Standard)
         .then_some(BillingDoubt::Tier(reported.served));
     // The provider may round in another way.
-    let most = MicroUsd(charge.cost.0 + charge.cost.0 / 1_000 + 1);
+    let most = MicroUsd(charge.cost.0.saturating_add(charge.cost.0 / 1_000 + 1));
     let cost = reported
         .cost
         .filter(|cost| *cost > most)

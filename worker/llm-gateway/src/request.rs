@@ -54,8 +54,9 @@ impl AgentRequest {
             .is_some_and(|options| options["include_usage"] == true);
         let (input, likely_input) = prompt(body.text(), &fields);
         let bytes = bytes.len() as u64;
-        // The provider itself takes parts of such a prompt out.
-        let shrinks = protocol::given(&fields, "context_management");
+        // The provider itself takes parts of such a prompt out, or counts a tool only when it is used.
+        let shrinks = protocol::given(&fields, "context_management")
+            || body.text().contains("\"defer_loading\"");
         let least_input = if shrinks { 0 } else { least(likely_input) };
         let demand = Demand {
             bytes,

@@ -336,7 +336,8 @@ impl OpenCall {
             output_tokens: tokens.output,
             estimated,
             cost,
-            prompt_cut,
+            // Another LLM answers in place of a failure.
+            prompt_cut: prompt_cut && matches!(outcome, CallOutcome::Answer(_)),
             duration: self.began.elapsed(),
         }
     }

@@ -95,7 +95,13 @@ impl World {
             ("limits.py", scripts().join("limits.py")),
             ("victim.py", scripts().join("victim.py")),
         ] {
-            std::fs::copy(source, dir.path().join(name)).expect("a copy");
+            // Another process writes them: children of other tests could inherit a file that this
+            // process has open for writing, and then nobody can start it.
+            let copied = Command::new("cp")
+                .arg(source)
+                .arg(dir.path().join(name))
+                .status();
+            assert!(copied.expect("cp").success(), "{name} is copied");
         }
         for part in ["tree", "scratch"] {
             std::fs::create_dir_all(dir.path().join("attempts/mine").join(part))

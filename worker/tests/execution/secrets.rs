@@ -10,7 +10,7 @@ use worker::sandbox::{SandboxLauncher, Watch};
 
 use crate::agents::{job, program, run, shell_agent};
 use crate::repo::{Bench, write};
-use crate::support::{helper, limits};
+use crate::support::{copy_helper, helper, limits};
 
 /// Prints the command lines that contain the token. The pattern is in a file, because it would be
 /// in a command line otherwise.
@@ -126,7 +126,7 @@ async fn an_agent_can_neither_read_nor_change_what_is_hidden_from_it() {
 fn no_process_of_the_same_user_can_look_into_a_worker() {
     let dir = tempfile::tempdir().expect("a directory");
     let exe = dir.path().join("worker");
-    std::fs::copy(helper(), &exe).expect("a copy");
+    copy_helper(&exe);
     let file = dir.path().join("pool.yaml");
     // Nobody listens there, so the worker waits for the broker.
     write(

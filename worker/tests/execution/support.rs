@@ -64,6 +64,13 @@ pub(crate) fn helper() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_worker"))
 }
 
+/// Copies the worker's program to a place that other users can reach. Another process writes the copy: children of other tests
+/// could inherit a file that this process has open for writing, and then nobody can start it.
+pub(crate) fn copy_helper(to: &Path) {
+    let copied = Command::new("cp").arg(helper()).arg(to).status();
+    assert!(copied.expect("cp").success(), "the worker is copied");
+}
+
 pub(crate) fn sandbox() -> SandboxLauncher {
     SandboxLauncher::with_helper(&limits(), helper())
 }

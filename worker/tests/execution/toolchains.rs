@@ -11,7 +11,7 @@ use agent_sandbox::landlock_abi;
 use nix::unistd::getuid;
 
 use crate::repo::write;
-use crate::support::helper;
+use crate::support::copy_helper;
 
 /// An ordinary user. It need not exist.
 const USER: u32 = 2001;
@@ -191,7 +191,7 @@ impl Machine {
         let decoy = format!("home = {}/.ssh/bin\n", home.display());
         write(&tree.join(".venv/pyvenv.cfg"), &decoy);
         symlink(home.join("other/bin/decoy"), tree.join(".venv/bin/decoy")).expect("a link");
-        std::fs::copy(helper(), machine.at("worker")).expect("a copy");
+        copy_helper(&machine.at("worker"));
         machine.write_pool("");
         give(machine.dir.path(), user);
         machine

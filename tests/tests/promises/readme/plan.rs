@@ -237,8 +237,8 @@ pub(super) const IN_LINES: &[(&str, How)] = &[
     ),
     ("pool logs ID", Lines(&["pool logs \"$DONE\""])),
     (
-        "pool tasks --status failed -o name | xargs pool retry",
-        Lines(&["pool tasks --status failed -o name"]),
+        "pool tasks --status queued -o name | xargs -r pool cancel",
+        Lines(&["pool tasks --status queued -o name"]),
     ),
     ("pool prices", AsItStands),
     (

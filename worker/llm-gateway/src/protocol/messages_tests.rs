@@ -335,9 +335,9 @@ fn a_complete_answer_tells_its_end_and_its_tokens() {
     );
     let unsaid = json!({"input_tokens": 3, "output_tokens": 4, "cache_creation_input_tokens": 10});
     assert_eq!(
-        usage(&unsaid).map(|usage| usage.tokens.cache_write_1h),
-        Some(10),
-        "the dearer one if the answer does not say which"
+        usage(&unsaid).map(|usage| (usage.tokens.cache_write, usage.unmarked_writes)),
+        Some((10, true)),
+        "the request decides if the answer does not say which"
     );
     assert_eq!(
         usage(&json!({"input_tokens": 3})),

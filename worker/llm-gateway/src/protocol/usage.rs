@@ -66,7 +66,7 @@ impl Reported {
             .fold(Tokens::default(), plus);
         Some(Self {
             tokens: larger(own, iterations),
-            unmarked_writes: false,
+            unmarked_writes: own.cache_write > 0 && usage["cache_creation"].is_null(),
             served: served([
                 &usage["service_tier"],
                 &usage["speed"],
@@ -93,8 +93,6 @@ struct CacheUse {
     read: u64,
     written: u64,
     written_1h: u64,
-    /// Some field has a name of Anthropic's, whose input leaves these tokens out.
-    anthropic: bool,
 }
 
 impl CacheUse {
@@ -114,6 +112,8 @@ impl CacheUse {
             created,
             details("cache_write_tokens"),
             details("cache_creation_tokens"),
+            details("cache_creation_input_tokens"),
+            details("caching_tokens"),
             at(&["cache_write_tokens"]),
             at(&["cache_creation", hour])
                 .saturating_add(at(&["cache_creation", "ephemeral_5m_input_tokens"])),
@@ -131,7 +131,6 @@ impl CacheUse {
             .unwrap_or(0),
             written,
             written_1h: at(&["cache_creation", hour]).min(written),
-            anthropic: read > 0 || created > 0,
         }
     }
 
@@ -143,8 +142,8 @@ impl CacheUse {
             Some(beyond) if cached > 0 && beyond == cached => cached,
             Some(beyond) if self.written > 0 && beyond == self.written => self.written,
             Some(_) | None if cached <= input => 0,
-            Some(_) | None if self.anthropic => cached,
-            Some(_) | None => self.written,
+            // More than all input cannot be a part of it.
+            Some(_) | None => cached,
         };
         let input = input.saturating_add(left_out);
         // Some providers leave the tokens of hidden reasoning out of the output but not out of the total. They bill the
@@ -172,11 +171,15 @@ fn counts_of_messages(usage: &Value) -> Option<Tokens> {
     let short = count(&usage["cache_creation"]["ephemeral_5m_input_tokens"]);
     let hour = count(&usage["cache_creation"]["ephemeral_1h_input_tokens"]);
     let written = count(&usage["cache_creation_input_tokens"]).max(short.saturating_add(hour));
+    // Of writes with times, those that are not marked as five minutes long may have been written for an hour.
+    let short = match usage["cache_creation"].is_null() {
+        true => written,
+        false => short,
+    };
     Some(Tokens {
         input: new.saturating_add(read).saturating_add(written),
         cached_input: read,
         cache_write: short,
-        // Cache writes that are not marked as five minutes long may have been written for an hour.
         cache_write_1h: written - short,
         output,
     })

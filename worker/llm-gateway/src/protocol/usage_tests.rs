@@ -95,8 +95,14 @@ fn usage_is_read_as_providers_write_it() {
         ),
         (
             json!({"prompt_tokens": 10, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 99}}),
-            Some(tokens(10, 10, 4)),
-            "more cached than there is",
+            Some(tokens(109, 99, 4)),
+            "more cached than input: it lies beside",
+        ),
+        (
+            json!({"prompt_tokens": 3000, "completion_tokens": 1, "total_tokens": 3001,
+                "prompt_tokens_details": {"cached_tokens": 0, "cache_creation_input_tokens": 3000}}),
+            Some(written(3000, tokens(3000, 0, 1))),
+            "written, as Qwen reports it",
         ),
         (
             json!({"prompt_tokens": 10.0, "completion_tokens": 4e0, "prompt_tokens_details": {"cached_tokens": 6.0}}),

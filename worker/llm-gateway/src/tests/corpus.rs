@@ -29,12 +29,7 @@ struct LibraryPrices {
 }
 
 /// The cases in which we charge another price on purpose, in micro-dollars.
-const DIFFERENT: [(&str, u64, &str); 7] = [
-    (
-        "anthropic: cache written for an unknown time",
-        30_900,
-        "the dearer time counts; the library takes five minutes",
-    ),
+const DIFFERENT: [(&str, u64, &str); 6] = [
     (
         "anthropic: web search",
         9_315,

@@ -337,14 +337,15 @@ impl Breakers {
         for key in keys {
             let users = self.users(&key);
             let callers: Vec<Caller> = users.iter().map(|user| self.caller(user)).collect();
-            let llm = self.llms.entry(key).or_default();
+            let (llm, mut obeyed) = (self.llms.entry(key).or_default(), false);
             for (scope, breaker) in &mut llm.breakers {
                 let first = callers.iter().find(|caller| caller.is_within(scope));
-                if breaker.obey(ordered.order, first, now) {
-                    verdict = Verdict::Accepted;
-                }
+                obeyed |= breaker.obey(ordered.order, first, now);
             }
-            if ordered.order == BreakerOrder::Close && verdict == Verdict::Accepted {
+            if obeyed {
+                verdict = Verdict::Accepted;
+            }
+            if obeyed && ordered.order == BreakerOrder::Close {
                 llm.failures.clear();
             }
         }
