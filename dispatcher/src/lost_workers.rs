@@ -22,7 +22,7 @@ use crate::views::presence::Presence;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What earlier looks have found of a worker.
+/// The findings of earlier looks about a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Found {
     /// The queue of this programmer was there.
