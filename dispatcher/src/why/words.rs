@@ -72,13 +72,10 @@ pub(super) fn lost(owner: &Owner, unseen: Option<NoHeartbeat>) -> String {
     let why = match unseen {
         Some(NoHeartbeat::Silent { .. }) => "which sends no heartbeats any more",
         Some(NoHeartbeat::Left { .. }) => "whose worker has ended",
-        Some(
-            NoHeartbeat::Never { .. }
-            | NoHeartbeat::Gone { .. }
-            | NoHeartbeat::NotYet(_)
-            | NoHeartbeat::Deaf(_),
-        )
-        | None => "whose process is gone",
+        Some(NoHeartbeat::Gone { .. }) => "whose worker has lost its connection to the broker",
+        Some(NoHeartbeat::Never { .. } | NoHeartbeat::NotYet(_) | NoHeartbeat::Deaf(_)) | None => {
+            "whose process is gone"
+        }
     };
     format!("; it was with {}, {why}", owner.programmer.display_name())
 }

@@ -134,7 +134,9 @@ pub enum NoHeartbeat {
         since: Timestamp,
     },
     /// No worker has run with it while this dispatcher listened.
-    #[error("not seen since this dispatcher began to listen at {since}; start a worker with it")]
+    #[error(
+        "no heartbeat since this dispatcher began to listen at {since}: never seen; start a worker with it"
+    )]
     Never {
         /// When the dispatcher began to listen.
         since: Timestamp,

@@ -21,7 +21,7 @@ async fn the_page_of_a_task_whose_worker_is_gone_says_so_and_offers_nothing_with
     browser
         .until(
             "the page says which programmer had it",
-            r#"document.querySelector(".why").innerText.includes("sends no heartbeats any more")"#,
+            r#"document.querySelector(".why").innerText.includes("whose worker has lost its connection to the broker")"#,
         )
         .await;
     bench.pool.kill_dispatcher();
