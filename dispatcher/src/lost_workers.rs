@@ -62,11 +62,15 @@ async fn look(
     presence: &Presence,
     found: &mut Workers,
 ) -> Result<(), BrokerError> {
+    found.retain(|worker, _| presence.knows(*worker));
     for (worker, programmers) in presence.holders() {
         let Some((programmer, is_held)) = to_look_for(found.get(&worker), &programmers) else {
             continue;
         };
-        let others = programmers.keys().filter(|other| *other != programmer);
+        // Each question about a queue that is gone costs a channel: only a loss is worth several.
+        let others = programmers
+            .keys()
+            .filter(|other| is_held && *other != programmer);
         match first_held(process, std::iter::once(programmer).chain(others)).await? {
             Some(held) => drop(found.insert(worker, Found::Queue(held.clone()))),
             None if is_held => {

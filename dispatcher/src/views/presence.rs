@@ -142,6 +142,12 @@ impl Presence {
         holders
     }
 
+    /// Whether the latest heartbeat of some programmer is of this process.
+    pub fn knows(&self, process: EmitterId) -> bool {
+        let presence = self.heard.read().unwrap_or_else(PoisonError::into_inner);
+        presence.values().any(|heard| heard.by == process)
+    }
+
     /// The broker has lost the connection of this process. Its next heartbeat revokes that.
     pub fn lose(&self, process: EmitterId) {
         let mut presence = self.heard.write().unwrap_or_else(PoisonError::into_inner);

@@ -473,5 +473,5 @@ async fn a_change_that_follows_a_cut_prompt_counts_only_if_checks_pass() {
     }
     let rig = Rig::start(&["free/small"], json!({})).await;
     let result = rig.outcome(json!({"say": "WRITE good"}), json!({})).await;
-    assert!(!result.prompt_cut, "a whole prompt is none");
+    assert!(!result.prompt_cut, "nothing was cut from the prompt");
 }
